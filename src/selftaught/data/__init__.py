@@ -1,0 +1,1 @@
+"""Data: from what the user names to batches of views."""

@@ -1,0 +1,1 @@
+"""Encoders: networks, and the folder in which one is saved with its preprocessing."""

@@ -1,0 +1,44 @@
+"""What a user can do wrong. Each error names the thing, the place and the remedy, in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user can put right: the command line prints it in one line and exits with 2.
+
+    Args:
+        what: What is wrong and where (a path, an option, a file), without a full stop at the end.
+        remedy: What to do about it, as a sentence or a command.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what = what
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+        return type(self), (self.what, self.remedy)
+
+
+class DataError(UserError):
+    """An image, a folder, a table or a label that cannot be used."""
+
+
+class ConfigError(UserError):
+    """An option or a configuration that is unknown, mistyped or contradicts another."""
+
+
+class FileError(UserError):
+    """A file of ours (weights, checkpoint, table) that is damaged, unsafe or in the way."""
+
+
+class StopRun(Exception):
+    """The run ended early with its work saved: the command line prints it and exits with 3."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for a misspelt name: the nearest known one, or the list of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"

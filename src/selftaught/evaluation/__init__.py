@@ -1,0 +1,1 @@
+"""Evaluation: one file a protocol; the registry imports none until it is asked for."""

@@ -1,0 +1,26 @@
+"""One file a paper. The registry is lazy: importing one method imports no other."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from selftaught.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from selftaught.methods.method import Method
+
+REGISTRY = {
+    "simclr": "selftaught.methods.simclr:SimCLR",
+}
+
+
+def find(name: str) -> "type[Method]":
+    """The class of a registered method.
+
+    Raises:
+        ConfigError: There is no method of this name.
+    """
+    if name not in REGISTRY:
+        raise ConfigError(f"there is no method {name!r}", nearest(name, REGISTRY))
+    module, _, attribute = REGISTRY[name].partition(":")
+    method: type[Method] = getattr(import_module(module), attribute)
+    return method

@@ -1,0 +1,93 @@
+"""The protocol that every method obeys; the loop knows nothing else of a method.
+
+A method keeps an encoder, says which views it wants, embeds images one at a time, and defines the
+loss that crosses images. Everything else here is a hook with a sensible default.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from selftaught.encoders.encoder import Encoder
+
+    from selftaught.data.batch import Batch, Draws, Progress
+    from selftaught.views.policy import ViewSpec
+
+Features = Callable[..., "np.ndarray"]
+"""`features(encoder=None, policy=None)`: f(x) of the whole store, (N, D) float32 in row order."""
+
+
+class Method(nn.Module):
+    """One paper's method around an encoder f.
+
+    A method's options are the fields of its frozen dataclass `Options` (`--set NAME=VALUE`); what
+    it must remember between epochs are its buffers, which may change shape.
+
+    Attributes:
+        encoder: What the user came for; everything else is thrown away after training.
+        policy: The views the method wants.
+        Options: The dataclass of the method's own options with the paper's defaults.
+        needs: What it cannot do without ("labels", "frames", "run").
+        wants: What it uses if it is there, for metrics only ("labels").
+        contrasts_images: Whether the loss of one image depends on the others of the batch.
+    """
+
+    Options: ClassVar[type[Any]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[str]] = frozenset()
+    contrasts_images: ClassVar[bool] = False
+
+    encoder: "Encoder"
+    policy: "tuple[ViewSpec, ...]"
+
+    def begin_epoch(
+        self, features: Features, labels: "np.ndarray | None", progress: "Progress"
+    ) -> "Draws | None":
+        """What happens before an epoch, and the epoch's order; None asks for a permutation."""
+        return None
+
+    def embed(self, batch: "Batch") -> dict[str, Tensor]:
+        """An image at a time: "h" = f(x) and, where there is one, "z" = g(h).
+
+        Every tensor has the images first: (N, D), or (N, V, D) with several views an image.
+        Replayable: torch is re-seeded by (seed, step, rank, micro-batch) before each call.
+        """
+        raise NotImplementedError
+
+    def loss(self, embedded: dict[str, Tensor], batch: "Batch") -> Tensor:
+        """All that crosses images or ranks, a scalar in at least float32."""
+        raise NotImplementedError
+
+    def param_groups(self, progress: "Progress") -> list[dict[str, Any]]:
+        """Parameters by how they are optimised.
+
+        Each group is a dict with "params" (a list of (name, parameter)) and optionally "lr_scale"
+        (1.0), "excluded" (True: neither weight decay nor trust ratio), "momentum", "weight_decay"
+        and "restart" (True: the optimizer's state of these parameters starts anew).
+        """
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return [
+            {"params": [(name, p) for name, p in named if p.ndim > 1]},
+            {"params": [(name, p) for name, p in named if p.ndim <= 1], "excluded": True},
+        ]
+
+    def before_step(self, progress: "Progress") -> None:
+        """Between backward and the optimizer's step: freeze, clip."""
+
+    def after_step(self, progress: "Progress") -> None:
+        """After the optimizer's step: moving averages, queues."""
+
+    def chance(self, batch: "Batch") -> float | None:
+        """The loss of a constant output, printed beside the loss; None where it means nothing."""
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """The method's own numbers for the log."""
+        return {}
+
+    def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
+        """Plain sentences about what the logged history shows to be going wrong."""
+        return []

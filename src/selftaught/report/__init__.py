@@ -1,0 +1,1 @@
+"""Report: one stylesheet, a list of sections, plots and contact sheets."""
