@@ -1,0 +1,119 @@
+"""The commands as Python functions of the same names, with the same options and defaults.
+
+`selftaught.pretrain("photos", out="run", epochs=100)` is `selftaught pretrain photos --out run
+--epochs 100`. Nothing heavy is imported before a function is called.
+"""
+
+import dataclasses
+import inspect
+import typing
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selftaught import options
+from selftaught.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from selftaught.encoders.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, and the function that runs it, found when it is called."""
+
+    options: type[Any]
+    place: str  # "module:function", a function of one argument, the options
+
+    def run(self, chosen: Any) -> Any:
+        """Run it with these options."""
+        module, _, function = self.place.partition(":")
+        return getattr(import_module(module), function)(chosen)
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        """Run it as a Python function; paths may be given as text.
+
+        Raises:
+            ConfigError: An option is unknown or missing.
+        """
+        names = {field.name: field for field in dataclasses.fields(self.options)}
+        required = [f.name for f in names.values() if f.default is dataclasses.MISSING]
+        order = _positional(self.options)
+        given = dict(zip(order, positional, strict=False)) | named
+        for name in given:
+            if name not in names:
+                raise ConfigError(f"there is no option {name!r}", nearest(name, names))
+        for name in required:
+            if name not in given:
+                raise ConfigError(f"the option {name!r} is missing", f"give {name}=…")
+        return self.run(self.options(**_as_declared(self.options, given)))
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        order = _positional(self.options)
+        kinds = inspect.Parameter
+        parameters = [
+            kinds(
+                field.name,
+                kinds.POSITIONAL_OR_KEYWORD if field.name in order else kinds.KEYWORD_ONLY,
+                default=kinds.empty if field.default is dataclasses.MISSING else field.default,
+            )
+            for field in dataclasses.fields(self.options)
+        ]
+        required = [p for p in parameters if p.default is kinds.empty]
+        optional = [p for p in parameters if p.default is not kinds.empty]
+        return inspect.Signature(sorted(required + optional, key=lambda p: p.kind))
+
+
+COMMANDS = {
+    "demo": Command(options.Demo, "selftaught.demo:demo"),
+    "check": Command(options.Check, "selftaught.recipe:check"),
+    "views": Command(options.Views, "selftaught.recipe:views"),
+    "pretrain": Command(options.Pretrain, "selftaught.pretrain:pretrain"),
+    "resume": Command(options.Resume, "selftaught.pretrain:resume"),
+    "evaluate": Command(options.Evaluate, "selftaught.commands:evaluate"),
+    "embed": Command(options.Embed, "selftaught.commands:embed"),
+    "report": Command(options.Report, "selftaught.commands:report"),
+    "export": Command(options.Export, "selftaught.commands:export"),
+    "info": Command(options.Info, "selftaught.commands:info"),
+    "methods": Command(options.Methods, "selftaught.commands:methods"),
+}
+
+demo, check, views = COMMANDS["demo"], COMMANDS["check"], COMMANDS["views"]
+pretrain, resume, evaluate = COMMANDS["pretrain"], COMMANDS["resume"], COMMANDS["evaluate"]
+embed, report, export = COMMANDS["embed"], COMMANDS["report"], COMMANDS["export"]
+info, methods = COMMANDS["info"], COMMANDS["methods"]
+
+
+def load(run: str | Path) -> "Encoder":
+    """The encoder of a run, an encoder folder, or `timm:NAME`, in evaluation mode.
+
+    Its `.preprocess` turns PIL images and arrays into its input.
+
+    Raises:
+        FileError: There is none, or it is damaged.
+    """
+    from selftaught.encoders.encoder import open_encoder
+
+    return open_encoder(str(run)).eval()
+
+
+def _positional(cls: type[Any]) -> list[str]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return [f.name for f in dataclasses.fields(cls) if "Positional" in str(hints[f.name])]
+
+
+def _as_declared(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Text where a path is declared becomes a path; a list or one name becomes a tuple of names."""
+    hints = typing.get_type_hints(cls)
+
+    def convert(name: str, value: Any) -> Any:
+        paths = Path in (hints[name], *typing.get_args(hints[name]))
+        if typing.get_origin(hints[name]) is tuple:
+            return (value,) if isinstance(value, str) else tuple(value)
+        if paths:
+            return value if value is None else Path(value)
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: convert(name, value) for name, value in given.items()}

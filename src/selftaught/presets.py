@@ -1,0 +1,97 @@
+"""Named recipes: the papers' own, and ours for machines without a GPU.
+
+Sources: SimCLR's README commands and defaults (google-research/simclr), Chen et al. 2020. Every
+preset is a set of changes to `config.Config`; docs/methods/simclr.md has the table.
+"""
+
+from typing import Any
+
+from selftaught.errors import ConfigError, nearest
+from selftaught.views.policy import PRESETS as POLICIES
+from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "simclr-imagenet": {
+        "network.encoder": "resnet50",
+        "network.image_size": 224,
+        "loop.batch_size": 4096,
+        "loop.epochs": 100,
+        "loop.optimizer": "lars",
+        "loop.lr": 0.3,
+        "loop.scaling": "linear",
+        "loop.weight_decay": 1e-6,  # the paper's and TF2's; the README's command says 1e-4
+        "options.temperature": 0.1,
+        "options.head": "paper",
+    },
+    "simclr-cifar10": {
+        "network.encoder": "resnet18",
+        "network.image_size": 32,
+        "network.stem": "small",
+        "loop.batch_size": 512,
+        "loop.epochs": 1000,
+        "loop.optimizer": "lars",
+        "loop.lr": 1.0,
+        "loop.scaling": "linear",
+        "loop.weight_decay": 1e-4,
+        "options.temperature": 0.5,
+        "options.head": "released",
+    },
+    # Chosen on CIFAR-10 with two CPU cores (benchmarks/cifar10_cpu.py).
+    "small": {
+        "network.encoder": "resnet8",
+        "network.width": 16,
+        "network.stem_stride": 2,
+        "loop.batch_size": 256,
+        "loop.optimizer": "adamw",
+        "loop.lr": 2e-3,
+        "loop.scaling": "none",
+        "loop.weight_decay": 1e-4,
+        "options.temperature": 0.2,
+        "options.head": "bn",
+        "options.hidden": 256,
+        "options.projection": 128,
+        "views.crop_scale": (0.2, 1.0),
+    },
+}
+
+_POLICY_OF = {
+    "simclr-imagenet": "simclr_imagenet",
+    "simclr-cifar10": "simclr_cifar",
+    "small": "simclr_cifar",
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The changes that a named preset makes, its policy of views among them.
+
+    Raises:
+        ConfigError: There is no preset of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}", nearest(name, PRESETS))
+    return policy_settings(POLICIES[_POLICY_OF[name]]()) | PRESETS[name]
+
+
+def policy_settings(policy: Policy) -> dict[str, Any]:
+    """A policy of views as `views.*` settings; an operation that it lacks has probability 0."""
+    found = {type(operation): operation for operation in policy.operations}
+    flip, gray = found.get(Flip, Flip(p=0.0)), found.get(Gray, Gray(p=0.0))
+    jitter, blur = found.get(Jitter, Jitter(p=0.0)), found.get(Blur, Blur(p=0.0))
+    assert isinstance(policy.box, RandomCrop)
+    assert isinstance(flip, Flip) and isinstance(gray, Gray)
+    assert isinstance(jitter, Jitter) and isinstance(blur, Blur)
+    settings = {
+        "crop_scale": policy.box.scale,
+        "crop_ratio": policy.box.ratio,
+        "flip": flip.p,
+        "jitter": jitter.p,
+        "brightness": jitter.brightness,
+        "contrast": jitter.contrast,
+        "saturation": jitter.saturation,
+        "hue": jitter.hue,
+        "gray": gray.p,
+        "blur": blur.p,
+        "sigma": blur.sigma,
+        "normalise": policy.normalise,
+    }
+    return {f"views.{name}": value for name, value in settings.items()}
