@@ -1,0 +1,288 @@
+"""The rules of the house, read from the source alone; docs/architecture.md says them in words.
+
+A rule turns a package into a list of complaints. Each is also run on a small bad package, so that
+it is seen to fail.
+"""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median, quantiles
+
+import pytest
+
+from tests.support.source_tree import Package, dotted
+
+REPOSITORY = Path(__file__).parents[1]
+
+FLOORS = {
+    0: "errors",
+    1: "files rng distributed",
+    2: "views encoders data",
+    3: "clustering neighbours features",
+    4: "methods",
+    5: "training evaluation search explore embed cluster export report",
+    6: "options config recipe pretrain demo api",
+    7: "cli __main__",
+}
+FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+
+CODE_RUNNERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+NETWORK = {"urllib.request", "http.client", "requests", "httpx", "ftplib", "telnetlib", "smtplib"}
+FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen"}
+UNSAFE_YAML = {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"}
+PILLOW_GLOBALS = {"MAX_IMAGE_PIXELS", "LOAD_TRUNCATED_IMAGES"}
+CHECKPOINT_IMPORTER = "encoders.imports"
+
+
+def floors(package: Package) -> Iterator[str]:
+    """Imports point down or sideways, also those inside functions and those for types."""
+    tops = {name: name.split(".")[0] for name in package.trees if name}
+    for name in tops:
+        if tops[name] not in FLOOR_OF:
+            yield f"{name} stands on no floor"
+            return
+    for edge in package.imports:
+        if edge.source and FLOOR_OF[tops[edge.target]] > FLOOR_OF[tops[edge.source]]:
+            yield f"{edge.source} imports {edge.target} from a higher floor"
+
+
+def cycles(package: Package) -> Iterator[str]:
+    for ring in package.cycles():
+        yield "cycle: " + " -> ".join(ring)
+
+
+def methods_apart(package: Package) -> Iterator[str]:
+    """A method imports the protocol, never another method."""
+    shared = {"methods", "methods.method"}
+    for edge in package.imports:
+        if edge.source in _methods(package) and edge.target in set(_methods(package)) - shared:
+            yield f"{edge.source} imports the method {edge.target}"
+
+
+def sizes(package: Package) -> Iterator[str]:
+    for name in package.trees:
+        limit = 200 if name in _methods(package) else 400
+        if package.lines(name) > limit:
+            yield f"{name} has {package.lines(name)} lines, more than {limit}"
+    for function in package.functions:
+        if function.lines > 60:
+            yield f"{function.module}.{function.name} has {function.lines} lines, more than 60"
+
+
+def typical_sizes(package: Package) -> Iterator[str]:
+    lengths = [function.lines for function in package.functions]
+    if len(lengths) > 1 and median(lengths) > 10:
+        yield f"the median function has {median(lengths)} lines, more than 10"
+    if len(lengths) > 1 and (ninth := quantiles(lengths, n=10, method="inclusive")[8]) > 30:
+        yield f"the 90th percentile of functions is {ninth} lines, more than 30"
+
+
+def reach(package: Package) -> Iterator[str]:
+    """How much must be read to follow a method, or the whole `pretrain` command."""
+    limits = dict.fromkeys(_methods(package), (10, 1500)) | {"pretrain": (35, 6000)}
+    for name in limits.keys() & package.trees.keys():
+        closure = package.closure(name)
+        files, lines = len(closure), sum(map(package.lines, closure))
+        if files > limits[name][0] or lines > limits[name][1]:
+            yield f"{name} reaches {files} files of {lines} lines: {', '.join(sorted(closure))}"
+
+
+def safe_calls(package: Package) -> Iterator[str]:
+    """No file that is read, and no option, can run code."""
+    for name, tree in package.trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                complaint = _call_complaint(name, node)
+                yield from [f"{name}:{node.lineno} {complaint}"] if complaint else []
+
+
+def safe_imports(package: Package) -> Iterator[str]:
+    """No pickle and no network; `load` of torch, numpy and yaml only under its full name."""
+    for name, tree in package.trees.items():
+        for node in ast.walk(tree):
+            for module in _imported(node):
+                if module.split(".")[0] in CODE_RUNNERS or module in NETWORK:
+                    yield f"{name} imports {module}"
+                if module in ("torch.load", "numpy.load", *UNSAFE_YAML):
+                    yield f"{name} hides {module}"
+
+
+def pillow_globals(package: Package) -> Iterator[str]:
+    for name, tree in package.trees.items():
+        for node in ast.walk(tree):
+            stored = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+            if stored and dotted(node).rpartition(".")[2] in PILLOW_GLOBALS:
+                yield f"{name}:{node.lineno} sets {dotted(node)}"
+            if isinstance(node, ast.Call) and dotted(node.func) == "setattr":
+                words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                yield from (f"{name}:{node.lineno} sets {w}" for w in words & PILLOW_GLOBALS)
+
+
+def no_method_names(package: Package) -> Iterator[str]:
+    """Nothing outside `methods` asks which method it is."""
+    registered = _registered(package)
+    for name, tree in package.trees.items():
+        if name.split(".")[0] == "methods":
+            continue
+        for node in ast.walk(tree):
+            compared = isinstance(node, ast.Compare | ast.match_case)
+            asked = node.pattern if isinstance(node, ast.match_case) else node
+            words = {n.value for n in ast.walk(asked) if isinstance(n, ast.Constant)}
+            if compared and words & registered:
+                yield f"{name} compares with a method's name: {words & registered}"
+
+
+def no_utils(package: Package) -> Iterator[str]:
+    for name in package.trees:
+        if name.split(".")[-1] in ("utils", "util", "helpers", "common", "misc"):
+            yield f"{name} says nothing about what is in it"
+
+
+RULES = (
+    *(floors, cycles, methods_apart, sizes, typical_sizes, reach),
+    *(safe_calls, safe_imports, pillow_globals, no_method_names, no_utils),
+)
+
+
+def _methods(package: Package) -> list[str]:
+    return [n for n in package.trees if n.startswith("methods.") and n != "methods.method"]
+
+
+def _registered(package: Package) -> set[str]:
+    tree = package.trees.get("methods", ast.Module([], []))
+    tables = [n.value for n in ast.walk(tree) if isinstance(n, ast.Assign)]
+    return {k.value for t in tables if isinstance(t, ast.Dict) for k in t.keys}
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def _call_complaint(module: str, call: ast.Call) -> str | None:
+    called = dotted(call.func)
+    given = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+    if called in FORBIDDEN_CALLS | UNSAFE_YAML or given.get("shell") is True:
+        return f"calls {called} (shell=True is no better)"
+    if called in ("np.load", "numpy.load") and given.get("allow_pickle") is not False:
+        return "calls np.load without allow_pickle=False"
+    if called == "torch.load":
+        safe = module == CHECKPOINT_IMPORTER and given.get("weights_only") is True
+        return None if safe else "calls torch.load"
+    return None
+
+
+@pytest.fixture(scope="module")
+def selftaught() -> Package:
+    return Package(REPOSITORY / "src/selftaught")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_package_keeps_the_rule(rule, selftaught):
+    assert list(rule(selftaught)) == []
+
+
+LONG = "def f():\n" + "    x = 1\n" * 61
+MANY_LONG = "\n".join(f"def f{i}():\n" + "    x = 1\n" * 31 for i in range(9))
+CHAIN = {f"views/v{i}.py": f"from pkg.views import v{i + 1}\n" for i in range(10)}
+BAD = [
+    (floors, {"views/a.py": "import pkg.methods.b", "methods/b.py": ""}, "higher floor"),
+    (floors, {"rng.py": "def f():\n    from pkg.api import x", "api.py": ""}, "higher floor"),
+    (
+        floors,
+        {"data/a.py": "if TYPE_CHECKING:\n    from ..training import x", "training/x.py": ""},
+        "higher floor",
+    ),
+    (floors, {"stuff.py": ""}, "no floor"),
+    (cycles, {"files.py": "from pkg import rng", "rng.py": "from pkg.files import x"}, "cycle"),
+    (
+        cycles,
+        {"files.py": "def f():\n from . import rng", "rng.py": "from . import files"},
+        "cycle",
+    ),
+    (methods_apart, {"methods/a.py": "from pkg.methods.b import B", "methods/b.py": ""}, "imports"),
+    (sizes, {"rng.py": "x = 1\n" * 401}, "more than 400"),
+    (sizes, {"methods/a.py": "x = 1\n" * 201}, "more than 200"),
+    (sizes, {"rng.py": LONG}, "more than 60"),
+    (typical_sizes, {"rng.py": MANY_LONG}, "median"),
+    (typical_sizes, {"rng.py": MANY_LONG}, "90th percentile"),
+    (reach, CHAIN | {"views/v10.py": "", "methods/a.py": "from pkg.views import v0"}, "12 files"),
+    (reach, {"pretrain.py": "from pkg import rng", "rng.py": "x = 1\n" * 6000}, "6001 lines"),
+    (safe_calls, {"rng.py": "eval('1')"}, "eval"),
+    (safe_calls, {"rng.py": "exec('1')"}, "exec"),
+    (safe_calls, {"rng.py": "yaml.load(text, yaml.Loader)"}, "yaml.load"),
+    (safe_calls, {"rng.py": "subprocess.run('ls', shell=True)"}, "shell"),
+    (safe_calls, {"rng.py": "np.load(path)"}, "np.load"),
+    (safe_calls, {"rng.py": "np.load(path, allow_pickle=True)"}, "np.load"),
+    (safe_calls, {"rng.py": "torch.load(path, weights_only=True)"}, "torch.load"),
+    (safe_calls, {"encoders/imports.py": "torch.load(path)"}, "torch.load"),
+    (safe_imports, {"rng.py": "def f():\n    import pickle"}, "pickle"),
+    (safe_imports, {"rng.py": "from torch import load"}, "torch.load"),
+    (safe_imports, {"rng.py": "from urllib import request"}, "urllib.request"),
+    (pillow_globals, {"rng.py": "Image.MAX_IMAGE_PIXELS = None"}, "MAX_IMAGE_PIXELS"),
+    (pillow_globals, {"rng.py": "ImageFile.LOAD_TRUNCATED_IMAGES = True"}, "TRUNCATED"),
+    (pillow_globals, {"rng.py": "setattr(Image, 'MAX_IMAGE_PIXELS', None)"}, "MAX_IMAGE"),
+    (no_method_names, {"pretrain.py": "if method == 'new':\n    pass"}, "'new'"),
+    (no_method_names, {"pretrain.py": "x = method in ('old', 'new')"}, "'new'"),
+    (no_method_names, {"api.py": "match m:\n    case 'new':\n        pass"}, "'new'"),
+    (no_utils, {"views/utils.py": ""}, "utils"),
+]
+
+
+@pytest.mark.parametrize(("rule", "files", "complaint"), BAD)
+def test_the_rule_sees_a_bad_package(rule, files, complaint, tmp_path):
+    registry = {"methods/__init__.py": "REGISTRY = {'new': 'pkg.methods.new:New'}\n"}
+    assert any(complaint in line for line in rule(_write(tmp_path / "pkg", files | registry)))
+
+
+def test_every_rule_is_seen_to_fail():
+    assert {rule for rule, _, _ in BAD} == set(RULES)
+
+
+def test_a_good_package_has_no_complaint(tmp_path):
+    files = {
+        "__init__.py": "def __getattr__(name):\n    from pkg import api\n",
+        "rng.py": "from pkg import __version__\nsetattr(a, name, 1)\nmodel.eval()\nyaml.safe_load(text)",
+        "api.py": "import numpy as np\nfrom pkg import rng\nnp.load(path, allow_pickle=False)",
+        "encoders/imports.py": "torch.load(path, weights_only=True)",
+        "methods/a.py": "if TYPE_CHECKING:\n    from pkg.data import b\nx = 'a' == name",
+        "data/b.py": 'def f():\n    """' + "words\n" * 70 + '    """\n    return 1\n',
+    }
+    package = _write(tmp_path / "pkg", files)
+    assert [line for rule in RULES for line in rule(package)] == []
+
+
+def test_the_tree_in_the_architecture_page_is_the_tree(selftaught):
+    """docs/architecture.md names every module once; a folder's line stands for its __init__."""
+    page = (REPOSITORY / "docs/architecture.md").read_text()
+    named = Counter(_tree_in(page))
+    files = {str(p.relative_to(selftaught.root)) for p in selftaught.paths.values()}
+    assert {name for name, count in named.items() if count > 1} == set()
+    assert set(named) == {f for f in files if not f.endswith("/__init__.py")}
+
+
+def _tree_in(page: str) -> list[str]:
+    """The .py files of the block that begins with `src/selftaught/`, with their folders."""
+    block = page.split("```text\nsrc/selftaught/\n")[1].split("```")[0]
+    found, folder = [], ""
+    for line in block.splitlines():
+        indent, name = re.match(r"( *)(\S*)", line).groups()
+        if name.endswith("/"):
+            folder = name
+        elif name.endswith(".py"):
+            found.append(name if len(indent) == 2 else folder + name)
+    return found
+
+
+def _write(root: Path, files: dict[str, str]) -> Package:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return Package(root)
