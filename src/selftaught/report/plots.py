@@ -1,0 +1,130 @@
+"""Plots as SVG inside the page: matplotlib draws them, the page's style sheet colours them.
+
+The colours handed to matplotlib are place-holders, replaced by the style sheet's variables, so that
+one drawing serves light and dark. Letters stay letters and take the page's font.
+"""
+
+import io
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.report.page import Html, text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = tuple[Sequence[float], Sequence[float]]
+"""Steps and values of one curve."""
+
+_COLOURS = {  # place-holder in the drawing: variable of style.css
+    "#010203": "--ink",
+    "#040506": "--soft",
+    "#070809": "--line",
+    "#0a0b0c": "--main",
+    "#0d0e0f": "--other",
+    "#101112": "--third",
+}
+_INK, _SOFT, _LINE, *_CURVES = _COLOURS
+_FONT = 11.0  # points of the drawing, which is shown at about its own size
+_BINS = 300  # a curve of more than two points a bin keeps each bin's lowest and highest
+
+
+def curves(
+    title: str, lines: Mapping[str, Points], *, alt: str, level: tuple[str, Points] | None = None
+) -> Html:
+    """One small plot of curves over steps, with an optional dashed level to compare with.
+
+    Args:
+        title: What the vertical axis shows.
+        lines: One curve a name (three at most); values that are not finite are left out.
+        alt: What the plot shows, in words.
+        level: Name and points of the dashed curve, such as the loss of a constant output.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"}):
+        figure, axes = _canvas(title)
+        for colour, (name, points) in zip(_CURVES, lines.items(), strict=False):
+            axes.plot(*_thinned(points), color=colour, linewidth=1.7, label=name)
+        if level is not None:
+            name, points = level
+            axes.plot(*_thinned(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name)
+        if len(axes.lines) > 1:
+            axes.legend(frameon=False, labelcolor=_INK, fontsize=_FONT - 1, handlelength=1.6)
+        return _svg(figure, alt)
+
+
+def interval(value: float, low: float, high: float, *, scale: tuple[float, float]) -> Html:
+    """A point with its interval on a common scale, small enough for a table cell."""
+    left, right = scale
+    across = max(right - left, 1e-12)
+    x_low, x, x_high = (6 + 132 * (v - left) / across for v in (low, value, high))
+    return Html(
+        f'<svg class="interval" viewBox="0 0 144 14" role="img" '
+        f'aria-label="{value:.3f}, between {low:.3f} and {high:.3f}">'
+        f'<line x1="{x_low:.1f}" y1="7" x2="{x_high:.1f}" y2="7"></line>'
+        f'<circle cx="{x:.1f}" cy="7" r="4"></circle></svg>'
+    )
+
+
+def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The finite points; of a long curve each bin's extremes, so that no spike is lost."""
+    steps, values = (np.asarray(side, np.float64) for side in points)
+    steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
+    if len(values) <= 2 * _BINS:
+        return steps, values
+    keep = set()
+    for part in np.array_split(np.arange(len(values)), _BINS):
+        keep |= {int(part[values[part].argmin()]), int(part[values[part].argmax()])}
+    order = np.array(sorted(keep | {len(values) - 1}))
+    return steps[order], values[order]
+
+
+def _canvas(title: str) -> "tuple[Figure, Axes]":
+    """An empty plot without a box: faint horizontal lines, its title at the upper left."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.set_title(title, loc="left", color=_INK, fontsize=_FONT, fontweight="bold", pad=9)
+    axes.set_xlabel("step", color=_SOFT, fontsize=_FONT - 1, loc="right")
+    axes.tick_params(colors=_SOFT, labelsize=_FONT - 1, length=0)
+    axes.grid(axis="y", color=_LINE, linewidth=0.9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.spines[:].set_visible(False)
+    axes.margins(x=0.01)
+    return figure, axes
+
+
+def _svg(figure: "Figure", alt: str) -> Html:
+    """The drawing as an element of an HTML page: no header, no addresses, names of its own."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    sink = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(sink, metadata={"Date": None})
+    drawing = sink.getvalue()
+    inside = drawing[drawing.index("</metadata>") + len("</metadata>") : drawing.rindex("</svg>")]
+    inside = re.sub(r"<!--.*?-->|<style.*?</style>", "", inside, flags=re.DOTALL)
+    inside = re.sub(r"font-family: [^;\"]*;? ?", "", inside).replace("xlink:href", "href")
+    inside = re.sub(r"(\d\.\d\d)\d+", r"\1", inside)  # a hundredth of a point is enough
+    for colour, variable in _COLOURS.items():
+        inside = inside.replace(colour, f"var({variable})")
+    prefix = f"p{zlib.crc32((alt + inside).encode()):08x}-"
+    inside = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", inside)
+    width, height = (72 * side for side in figure.get_size_inches())
+    return Html(
+        f'<svg class="plot" viewBox="0 0 {math.ceil(width)} {math.ceil(height)}" role="img" '
+        f'aria-label="{text(alt)}">{inside}</svg>'
+    )
