@@ -7,17 +7,28 @@ loss that crosses images. Everything else here is a hook with a sensible default
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     import numpy as np
-    from selftaught.encoders.encoder import Encoder
 
     from selftaught.data.batch import Batch, Draws, Progress
+    from selftaught.encoders.encoder import Encoder
     from selftaught.views.policy import ViewSpec
 
 Features = Callable[..., "np.ndarray"]
 """`features(encoder=None, policy=None)`: f(x) of the whole store, (N, D) float32 in row order."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types promoted to float32, float64 kept: the precision of losses."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context in which autocast is off on the device of x, for losses and the last layers."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class Method(nn.Module):
@@ -91,3 +102,20 @@ class Method(nn.Module):
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
         """Plain sentences about what the logged history shows to be going wrong."""
         return []
+
+
+def stood_at_chance(history: Sequence[dict[str, Any]], *, steps: int = 200) -> list[dict[str, Any]]:
+    """The last lines of the log, if in all of them the loss is within 1 % of `chance`.
+
+    Args:
+        history: Lines of metrics.jsonl in order; those without a "chance" are passed over.
+        steps: How far back they must reach.
+
+    Returns:
+        The lines of at least that many steps, or none: the history is shorter, or the loss moved.
+    """
+    lines = [line for line in history if line.get("chance") is not None]
+    early = [n for n, line in enumerate(lines) if line["step"] <= lines[-1]["step"] - steps]
+    recent = lines[early[-1] :] if early else []
+    still = all(abs(line["loss"] - line["chance"]) <= 0.01 * line["chance"] for line in recent)
+    return recent if still else []

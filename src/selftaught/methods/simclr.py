@@ -1,0 +1,202 @@
+"""SimCLR.  Chen, Kornblith, Norouzi, Hinton, ICML 2020 (arXiv 2002.05709).
+
+Two views of every image pass through f and then g; each view must find the other one of its image
+among all views of the batch. Algorithm 1 is `SimCLR` below, its loss is `nt_xent`.
+
+Shapes:  N images on this process, M on all of them; D projection size; J negatives a query.
+         Rows k and k+N of a 2N-row tensor are the two views of image k (2k-1 and 2k in the paper).
+Letters: f encoder, g head, h = f(x~) what is kept, z = g(h) what is contrasted, s_ij the cosine
+         of z_i and z_j, tau the temperature.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selftaught.distributed import all_gather, rank, same, world
+from selftaught.errors import ConfigError, UserError
+from selftaught.methods.method import Method, at_least_float32, stood_at_chance, without_autocast
+
+if TYPE_CHECKING:
+    from selftaught.data.batch import Batch
+    from selftaught.encoders.encoder import Encoder
+    from selftaught.views.policy import ViewSpec
+
+
+def unit(z: Tensor) -> Tensor:
+    """z / |z| along the last axis, in at least float32; rows shorter than 1e-6 stay shorter."""
+    return F.normalize(at_least_float32(z), dim=-1, eps=1e-6)
+
+
+def cosine(query_ND: Tensor, keys: Tensor) -> Tensor:
+    """Cosines of each query with its own keys (N, J, D), or with keys of all (J, D): (N, J)."""
+    return (unit(query_ND)[:, None] @ unit(keys).mT)[:, 0]
+
+
+def info_nce(
+    query_ND: Tensor,
+    positive_ND: Tensor,
+    negatives: Tensor,
+    score: Callable[[Tensor, Tensor], Tensor] = cosine,
+    tau: float = 1.0,
+) -> Tensor:
+    """-E[ log( exp s(f(x), f(x+)) / (exp s(f(x), f(x+)) + sum_j exp s(f(x), f(x_j-))) ) ].
+
+    The lecture's Eq. 4.1, j = 1 .. N-1, with s / tau for s: a scalar in at least float32. The
+    negatives are (N, J, D), each query its own, or (J, D), the same for all; `score` takes (N, D)
+    and keys of these two shapes to (N, J).
+
+    Raises:
+        UserError: There are no negatives.
+    """
+    if negatives.shape[-2] == 0:
+        raise UserError("info_nce got no negatives", "give at least one")
+    with without_autocast(query_ND):
+        query_ND, positive_ND = at_least_float32(query_ND), at_least_float32(positive_ND)
+        s_positive_N1 = score(query_ND, positive_ND[:, None])
+        s = torch.cat([s_positive_N1, score(query_ND, at_least_float32(negatives))], dim=1) / tau
+        return F.cross_entropy(s, s.new_zeros(len(s), dtype=torch.long))
+
+
+def nt_xent(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> Tensor:
+    """Eq. 1, mean over all positive pairs: -log( exp(s_ij/tau) / sum_{k != i} exp(s_ik/tau) ).
+
+    Over this process's 2N views, against the 2M of all: the mean over processes is the loss of the
+    whole batch, and so is its gradient. A scalar in at least float32.
+
+    Raises:
+        UserError: There is one image only, or processes hold different numbers of images.
+    """
+    return F.cross_entropy(*contrasts(z0_ND, z1_ND, tau))
+
+
+def contrasts(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """s_ij / tau, (2N, 2M) with -inf where a view meets itself, and each positive's column (2N,)."""
+    assert z0_ND.shape == z1_ND.shape
+    N, M = len(z0_ND), len(z0_ND) * world()
+    if M < 2:
+        raise UserError("a batch of one image has no negatives", "use a larger --batch-size")
+    if not same(N):
+        raise UserError(
+            f"process {rank()} holds {N} images, another holds more or fewer",
+            "choose a batch size that the number of processes divides",
+        )
+    with without_autocast(z0_ND):
+        z_N2D = torch.stack([unit(z0_ND), unit(z1_ND)], dim=1)  # s_ij = z_i . z_j / (|z_i| |z_j|)
+        z_MD = torch.cat(all_gather(z_N2D).unbind(1))  # 2M rows, the same on every process
+        s = torch.cat(z_N2D.unbind(1)) / tau @ z_MD.T  # 2N x 2M: s_ij / tau
+    me = rank() * N + torch.arange(N, device=s.device)
+    i, j = torch.cat([me, me + M]), torch.cat([me + M, me])  # own column, positive's column
+    return s.scatter_(1, i[:, None], -math.inf), j  # the sum skips k = i
+
+
+@dataclass(frozen=True)
+class SimCLROptions:
+    """SimCLR's own options."""
+
+    temperature: float = 0.1
+    """tau of Eq. 1 (google-research/simclr's default; 0.5 for CIFAR-10)."""
+    projection: int = 128
+    """Size of z (Chen et al. 2020, section 2.3)."""
+    hidden: int = 0
+    """Width of the head's middle layers; 0: that of h (google-research/simclr)."""
+    head: Literal["paper", "bn", "released"] = "paper"
+    """g: W2 relu(W1 h) (section 2.1); bn: W2 relu(BN(W1 h)); released: the code's three layers."""
+
+    def __post_init__(self) -> None:
+        positive = self.temperature > 0 and self.projection > 0 and self.hidden >= 0
+        if not positive or self.head not in ("paper", "bn", "released"):
+            raise ConfigError(f"{self} has a value out of range", "see docs/methods/simclr.md")
+
+
+class Head(nn.Module):
+    """g, from h (..., dim) to z (..., projection); its last layer computes in at least float32."""
+
+    def __init__(self, dim: int, options: SimCLROptions) -> None:
+        super().__init__()
+        hidden, released = options.hidden or dim, options.head == "released"
+        middle: list[nn.Module] = []
+        for width in [dim, hidden] if released else [dim]:
+            middle.append(nn.Linear(width, hidden, bias=False))
+            if options.head != "paper":
+                middle.append(nn.BatchNorm1d(hidden))
+            middle.append(nn.ReLU())
+        self.middle = nn.Sequential(*middle)
+        self.last = nn.Sequential(nn.Linear(hidden, options.projection, bias=False))
+        if released:
+            self.last.append(nn.BatchNorm1d(options.projection))
+            self.last[-1].register_parameter("bias", None)  # gamma, no beta
+            for weight in (p for p in self.parameters() if p.ndim == 2):
+                nn.init.normal_(weight, std=0.01)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """z = g(h)."""
+        x = self.middle(h)
+        with without_autocast(x):
+            z: Tensor = self.last(at_least_float32(x))
+        return z
+
+
+class SimCLR(Method):
+    """Algorithm 1; the encoder f is kept, the head g is thrown away.
+
+    Raises:
+        ConfigError: The policy, t and t', does not make two views of one size.
+    """
+
+    Options = SimCLROptions
+    contrasts_images = True
+
+    def __init__(
+        self, encoder: "Encoder", options: SimCLROptions, *, policy: "tuple[ViewSpec, ...]"
+    ) -> None:
+        super().__init__()
+        if [v.size for v in policy for _ in range(v.count)] != [policy[0].size] * 2:
+            raise ConfigError("simclr compares two views of one size", "ask for two views")
+        self.encoder, self.policy, self.options = encoder, policy, options
+        self.head = Head(encoder.dim, options)
+        self._accuracy: Tensor | None = None  # of the last batch, on its device
+
+    def embed(self, batch: "Batch") -> dict[str, Tensor]:
+        """h (N, 2, dim) and z (N, 2, projection); both views pass as one batch of 2N."""
+        x = torch.cat(batch.views)  # x~_{2k-1} = t(x_k), x~_2k = t'(x_k)
+        h = self.encoder(x)  # h = f(x~)
+        z = self.head(h)  # z = g(h)
+        return {name: torch.stack(y.chunk(2), dim=1) for name, y in (("h", h), ("z", z))}
+
+    def loss(self, embedded: dict[str, Tensor], batch: "Batch") -> Tensor:
+        """L of Algorithm 1, over this process's images."""
+        z0_ND, z1_ND = embedded["z"].unbind(1)
+        s, j = contrasts(z0_ND, z1_ND, self.options.temperature)
+        self._accuracy = (s.detach().argmax(1) == j).float().mean()
+        return F.cross_entropy(s, j)
+
+    def chance(self, batch: "Batch") -> float:
+        """ln(2M - 1): all views alike."""
+        return math.log(2 * len(batch.rows) * world() - 1)
+
+    def metrics(self) -> dict[str, float]:
+        """Contrastive accuracy: the share of views that are most similar to their positive."""
+        return {} if self._accuracy is None else {"contrastive_accuracy": self._accuracy.item()}
+
+    def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
+        """Whether the loss has stood at chance for 200 steps while views were found by guessing."""
+        recent = stood_at_chance([line for line in history if "contrastive_accuracy" in line])
+        if not recent:
+            return []
+        chance = recent[-1]["chance"]
+        found = sum(line["contrastive_accuracy"] for line in recent) / len(recent)
+        guessed = math.exp(-chance)  # one of the 2M - 1 others
+        return [_COLLAPSED.format(chance, found, guessed)] if found < 2 * guessed else []
+
+
+_COLLAPSED = (
+    "For 200 steps the loss has stood within 1 % of {:.3f}, that of an output which is the same for "
+    "all images; {:.2%} of the views find the other one of their image, guessing finds {:.2%}. The "
+    "network has collapsed or does not train: lower --lr, or see selftaught views."
+)
