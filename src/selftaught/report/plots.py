@@ -92,7 +92,7 @@ def _canvas(title: str) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    figure = Figure(figsize=(4.0, 2.4), layout="constrained")
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
@@ -113,12 +113,13 @@ def _svg(figure: "Figure", alt: str) -> Html:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     sink = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(sink, metadata={"Date": None})
+    figure.canvas = FigureCanvasSVG(figure)
+    figure.savefig(sink, format="svg", metadata={"Date": None})
     drawing = sink.getvalue()
     inside = drawing[drawing.index("</metadata>") + len("</metadata>") : drawing.rindex("</svg>")]
     inside = re.sub(r"<!--.*?-->|<style.*?</style>", "", inside, flags=re.DOTALL)
     inside = re.sub(r"font-family: [^;\"]*;? ?", "", inside).replace("xlink:href", "href")
-    inside = re.sub(r"(\d\.\d\d)\d+", r"\1", inside)  # a hundredth of a point is enough
+    inside = re.sub(r"<[^>]*>", _shortened, inside)
     for colour, variable in _COLOURS.items():
         inside = inside.replace(colour, f"var({variable})")
     prefix = f"p{zlib.crc32((alt + inside).encode()):08x}-"
@@ -128,3 +129,8 @@ def _svg(figure: "Figure", alt: str) -> Html:
         f'<svg class="plot" viewBox="0 0 {math.ceil(width)} {math.ceil(height)}" role="img" '
         f'aria-label="{text(alt)}">{inside}</svg>'
     )
+
+
+def _shortened(tag: re.Match[str]) -> str:
+    """A tag with its coordinates cut to a hundredth of a point, which is enough."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 _SHOWN = 50  # rejected images that the page lists; rejected.parquet has them all
 
 _HEALTH = {  # key of metrics.jsonl: title of its plot, what it says in words
-    "spread": ("Spread of the outputs", "1 is isotropic, 0 is a complete collapse"),
-    "effective_rank": ("Effective rank", "how many directions the outputs use"),
+    "spread": ("Spread of the outputs", "1: in all directions alike; 0: a complete collapse."),
+    "effective_rank": ("Effective rank", "How many directions the outputs use."),
     "contrastive_accuracy": (
         "Contrastive accuracy",
-        "how often the other view of an image is nearest",
+        "How often an image's other view is the nearest of the batch.",
     ),
-    "lr": ("Learning rate", "as the schedule sets it"),
-    "images_per_second": ("Images a second", "speed of training"),
+    "lr": ("Learning rate", "As the schedule set it."),
+    "images_per_second": ("Images a second", "The speed of training."),
 }
 
 
@@ -116,7 +116,7 @@ def health_section(metrics: Sequence[Mapping[str, Any]], alarms: Sequence[str]) 
         points = _points(metrics, key)
         if points[1]:
             alt = f"{title} over steps, {points[1][0]:.4g} at first and {points[1][-1]:.4g} at last"
-            drawn.append(figure(plots.curves(title, {title: points}, alt=alt), f"{meaning}."))
+            drawn.append(figure(plots.curves(title, {title: points}, alt=alt), meaning))
     return Section("Health", Html("".join(words) + grid(drawn)))
 
 
@@ -177,9 +177,9 @@ def _comparison(group: Sequence["Row"]) -> Html:
     bounds = [b for row in group for b in (row.value, row.low, row.high) if b is not None]
     scale = (min(bounds), max(bounds))
     return table(
-        ("representation", "value", "95 % interval", "", "this encoder minus it", "seconds"),
+        ("representation", "value", "", "95 % interval", "this encoder minus it", "seconds"),
         [_line(name, seeds, scale) for name, seeds in by_name.items()],
-        numbers=(1, 5),
+        numbers=(1, 3, 4, 5),
         marked=(0,),
     )
 

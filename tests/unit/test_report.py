@@ -1,0 +1,205 @@
+"""The report: one file that loads nothing, says what there is to see, and trusts no name."""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from selftaught.errors import FileError
+from selftaught.evaluation.row import Row
+from selftaught.report import plots
+from selftaught.report.page import Section, image, page, paragraph, table, text
+from selftaught.report.report import read_metrics, write_report
+from selftaught.report.sections import (
+    health_section,
+    loss_section,
+    table_section,
+    trained_section,
+    views_section,
+)
+from tests.support.html_page import Page
+from tests.support.reports import HOSTILE, metrics, photograph, rows, sections, write
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    return write(tmp_path_factory.mktemp("run")).read_text()
+
+
+@pytest.fixture(scope="module")
+def parsed(source) -> Page:
+    return Page(source)
+
+
+def test_the_page_is_well_formed_and_no_name_stands_twice(parsed):
+    assert [e.tag for e in parsed.elements[:2]] == ["html", "head"]
+    assert {name: n for name, n in Counter(parsed.ids()).items() if n > 1} == {}
+    assert len(parsed.all("section")) == len(sections())
+
+
+def test_nothing_is_loaded_from_elsewhere(source, parsed):
+    assert "://" not in source
+    assert parsed.all("script") == [] and parsed.all("iframe") == []
+    for address in parsed.addresses():
+        assert address.startswith(("data:image/", "#")) or address == "data:,", address
+    policy = next(e for e in parsed.all("meta") if "http-equiv" in e.attributes)
+    assert "default-src 'none'" in policy.attributes["content"]
+
+
+def test_hostile_names_are_words_and_nothing_else(parsed):
+    assert not any(name.startswith("on") for e in parsed.elements for name in e.attributes)
+    words = "".join(parsed.words)
+    for name in HOSTILE[:4] + HOSTILE[7:]:
+        assert name in words
+    for shown in ("invoice\\u202egpj.exe", "two\\nlines\\x00.png", "not-utf8-\\udcff.png"):
+        assert shown in words
+
+
+def test_every_picture_has_words(parsed):
+    pictures = parsed.all("img")
+    assert len(pictures) == 12 * 7 + 2
+    assert all(e.attributes["alt"] for e in pictures)
+    drawings = parsed.all("svg")
+    assert all(e.attributes["role"] == "img" and e.attributes["aria-label"] for e in drawings)
+
+
+def test_links_of_the_page_lead_somewhere(parsed):
+    targets = [a[1:] for a in parsed.addresses() if a.startswith("#")]
+    assert targets and set(targets) <= set(parsed.ids())
+
+
+def test_the_report_is_the_file_of_the_run_and_carries_its_name(tmp_path):
+    run = tmp_path / "solar & cells"
+    run.mkdir()
+    path = write_report(run, [Section("One", paragraph("words"))])
+    assert path == run / "report.html"
+    assert "<h1>solar &amp; cells" in path.read_text()
+
+
+def test_the_same_run_writes_the_same_bytes(source, tmp_path):
+    assert write(tmp_path).read_text() == source
+
+
+def test_text_is_escaped_and_keeps_what_people_write():
+    assert text("a < b & 'c' \"d\"") == "a &lt; b &amp; &#x27;c&#x27; &quot;d&quot;"
+    assert text("Zürich 東京 🐞 0.5") == "Zürich 東京 🐞 0.5"
+
+
+def test_a_picture_from_elsewhere_is_refused():
+    with pytest.raises(AssertionError, match="elsewhere"):
+        image("https://example.org/x.png", "x")
+
+
+def test_the_kind_of_a_picture_is_read_from_its_bytes():
+    assert image(photograph(0), "x").startswith('<img src="data:image/webp;base64,')
+
+
+def test_a_table_marks_its_row_and_sets_figures_flush_right():
+    parsed = Page(table(("a", "b"), [("x", 1), ("<i>", 2)], numbers=(1,), marked=(1,)))
+    assert [e.attributes.get("class") for e in parsed.all("tr")] == [None, None, "ours"]
+    assert [e.attributes.get("class") for e in parsed.all("td")] == [None, "number"] * 2
+    assert parsed.all("i") == []
+
+
+def test_left_out_images_are_listed_up_to_a_limit_and_counted():
+    rejected = [(f"{i}.jpg", "empty") for i in range(61)]
+    words = Page(trained_section({}, {"usable images": 7}, rejected=rejected).html).words
+    assert "61" in words and "61 images were left out" in words
+    assert "49.jpg" in words and "50.jpg" not in words
+    assert "11 more are in rejected.parquet." in words
+
+
+def test_nested_options_are_shown_by_their_dotted_names():
+    words = Page(trained_section({"a": {"b": {"c": 5}}, "d": None}, {}).html).words
+    assert words[-4:] == ["a.b.c", "5", "d", "None"]
+
+
+def test_the_loss_stands_beside_chance():
+    section = loss_section(metrics())
+    words = "".join(Page(section.html).words)
+    assert "The loss was 5.500 at step 0 and 3.149 at step 195." in words
+    assert "5.541 (chance)" in words and "chance" in words.split("(chance)")[1]
+
+
+def test_a_loss_without_chance_and_a_run_without_steps():
+    section = loss_section([{"step": 1, "loss": 2.0, "chance": None}])
+    assert "chance" not in section.html
+    assert "No step was logged yet." in loss_section([]).html
+
+
+def test_alarms_come_before_the_curves_and_silence_is_said():
+    html = health_section(metrics(), ["The outputs have collapsed."]).html
+    assert html.index("have collapsed") < html.index("<svg") and 'class="bad"' in html
+    assert "No alarm was raised" in health_section(metrics(), []).html
+
+
+def test_health_draws_a_plot_for_each_number_that_was_logged():
+    lines = [{"step": s, "spread": 0.5, "effective_rank": None} for s in range(3)]
+    drawings = Page(health_section(lines, []).html).all("svg")
+    assert [d.attributes["aria-label"].split(" over")[0] for d in drawings] == [
+        "Spread of the outputs"
+    ]
+
+
+def test_views_may_be_a_png(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "x.png")
+    assert "data:image/png;base64," in views_section((tmp_path / "x.png").read_bytes()).html
+
+
+def test_seeds_become_one_line_with_their_mean_and_widest_interval():
+    words = Page(table_section(rows()).html).words
+    at = words.index("random init, mean of 3 seeds")
+    assert words[at + 1 : at + 5] == ["0.646", "0.611 to 0.675", "+0.051 to +0.122", "4.5"]
+    assert words.count("k = 200 was clipped to 131") == 1
+
+
+def test_an_evaluation_without_intervals_or_rows():
+    row = Row("r", "knn", "test", "accuracy", 0, 0.5, None, None, 0.1, "", None, None)
+    assert Page(table_section([row]).html).all("svg") == []
+    assert "Nothing was evaluated." in table_section([]).html
+
+
+def test_intervals_share_a_scale():
+    drawn = Page(plots.interval(0.5, 0.25, 1.0, scale=(0.0, 1.0)))
+    line, point = drawn.all("line")[0].attributes, drawn.all("circle")[0].attributes
+    assert (line["x1"], point["cx"], line["x2"]) == ("39.0", "72.0", "138.0")
+
+
+def test_a_plot_takes_its_colours_and_font_from_the_page():
+    drawn = plots.curves("Loss", {"loss": ([0, 1], [2.0, 1.0])}, alt="falls")
+    assert "var(--main)" in drawn and "font-family" not in drawn
+    assert re.findall(r"#[0-9a-f]{6}\b", re.sub(r'(id=|href=|url\()"?[^")]*', "", drawn)) == []
+
+
+def test_a_small_learning_rate_keeps_its_digits():
+    drawn = plots.curves("Learning rate", {"lr": ([0, 1], [2e-4, 1e-4])}, alt="lr")
+    assert "0.00010" in "".join(Page(drawn).words)
+
+
+def test_a_long_curve_is_thinned_and_loses_no_spike():
+    values = np.sin(np.arange(100_000) / 5000)
+    values[77_777], values[5] = 9.0, math.nan
+    steps, kept = plots._thinned((np.arange(100_000), values))
+    assert len(kept) <= 601 and kept.max() == 9.0 and steps[-1] == 99_999
+    assert np.all(np.diff(steps) > 0) and np.isfinite(kept).all()
+
+
+def test_metrics_are_read_line_by_line(tmp_path):
+    assert read_metrics(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["{", "3", "[1]", '"words"'])
+def test_damaged_metrics_are_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(FileError, match=r"metrics\.jsonl"):
+        read_metrics(tmp_path)
+
+
+def test_a_page_without_sections_is_a_page():
+    assert Page(page("Title", [])).all("h1")
