@@ -1,7 +1,6 @@
 """SimCLR.  Chen, Kornblith, Norouzi, Hinton, ICML 2020 (arXiv 2002.05709).
 
-Two views of every image pass through f and then g; each view must find the other one of its image
-among all views of the batch. Algorithm 1 is `SimCLR` below, its loss is `nt_xent`.
+Each view must find the other view of its image among all views of the batch: `SimCLR` below.
 
 Shapes:  N images on this process, M on all of them; D projection size; J negatives a query.
          Rows k and k+N of a 2N-row tensor are the two views of image k (2k-1 and 2k in the paper).
@@ -76,7 +75,7 @@ def nt_xent(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> Tensor:
 
 
 def contrasts(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """s_ij / tau, (2N, 2M) with -inf where a view meets itself, and each positive's column (2N,)."""
+    """s_ij / tau, (2N, 2M) with -inf where a view meets itself; each positive's column, (2N,)."""
     assert z0_ND.shape == z1_ND.shape
     N, M = len(z0_ND), len(z0_ND) * world()
     if M < 2:
@@ -186,8 +185,7 @@ class SimCLR(Method):
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
         """Whether the loss has stood at chance for 200 steps while views were found by guessing."""
-        recent = stood_at_chance([line for line in history if "contrastive_accuracy" in line])
-        if not recent:
+        if not (recent := stood_at_chance(history)):
             return []
         chance = recent[-1]["chance"]
         found = sum(line["contrastive_accuracy"] for line in recent) / len(recent)
@@ -196,7 +194,7 @@ class SimCLR(Method):
 
 
 _COLLAPSED = (
-    "For 200 steps the loss has stood within 1 % of {:.3f}, that of an output which is the same for "
-    "all images; {:.2%} of the views find the other one of their image, guessing finds {:.2%}. The "
-    "network has collapsed or does not train: lower --lr, or see selftaught views."
+    "For 200 steps the loss has stood within 1 % of {:.3f}, that of one output for all images; "
+    "{:.2%} of the views find the other one of their image, guessing finds {:.2%}. The network has "
+    "collapsed or does not train: lower --lr, or look at its views with selftaught views."
 )
