@@ -19,12 +19,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = {
     0: "errors",
-    1: "files rng distributed",
+    1: "files rng distributed machine",
     2: "views encoders data",
     3: "clustering neighbours features",
     4: "methods",
     5: "training evaluation search explore embed cluster export report",
-    6: "options presets config recipe pretrain demo api",
+    6: "options answer config presets recipe assemble pretrain demo commands api",
     7: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
