@@ -107,7 +107,8 @@ def _without_none(text: str) -> str:
     """Help that does not speak of None: an option that is not given is simply not there."""
     text = re.sub(r"\{None\}\|(\w+)", r"\1       ", text)
     text = re.sub(r"\{None,([^}]*)\}", r"{\1}     ", text)
-    return re.sub(r"\s*\(default:\s+(None|'')\)", "", text)
+    text = re.sub(r"\s*\(default:\s+(None|'')\)", "", text)
+    return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,133 @@
+"""From a configuration to the objects that train: encoder, views, method, plan."""
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+from selftaught import distributed
+from selftaught.config import Config, ViewSettings, typed, with_overrides
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.encoders.folder import open_encoder
+from selftaught.errors import ConfigError, nearest
+from selftaught.methods import find
+from selftaught.methods.method import Method
+from selftaught.training.loop import Plan
+from selftaught.training.schedule import scaled_lr, warmup_steps
+from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop, ViewSpec
+
+VIEWS_AN_IMAGE = 2
+
+
+def complete(config: Config) -> Config:
+    """The configuration with every option of its method written out and checked.
+
+    Raises:
+        ConfigError: The method does not know an option, or its value has the wrong type.
+    """
+    cls = find(config.method).Options
+    defaults = dataclasses.asdict(cls())
+    for name in config.options:
+        if name not in defaults:
+            raise ConfigError(f"{config.method} has no option {name!r}", nearest(name, defaults))
+    options = typed(cls, defaults | config.options, config.method)
+    return replace(config, options=dataclasses.asdict(options))
+
+
+def policy(settings: ViewSettings) -> Policy:
+    """The policy of views that the settings describe; operations of probability 0 are left out."""
+    v = settings
+    operations = (
+        Flip(v.flip),
+        Jitter(v.brightness, v.contrast, v.saturation, v.hue, v.jitter),
+        Gray(v.gray),
+        Blur(v.sigma, v.blur),
+    )
+    used = tuple(operation for operation in operations if operation.p > 0)
+    return Policy(RandomCrop(v.crop_scale, v.crop_ratio), used, v.normalise)
+
+
+def view_specs(config: Config) -> tuple[ViewSpec, ...]:
+    """The views that the method shall see."""
+    return (ViewSpec(policy(config.views), config.network.image_size, VIEWS_AN_IMAGE),)
+
+
+def encoder(config: Config, images: Images) -> Encoder:
+    """The encoder f, freshly initialised or continued from `network.init`."""
+    network = config.network
+    if network.init:
+        return _continued(config, images)
+    options = {"width": network.width, "stem_stride": network.stem_stride}
+    shape = EncoderConfig(
+        architecture=network.encoder,
+        in_channels=images.store.channels,
+        image_size=network.image_size,
+        stem=network.stem,
+        options={name: value for name, value in options.items() if value is not None},
+        intensity=images.checked.intensity,
+    )
+    return build(shape, seed=config.seed)
+
+
+def method(config: Config, images: Images) -> Method:
+    """The method around its encoder; with synchronised batch norm where there are several ranks."""
+    cls = find(config.method)
+    options = cls.Options(**config.options)
+    built: Any = cls(encoder(config, images), options, policy=view_specs(config))  # type: ignore[call-arg]
+    if distributed.world() > 1:
+        built = distributed.synchronise_batch_norm(built)
+    assert isinstance(built, Method)
+    return built
+
+
+def plan(config: Config, images: Images, device: str, seconds: float | None = None) -> Plan:
+    """The numbers that the loop needs, all of them resolved."""
+    loop = config.loop
+    steps_per_epoch = max(1, len(images.store) // loop.batch_size)
+    total = loop.total_steps or loop.epochs * steps_per_epoch
+    precision = loop.precision
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "float32"
+    return Plan(
+        epochs=-(-total // steps_per_epoch),
+        batch_size=loop.batch_size,
+        total_steps=total,
+        seed=config.seed,
+        optimizer=loop.optimizer,
+        peak_lr=scaled_lr(loop.lr, loop.batch_size, loop.scaling),
+        weight_decay=loop.weight_decay,
+        momentum=loop.momentum,
+        warmup_steps=warmup_steps(total, steps_per_epoch),
+        precision=precision,
+        channels_last=loop.channels_last,
+        compile=loop.compile,
+        log_every=loop.log_every,
+        checkpoint_seconds=loop.checkpoint_seconds,
+        probe_every=loop.probe_every,
+        stop_on_alarm=loop.stop_on_alarm,
+        seconds=seconds,
+    )
+
+
+def _continued(config: Config, images: Images) -> Encoder:
+    """Weights from elsewhere; the channel count and the image size must be the data's."""
+    assert config.network.init is not None
+    found = open_encoder(config.network.init)
+    if found.config.in_channels != images.store.channels:
+        raise ConfigError(
+            f"--init {config.network.init} takes {found.config.in_channels} channels, "
+            f"the images have {images.store.channels}",
+            "choose weights for these images",
+        )
+    return found
+
+
+def with_encoder_of(config: Config, found: Encoder) -> Config:
+    """The configuration with the network of an encoder that `--init` named."""
+    shape = found.config
+    changes = {
+        "network.encoder": shape.architecture,
+        "network.image_size": shape.image_size,
+        "network.stem": shape.stem,
+    }
+    return with_overrides(config, changes | {f"network.{k}": v for k, v in shape.options.items()})
