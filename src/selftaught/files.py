@@ -5,6 +5,7 @@ pickled; tensors are safetensors, tables Parquet, the rest JSON or YAML.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,7 +28,7 @@ _HEADER_LIMIT = 100 * 2**20  # bytes; the limit of safetensors itself
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
-    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    part = _temporary(path)
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -47,7 +48,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one form in which we write a value as JSON: sorted keys, a line each."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def write_table(path: Path, table: "pa.Table") -> None:
@@ -78,21 +84,46 @@ def read_table(path: Path) -> "pa.Table":
         ) from None
 
 
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """The bytes of a regular file, of at most `limit` of them; never waits for a pipe or a device.
+
+    Raises:
+        FileError: The file is missing, unreadable, larger than the limit, or no regular file.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"{path} is not a regular file", "it is not one of our files")
+        with path.open("rb") as file:
+            data = file.read(-1 if limit is None else limit + 1)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read ({error.strerror})", "restore the file or write it again"
+        ) from None
+    if limit is not None and len(data) > limit:
+        raise FileError(
+            f"{path} is larger than {limit >> 20} MiB", "it is not one of our files; restore it"
+        )
+    return data
+
+
 def read_json(path: Path) -> Any:
     """Read JSON of bounded size and depth.
 
     Raises:
         FileError: The file is missing, too large, nested too deeply or not JSON.
     """
+    return json_from_bytes(read_bytes(path, _JSON_LIMIT), path)
+
+
+def json_from_bytes(data: bytes, path: Path) -> Any:
+    """The JSON in the bytes of the file `path`, which errors name.
+
+    Raises:
+        FileError: It is nested too deeply or not JSON.
+    """
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise FileError(
-                f"{path} is larger than 64 MiB", "it is not one of our files; restore it"
-            )
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, FileError):
-            raise
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise FileError(
             f"{path} cannot be read ({_first_line(error)})", "restore the file or write it again"
         ) from None
@@ -100,11 +131,14 @@ def read_json(path: Path) -> Any:
 
 def save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
     """Write tensors as safetensors, whole or not at all; shared or strided memory is copied."""
+    write_bytes(path, tensors_to_bytes(tensors))
+
+
+def tensors_to_bytes(tensors: "dict[str, Tensor]") -> bytes:
+    """Tensors as the bytes of a safetensors file; shared or strided memory is copied."""
     from safetensors.torch import save
 
-    write_bytes(
-        path, save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
-    )
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
 
 
 def load_tensors(path: Path) -> "dict[str, Tensor]":
@@ -113,26 +147,41 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
     Raises:
         FileError: The file is missing, damaged, or claims more bytes than it has.
     """
+    with contextlib.suppress(OSError):  # before gigabytes of something else are read
+        _check_header(_start(path), path.stat().st_size, path)
+    return tensors_from_bytes(read_bytes(path), path)
+
+
+def tensors_from_bytes(data: bytes, path: Path) -> "dict[str, Tensor]":
+    """The tensors in the bytes of the safetensors file `path`, which errors name.
+
+    Raises:
+        FileError: They are damaged, or claim more bytes than there are.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    _check_header(data[:8], len(data), path)
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            header = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-            if header > min(_HEADER_LIMIT, size - 8):
-                raise FileError(
-                    f"{path} is not a safetensors file", "restore the file from a backup"
-                )
-            return load(start + file.read())
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, FileError):
-            raise
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise FileError(
             f"{path} cannot be read as tensors ({_first_line(error)})",
             "restore the file from a backup",
         ) from None
+
+
+def _start(path: Path) -> bytes:
+    if not path.is_file():
+        raise OSError
+    with path.open("rb") as file:
+        return file.read(8)
+
+
+def _check_header(start: bytes, size: int, path: Path) -> None:
+    header = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+    if header > min(_HEADER_LIMIT, size - 8):
+        raise FileError(f"{path} is not a safetensors file", "restore the file from a backup")
 
 
 def sha256(path: Path) -> str:
@@ -142,10 +191,13 @@ def sha256(path: Path) -> str:
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable."""
+    """Make renames in a folder durable, where its file system can do that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
     finally:
         os.close(handle)
 
@@ -157,8 +209,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Yields a temporary sibling to write into; at the end its files are synced and it is renamed.
     A leftover of a killed process is removed by `remove_leftovers`.
     """
-    part = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
+    part = _temporary(path)
     part.mkdir(parents=True)
     try:
         yield part
@@ -173,6 +224,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which is whole under its name until it is gone. Failing does no harm."""
+    part = _temporary(path)
+    with contextlib.suppress(OSError):
+        path.rename(part)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A sibling's name that no other process has, on this machine or another."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -190,64 +254,81 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         FileError: The name is absolute, climbs out, holds a NUL, or a link leads out of `root`.
     """
-    parts = PurePosixPath(name).parts
-    windows = PureWindowsPath(name)
-    unsafe = (
-        not name or "\0" in name or ".." in parts or name.startswith("/") or bool(windows.drive)
-    )
-    if (
-        unsafe
-        or ".." in windows.parts
-        or not (root / name).resolve().is_relative_to(root.resolve())
-    ):
+    if not _stays_inside(root, name):
         raise FileError(
             f"the name {name!r} leads out of {root}", "names must be relative and stay inside"
         )
     return root / name
 
 
+def _stays_inside(root: Path, name: str) -> bool:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    absolute = posix.is_absolute() or bool(windows.drive) or bool(windows.root)
+    if not name or "\0" in name or absolute or ".." in (*posix.parts, *windows.parts):
+        return False
+    try:
+        return (root / name).resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, half a surrogate pair
+        return False
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone.
+    """Hold a folder for this process alone, until the end or the death of the process.
 
     Raises:
-        FileError: Another process is writing there.
+        FileError: Another process is writing there, or the folder cannot be written to.
     """
-    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise FileError(
-            f"another process is writing to {folder}", "wait for it, or choose another --out"
-        ) from None
+        handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     try:
+        _lock(handle, folder)
         yield
     finally:
         os.close(handle)
 
 
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FileError(
+            f"another process is writing to {folder}", "wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise FileError(
+            f"{folder} cannot be locked ({error.strerror})", "choose an --out on another disk"
+        ) from None
+
+
 def claim(out: Path, *, overwrite: bool) -> None:
     """Make sure that `out` may be written: it does not exist yet, is empty, or may be overwritten.
+
+    Nothing is removed before it is known that the folder around `out` can be written to.
 
     Raises:
         FileError: It exists and `overwrite` is False, or its parent cannot be written to.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not overwrite:
+    try:
+        taken = os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir()))
+        if taken and not overwrite:
             raise FileError(
                 f"{out} exists", "choose another --out, or add --overwrite to replace it"
             )
-        shutil.rmtree(out) if out.is_dir() else out.unlink()
-    try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".{out.name}.tmp-{os.getpid()}"
+        probe = _temporary(out)
         probe.touch()
         probe.unlink()
+        if taken:
+            shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
     except OSError as error:
-        raise FileError(
-            f"{out.parent} cannot be written to ({error.strerror})", "choose another --out"
-        ) from None
+        raise _unwritable(out.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> FileError:
+    return FileError(f"{folder} cannot be written to ({error.strerror})", "choose another --out")
 
 
 def _first_line(error: BaseException) -> str:
