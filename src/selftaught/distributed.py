@@ -79,7 +79,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         gathered = x.new_empty(world() * len(x), *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, x.contiguous())
+        dist.all_gather(list(gathered.chunk(world())), x.contiguous())
         return gathered
 
     @staticmethod

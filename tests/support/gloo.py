@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 MOST = 4  # processes
+AFTERMATH = 2.0  # seconds in which the other ranks may say what they know of a failure
 
 
 class RankFailed(Exception):
@@ -85,20 +86,39 @@ def _spawn() -> tuple[multiprocessing.process.BaseProcess, Connection]:
 
 def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
     results: dict[int, Any] = {}
-    while len(results) < len(pipes):
-        waiting = {pipes[rank]: rank for rank in range(len(pipes)) if rank not in results}
+    failures: dict[int, str] = {}
+    while waiting := {
+        pipe: rank
+        for rank, pipe in enumerate(pipes)
+        if rank not in results and rank not in failures
+    }:
         ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise RankFailed(f"ranks {sorted(waiting.values())} did not return in time")
+            break
         for pipe in ready:
-            rank = waiting[pipe]
-            try:
-                failure, results[rank] = pickle.loads(pipe.recv_bytes())
-            except EOFError:
-                raise RankFailed(f"rank {rank} died") from None
-            if failure:
-                raise RankFailed(f"rank {rank} raised\n{failure}")
+            _receive(pipe, waiting[pipe], results, failures)
+        if failures:  # the cause may come after the complaint of a rank that lost its peer
+            deadline = min(deadline, time.monotonic() + AFTERMATH)
+    if failures:
+        raise RankFailed("\n".join(failures[rank] for rank in sorted(failures)))
+    if waiting:
+        raise RankFailed(f"ranks {sorted(waiting.values())} did not return in time")
     return [results[rank] for rank in range(len(pipes))]
+
+
+def _receive(
+    pipe: Connection, rank: int, results: dict[int, Any], failures: dict[int, str]
+) -> None:
+    """Note what a rank returned, or how it failed."""
+    try:
+        failure, result = pickle.loads(pipe.recv_bytes())
+    except (EOFError, ConnectionResetError):
+        failures[rank] = f"rank {rank} died"
+        return
+    if failure:
+        failures[rank] = f"rank {rank} raised\n{failure}"
+    else:
+        results[rank] = result
 
 
 def _serve(pipe: Connection) -> None:
