@@ -162,7 +162,7 @@ def is_resnet(trunk: nn.Module) -> bool:
 def _check(config: EncoderConfig) -> None:
     for name, limit in _LIMITS.items():
         value = getattr(config, name)
-        if not 1 <= value <= limit:
+        if type(value) is not int or not 1 <= value <= limit:
             raise ConfigError(f"{name} = {value}", f"give a whole number from 1 to {limit}")
     if config.stem not in STEMS:
         raise ConfigError(f"there is no stem {config.stem!r}", nearest(config.stem, STEMS))
@@ -182,9 +182,11 @@ def _timm(config: EncoderConfig) -> nn.Module:
     name = config.architecture
     if "." in name or not timm.is_model(name):
         raise ConfigError(f"there is no encoder {name!r}", _known_architectures(name))
-    for option in config.options:  # only these: others of timm's name files and addresses
+    for option, value in config.options.items():  # others of timm's name files and addresses
         if option not in _TIMM_OPTIONS:
             raise ConfigError(f"{name} has no option {option!r}", nearest(option, _TIMM_OPTIONS))
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise ConfigError(f"{name}: {option} = {value!r}", "give a number from 0 to 1")
     arguments = {"num_classes": 0, "in_chans": config.in_channels, **config.options}
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         arguments["img_size"] = config.image_size
