@@ -1,0 +1,46 @@
+"""Do clusters agree with classes? k-means on unit vectors, one cluster a class, judged by NMI.
+
+No label is used to cluster, so all labelled images take part, and few labels change nothing.
+
+Shapes:  N vectors, D their size.
+"""
+
+import warnings
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.evaluation.metrics import normalised_mutual_information
+from selftaught.evaluation.representation import Representation
+from selftaught.evaluation.trial import Answer, Trial
+
+_STARTS = 10
+
+
+def clusters(subject: Representation, trial: Trial) -> Answer:
+    """The best of ten runs of k-means, k the number of classes."""
+    rows = np.sort(np.concatenate([trial.train, trial.test]))
+    cluster_N = cluster(subject.vectors(trial.images)[rows], trial.classes, seed=trial.seed)
+    figures = {"NMI": partial(normalised_mutual_information, cluster_N)}
+    note = f"k-means with k = {trial.classes} on unit vectors, the best of {_STARTS} starts"
+    return Answer(rows, figures, note, split="all labelled images")
+
+
+def nmi(vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64], k: int, seed: int) -> float:
+    """Normalised mutual information (arithmetic mean) of k clusters and the labels, 0 to 1."""
+    ones_N1 = np.ones((len(labels_N), 1), np.float32)
+    cluster_N = cluster(vectors_ND, k, seed=seed)
+    return float(normalised_mutual_information(cluster_N, labels_N, ones_N1)[0])
+
+
+def cluster(vectors_ND: NDArray[np.float32], k: int, *, seed: int) -> NDArray[np.int64]:
+    """The cluster of each vector, by its direction: (N,) in 0 .. k-1."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.preprocessing import normalize
+
+    means = KMeans(min(k, len(vectors_ND)), n_init=_STARTS, random_state=seed)
+    with warnings.catch_warnings():  # fewer distinct vectors than clusters: a fact, not a fault
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(means.fit_predict(normalize(vectors_ND)), np.int64)

@@ -1,0 +1,288 @@
+"""How good is an encoder? The table: this encoder beside random init and raw pixels.
+
+Every protocol answers for the same test images, without their labels; figures and 95 % bootstrap
+intervals come from one place, and differences are paired on the same resamples.
+
+Shapes:  M images that are answered for; R draws of few training images; B resamples.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.evaluation.metrics import affordable_resamples, interval, resampled_counts
+from selftaught.evaluation.representation import (
+    EncoderRepresentation,
+    Representation,
+    random_init,
+    raw_pixels,
+)
+from selftaught.evaluation.row import Row, as_dicts, as_text
+from selftaught.evaluation.trial import Answer, Protocol, Trial
+from selftaught.rng import Key, permutation, uniform
+
+if TYPE_CHECKING:
+    from selftaught.data.labels import Labelled
+    from selftaught.data.store import Images
+    from selftaught.encoders.encoder import Encoder
+
+__all__ = ["PROTOCOLS", "Row", "as_dicts", "as_text", "evaluate", "measure"]
+
+DRAWS = 5
+"""Draws of few training images that are averaged."""
+RANDOM_SEEDS = (0, 1, 2)
+"""Of the untrained networks."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the registry; nothing is imported before the protocol is used.
+
+    Attributes:
+        place: "module:function", a `Protocol`.
+        learns: Whether training labels matter to it.
+    """
+
+    place: str
+    learns: bool = True
+
+    def load(self) -> Protocol:
+        """The protocol itself."""
+        module, _, name = self.place.partition(":")
+        protocol: Protocol = getattr(import_module(f"selftaught.evaluation.{module}"), name)
+        return protocol
+
+
+PROTOCOLS = {
+    "knn": Entry("knn:knn"),
+    "linear": Entry("linear:linear"),
+    "linear-sgd": Entry("linear_sgd:linear_sgd"),
+    "clusters": Entry("clusters:clusters", learns=False),
+}
+
+
+def evaluate(
+    encoder: "Encoder",
+    images: "Images",
+    labels: "Labelled",
+    *,
+    protocols: Sequence[str] = ("knn", "linear"),
+    few: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int = 2,
+    cache: Path | None = None,
+    name: str = "this encoder",
+    positive: str | None = None,
+    epochs: int | None = None,
+) -> list[Row]:
+    """Measure an encoder beside the same network at random init (3 seeds) and raw pixels.
+
+    Args:
+        encoder: f; its mode and its weights are left as they are.
+        images: The labelled images.
+        labels: Their classes, and which are for training and which for the test.
+        protocols: Names of `PROTOCOLS`.
+        few: Train on so many images a class: 5 keyed draws are averaged, and the interval is over
+            draws and test images.
+        seed: Of everything random.
+        device: Where to compute.
+        threads: For reading images.
+        cache: Folder of the feature cache.
+        name: What the table calls the encoder.
+        positive: Of two classes, the one whose average precision is shown; by default the last.
+        epochs: Of linear-sgd; by default the paper's.
+
+    Returns:
+        Protocol by protocol, then representation by representation, a row a metric.
+
+    Raises:
+        ConfigError: A protocol, or the positive class, is unknown.
+        DataError: The labels are numbers, or no image is for training or none for the test.
+    """
+    _check_protocols(protocols)
+    trial = _trial(images, labels, positive)
+    trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
+    how = {"device": device, "threads": threads, "cache": cache}
+    subjects: list[Representation] = [EncoderRepresentation(name, encoder, **how)]  # type: ignore[arg-type]
+    subjects += [
+        random_init(encoder.config, images, trial.train, seed=s, **how) for s in RANDOM_SEEDS
+    ]
+    return measure([*subjects, raw_pixels(images, **how)], trial, labels, protocols, few=few)
+
+
+def measure(
+    subjects: Sequence[Representation],
+    trial: Trial,
+    labels: "Labelled",
+    protocols: Sequence[str],
+    *,
+    few: int | None = None,
+) -> list[Row]:
+    """The rows of any representations; differences are those of the first to each of the others.
+
+    Args:
+        subjects: What to measure.
+        trial: On what; all of the training rows.
+        labels: To judge by.
+        protocols: Names of `PROTOCOLS`.
+        few: As for `evaluate`.
+    """
+    counts = lru_cache(maxsize=2)(resampled_counts)  # protocols share the resamples
+    rows: list[Row] = []
+    for name in protocols:
+        few_here = few if PROTOCOLS[name].learns else None
+        trials = _draws(trial, few_here)
+        called = name if few_here is None else f"{name}, {few_here} labels a class"
+        first: dict[str, Measured] | None = None
+        for subject in subjects:
+            judged = _judge(PROTOCOLS[name].load(), subject, trials, labels, counts)
+            rows += judged.rows(subject, called, labels.split, trial.seed, first)
+            first = first or judged.figures
+    return rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure and what it is in each resample, (B,)."""
+
+    value: float
+    resampled: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a protocol found about a representation."""
+
+    figures: dict[str, Measured]
+    answer: Answer
+    seconds: float
+
+    def rows(
+        self,
+        subject: Representation,
+        protocol: str,
+        split: str,
+        seed: int,
+        first: dict[str, Measured] | None,
+    ) -> list[Row]:
+        """A row a metric; `first` is what it is compared with."""
+        rows = []
+        for metric, measured in self.figures.items():
+            low, high = interval(measured.resampled)
+            row = Row(
+                representation=subject.name,
+                protocol=protocol,
+                split=self.answer.split or split,
+                metric=metric,
+                seed=seed if subject.seed is None else subject.seed,
+                value=measured.value,
+                low=low,
+                high=high,
+                seconds=self.seconds,
+                note=self.answer.note,
+            )
+            if first is not None:
+                low, high = interval(first[metric].resampled - measured.resampled)
+                row = replace(row, delta_low=low, delta_high=high)
+            rows.append(row)
+        return rows
+
+
+def _judge(
+    protocol: Protocol,
+    subject: Representation,
+    trials: Sequence[Trial],
+    labels: "Labelled",
+    counts: Callable[[int, int, int], NDArray[np.float32]],
+) -> Judged:
+    """Run the protocol on each draw and judge the mean over draws."""
+    subject.vectors(trials[0].images)  # not timed: protocols share them
+    start = time.perf_counter()
+    answers = [protocol(subject, trial) for trial in trials]
+    seconds = time.perf_counter() - start
+    answer, trial = answers[0], trials[0]
+    labels_M = labels.labels_N[answer.rows]
+    resamples = affordable_resamples(len(labels_M), trial.classes * len(trials))
+    counts_MB = counts(len(labels_M), resamples, trial.seed)
+    weights_RB = _draw_weights(len(trials), resamples, trial.seed)
+    figures = {}
+    for metric in answer.figures:
+        each = [one.figures[metric] for one in answers]
+        values = [figure(labels_M, np.ones((len(labels_M), 1), np.float32)) for figure in each]
+        resampled_RB = np.stack([figure(labels_M, counts_MB) for figure in each])
+        mean_B = (weights_RB * resampled_RB).sum(axis=0)
+        figures[metric] = Measured(float(np.mean(values)), mean_B)
+    return Judged(figures, answer, seconds)
+
+
+def _draw_weights(draws: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Draws are resampled too: how much each counts in each resample, (R, B), sums of 1."""
+    drawn_BR = uniform(Key(seed, "evaluation/bootstrap draws"), np.arange(resamples), draws)
+    index_BR = (drawn_BR * draws).astype(np.int64)
+    weights: NDArray[np.float64] = (index_BR == np.arange(draws)[:, None, None]).mean(axis=2)
+    return weights
+
+
+def _draws(trial: Trial, few: int | None) -> list[Trial]:
+    """The trial itself, or several with few training images a class each."""
+    if few is None:
+        return [trial]
+    trials = []
+    for draw in range(DRAWS):
+        order = permutation(Key(trial.seed, "evaluation/few", draw), len(trial.train))
+        chosen = np.sort(
+            np.concatenate([_first(order, trial.labels, k, few) for k in range(trial.classes)])
+        )
+        trials.append(replace(trial, train=trial.train[chosen], labels=trial.labels[chosen]))
+    return trials
+
+
+def _first(
+    order: NDArray[np.int64], labels: NDArray[np.int64], k: int, few: int
+) -> NDArray[np.int64]:
+    """The first few positions of a class in an order; all of them where there are fewer."""
+    of_class: NDArray[np.int64] = order[labels[order] == k]
+    return of_class[:few]
+
+
+def _check_protocols(protocols: Sequence[str]) -> None:
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise ConfigError(f"there is no protocol {name!r}", nearest(name, PROTOCOLS))
+
+
+def _trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:
+    if not labels.classes:
+        raise DataError(
+            "the labels are numbers, not classes",
+            "regression comes in a later version; give a column of classes with --label",
+        )
+    train, test = (rows[labels.labels_N[rows] >= 0] for rows in (labels.train, labels.test))
+    for rows, use in ((train, "train on"), (test, "test on")):
+        if not len(rows):
+            raise DataError(f"there is no labelled image to {use}", "label more images")
+    return Trial(
+        images,
+        train,
+        labels.labels_N[train].astype(np.int64),
+        test,
+        classes=len(labels.classes),
+        positive=_positive(labels.classes, positive),
+    )
+
+
+def _positive(classes: Sequence[str], positive: str | None) -> int:
+    if positive is None:
+        return len(classes) - 1
+    if positive not in classes:
+        raise ConfigError(f"there is no class {positive!r}", nearest(positive, classes))
+    return classes.index(positive)

@@ -1,0 +1,126 @@
+"""Figures of merit, each defined once for weighted images, and their bootstrap intervals.
+
+A resample of the test images is a count for each of them, so a figure is computed for all resamples
+at once; its value is that of the counts 1. Two representations are compared on the same resamples.
+
+Shapes:  M test images; K classes; B resamples (columns of counts_MB, float32 whole numbers);
+         P positive images.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.rng import Key, uniform
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Figure = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float64]]
+"""From labels_M and counts_MB to the figure of each resample, (B,)."""
+
+RESAMPLES = 1000
+
+
+def accuracy(
+    scores_MK: Floats, labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Share of the images whose highest score is that of their class, (B,)."""
+    correct_M = scores_MK.argmax(axis=1) == labels_M
+    found_B: NDArray[np.float64] = counts_MB[correct_M].sum(axis=0, dtype=float)
+    return _share(found_B, counts_MB.sum(axis=0, dtype=float))
+
+
+def balanced_accuracy(
+    scores_MK: Floats, labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Mean over classes of the share of each that is found, (B,); absent classes do not count."""
+    correct_M1 = (scores_MK.argmax(axis=1) == labels_M)[:, None]
+    found_KB = grouped_sum(counts_MB * correct_M1, labels_M)
+    shares_KB = _share(found_KB, grouped_sum(counts_MB, labels_M))
+    return np.asarray(np.nanmean(shares_KB, axis=0), np.float64)
+
+
+def mean_average_precision(
+    scores_MK: Floats, labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Mean over classes of the average precision of each against the rest, (B,).
+
+    Classes that a resample lacks do not count in it.
+    """
+    classes = np.unique(labels_M)
+    per_class = [average_precision(scores_MK[:, k], labels_M == k, counts_MB) for k in classes]
+    return np.asarray(np.nanmean(per_class, axis=0), np.float64)
+
+
+def average_precision(
+    scores_M: Floats, positive_M: NDArray[np.bool_], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """sum_n (R_n - R_{n-1}) P_n over the distinct thresholds n, (B,); nan without positives.
+
+    Each positive adds the precision at the end of its group of equal scores.
+    """
+    order = np.argsort(-scores_M, kind="stable")
+    counts_MB, positive_M, scores_M = counts_MB[order], positive_M[order], scores_M[order]
+    weights_PB = counts_MB[positive_M]
+    last_P = np.searchsorted(-scores_M, -scores_M[positive_M], side="right") - 1
+    seen_PB = np.cumsum(counts_MB, axis=0)[last_P]
+    hits_PB = np.cumsum(weights_PB, axis=0)[np.cumsum(positive_M)[last_P] - 1]
+    found_B = (weights_PB * hits_PB / np.maximum(seen_PB, 1)).sum(axis=0, dtype=float)
+    return _share(found_B, weights_PB.sum(axis=0, dtype=float))
+
+
+def normalised_mutual_information(
+    cluster_M: NDArray[np.int64], labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """I(cluster; label) over the arithmetic mean of their entropies, (B,)."""
+    classes = int(labels_M.max()) + 1
+    cells, cell_M = np.unique(cluster_M * classes + labels_M, return_inverse=True)
+    joint_JB = grouped_sum(counts_MB, cell_M) / counts_MB.sum(axis=0, dtype=float)
+    h_cluster, h_label = (
+        _entropy(grouped_sum(joint_JB, part)) for part in (cells // classes, cells % classes)
+    )
+    mean = (h_cluster + h_label) / 2
+    information = np.maximum(h_cluster + h_label - _entropy(joint_JB), 0)
+    return np.where(mean > 1e-12, information / np.maximum(mean, 1e-12), 0.0)
+
+
+def resampled_counts(images: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    """How often each image is in each bootstrap resample, (M, B)."""
+    key = Key(seed, "evaluation/bootstrap")
+    counts_MB = np.empty((images, resamples), np.float32)
+    for b in range(resamples):
+        drawn = (uniform(key, np.array([b]), images)[0] * images).astype(np.int64)
+        counts_MB[:, b] = np.bincount(drawn, minlength=images)
+    return counts_MB
+
+
+def affordable_resamples(images: int, classes: int) -> int:
+    """1,000, or fewer (100 at least) where as many would take minutes or gigabytes."""
+    affordable = min(2e8 / (images * classes), 2.5e7 / images)
+    return int(np.clip(affordable, 100, RESAMPLES))
+
+
+def interval(values_B: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval; resamples in which a figure does not exist do not count."""
+    low, high = np.nanpercentile(values_B, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def grouped_sum(values_MB: Floats, group_M: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums of the rows of each group, in the order of the groups that there are."""
+    order = np.argsort(group_M, kind="stable")
+    starts = np.flatnonzero(np.diff(group_M[order], prepend=-1))
+    sums: NDArray[np.float64] = np.add.reduceat(values_MB[order], starts, axis=0).astype(float)
+    return sums
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """part / whole; nan where there is nothing."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def _entropy(shares_KB: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-sum p log p of each column, in nats."""
+    logs = np.log(shares_KB, out=np.zeros_like(shares_KB), where=shares_KB > 0)
+    entropy: NDArray[np.float64] = -(shares_KB * logs).sum(axis=0)
+    return entropy

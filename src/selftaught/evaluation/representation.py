@@ -1,0 +1,214 @@
+"""Anything that turns images into vectors: the encoder in question, and what it has to beat.
+
+Shapes:  N images of the set; n rows of it; C channels; S pixels a side; D size of a vector.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.errors import DataError
+from selftaught.features import features
+from selftaught.rng import Key, permutation
+from selftaught.views.policy import Policy, evaluation
+from selftaught.views.sample import sample
+from selftaught.views.tensors import apply
+
+if TYPE_CHECKING:
+    from selftaught.data.store import Images
+
+PIXELS_SIDE = 32
+"""Raw pixels are compared at 32 x 32."""
+
+
+class Representation(Protocol):
+    """What is evaluated: a name, a seed, and a vector for every image of a set."""
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+
+    @property
+    def seed(self) -> int | None:
+        """Of its random weights, where there are some."""
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The network behind it, for protocols that make new views; None: vectors only."""
+
+    def vectors(self, images: "Images") -> NDArray[np.float32]:
+        """(N, D), in row order."""
+
+
+@dataclass(frozen=True)
+class EncoderRepresentation:
+    """f(x) of the evaluation view. Vectors are kept in memory, and on disk where there is a cache.
+
+    Attributes:
+        name: As the table shows it.
+        encoder: f.
+        seed: Of its random weights, where there are some.
+        device: Where to compute.
+        threads: For reading images.
+        cache: Folder of the feature cache.
+    """
+
+    name: str
+    encoder: Encoder
+    seed: int | None = None
+    device: str = "cpu"
+    threads: int = 2
+    cache: Path | None = None
+    _kept: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
+
+    def vectors(self, images: "Images") -> NDArray[np.float32]:
+        """(N, D), in row order.
+
+        Raises:
+            DataError: A vector is not finite.
+        """
+        if images.content not in self._kept:
+            vectors = features(
+                self.encoder, images, device=self.device, threads=self.threads, cache=self.cache
+            )
+            if not np.isfinite(vectors).all():
+                raise DataError(
+                    f"{self.name} makes vectors that are not finite",
+                    "its training diverged; train again with a lower --lr",
+                )
+            self._kept[images.content] = vectors
+        return self._kept[images.content]
+
+
+def random_init(
+    config: EncoderConfig, images: "Images", train: NDArray[np.int64], *, seed: int, **how: object
+) -> EncoderRepresentation:
+    """The same network, untrained; its batch norms have seen the training images once.
+
+    Args:
+        config: Of the network.
+        images: The set.
+        train: Rows of the training images.
+        seed: Of the weights and of the order of that pass.
+        how: device, threads and cache of the representation.
+    """
+    subject = EncoderRepresentation("random init", build(config, seed=seed), seed, **how)  # type: ignore[arg-type]
+    subject.encoder.to(subject.device)
+    calibrate(subject.encoder, images, train, seed=seed, threads=subject.threads)
+    return subject
+
+
+def raw_pixels(images: "Images", **how: object) -> EncoderRepresentation:
+    """The evaluation view at 32 x 32 pixels, in units of the set's channel mean and std, flat."""
+    channels, side = images.checked.channels, PIXELS_SIDE
+    config = EncoderConfig("pixels", channels, image_size=side, intensity=images.checked.intensity)
+    encoder = Encoder(config, _Flat(), dim=channels * side * side)
+    return EncoderRepresentation("raw pixels", encoder, **how)  # type: ignore[arg-type]
+
+
+class _Flat(nn.Flatten):
+    """A network of no layers."""
+
+    feature_info = ()
+
+
+def calibrate(
+    encoder: Encoder,
+    images: "Images",
+    train: NDArray[np.int64],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    threads: int = 2,
+) -> None:
+    """Set the statistics of all batch norms to their means over one pass over the training images.
+
+    The order is random, for the set may be sorted by class; a last incomplete batch is left out,
+    where there are others, for it would count as much as a whole one.
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    if not norms or len(train) < 2:
+        return
+    rows = train[permutation(Key(seed, "evaluation/calibrate"), len(train))]
+    batch_size = min(batch_size, len(rows))
+    momenta = [norm.momentum for norm in norms]
+    encoder.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+        norm.train()
+    policy = evaluation(encoder.config.image_size)
+    batches = whole_batches(rows, batch_size)
+    with torch.no_grad():
+        for x_NCSS in views(encoder, images, batches, policy, threads=threads):
+            encoder(x_NCSS)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def whole_batches(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """The rows in batches of one size; what is left over at the end is dropped."""
+    return np.split(rows[: len(rows) // batch_size * batch_size], len(rows) // batch_size)
+
+
+def views(
+    encoder: Encoder,
+    images: "Images",
+    batches: Sequence[NDArray[np.int64]],
+    policy: Policy,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    threads: int = 2,
+) -> Iterator[Tensor]:
+    """One view of each row, batch by batch, on the encoder's device; numbers are keyed by row."""
+    config, store = encoder.config, images.store
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+
+    def make(rows: NDArray[np.int64]) -> Tensor:
+        params = sample(
+            policy,
+            size=config.image_size,
+            sizes_N2=store.sizes_N2[rows],
+            draws_N=rows,
+            seed=seed,
+            epoch=epoch,
+        )
+        return apply(_tensors(store.read(rows), device), params, policy, config.intensity)
+
+    return _ahead(make, batches, threads)
+
+
+def _tensors(
+    pixels: NDArray[np.generic] | list[NDArray[np.generic]], device: torch.device
+) -> Tensor | list[Tensor]:
+    if isinstance(pixels, list):
+        return [torch.tensor(image).to(device) for image in pixels]
+    return torch.tensor(pixels).to(device)
+
+
+def _ahead(
+    make: Callable[[NDArray[np.int64]], Tensor],
+    batches: Sequence[NDArray[np.int64]],
+    threads: int,
+) -> Iterator[Tensor]:
+    """make(batch) in order, up to `threads` of them made ahead."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(make, batch))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
