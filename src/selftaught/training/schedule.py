@@ -1,0 +1,43 @@
+"""The learning rate as a function of the step alone, so that a resumed run needs no state of it.
+
+The rules are google-research/simclr's: batch scaling, linear warm-up, cosine to 0.
+"""
+
+import math
+
+from selftaught.errors import ConfigError, nearest
+
+_WARMUP_EPOCHS, _WARMUP_SHARE = 10, 10  # at most 10 epochs, at most a 10th of the steps
+
+
+def scaled_lr(lr: float, batch_size: int, scaling: str) -> float:
+    """The peak learning rate for a batch of this size (Chen et al. 2020, appendix B.1).
+
+    Args:
+        lr: The learning rate as configured.
+        batch_size: Images of the global batch.
+        scaling: "none": lr; "linear": lr * batch_size / 256; "sqrt": lr * sqrt(batch_size).
+
+    Raises:
+        ConfigError: The scaling is unknown.
+    """
+    factors = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
+    if scaling not in factors:
+        raise ConfigError(f"loop.scaling {scaling!r} is unknown", nearest(scaling, factors))
+    return lr * factors[scaling]
+
+
+def warmup_steps(total_steps: int, steps_per_epoch: int) -> int:
+    """How many steps the warm-up takes: 10 epochs, but at most 10 % of the run."""
+    return min(_WARMUP_EPOCHS * steps_per_epoch, total_steps // _WARMUP_SHARE)
+
+
+def lr_at(step: int, *, peak: float, total_steps: int, warmup: int) -> float:
+    """The learning rate of a step, counted from 0: linear from 0 to the peak, then cosine to 0.
+
+    As in the released code the first step of a warm-up has rate 0, and step `warmup` has the peak.
+    """
+    if step < warmup:
+        return peak * step / warmup
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return peak * 0.5 * (1 + math.cos(math.pi * done))
