@@ -68,8 +68,8 @@ class Command:
 
 COMMANDS = {
     "demo": Command(options.Demo, "selftaught.demo:demo"),
-    "check": Command(options.Check, "selftaught.recipe:check"),
-    "views": Command(options.Views, "selftaught.recipe:views"),
+    "check": Command(options.Check, "selftaught.commands:check"),
+    "views": Command(options.Views, "selftaught.commands:views"),
     "pretrain": Command(options.Pretrain, "selftaught.pretrain:pretrain"),
     "resume": Command(options.Resume, "selftaught.pretrain:resume"),
     "evaluate": Command(options.Evaluate, "selftaught.commands:evaluate"),
@@ -94,7 +94,7 @@ def load(run: str | Path) -> "Encoder":
     Raises:
         FileError: There is none, or it is damaged.
     """
-    from selftaught.encoders.encoder import open_encoder
+    from selftaught.encoders.folder import open_encoder
 
     return open_encoder(str(run)).eval()
 

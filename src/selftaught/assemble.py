@@ -2,18 +2,26 @@
 
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from selftaught import distributed
-from selftaught.config import Config, ViewSettings, typed, with_overrides
-from selftaught.data.store import Images
+from selftaught.config import Config, DataSettings, ViewSettings, typed, with_overrides
+from selftaught.data.batches import Feed
+from selftaught.data.labels import label
+from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, nearest
+from selftaught.features import features
+from selftaught.machine import cache_folder
 from selftaught.methods import find
 from selftaught.methods.method import Method
-from selftaught.training.loop import Plan
+from selftaught.training.loop import Probe
 from selftaught.training.schedule import scaled_lr, warmup_steps
+from selftaught.training.training import Plan, Training
 from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop, ViewSpec
 
 VIEWS_AN_IMAGE = 2
@@ -80,14 +88,14 @@ def method(config: Config, images: Images) -> Method:
     return built
 
 
-def plan(config: Config, images: Images, device: str, seconds: float | None = None) -> Plan:
+def plan(config: Config, images: Images, device: torch.device) -> Plan:
     """The numbers that the loop needs, all of them resolved."""
     loop = config.loop
     steps_per_epoch = max(1, len(images.store) // loop.batch_size)
     total = loop.total_steps or loop.epochs * steps_per_epoch
     precision = loop.precision
     if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "float32"
+        precision = "bf16" if device.type == "cuda" else "float32"
     return Plan(
         epochs=-(-total // steps_per_epoch),
         batch_size=loop.batch_size,
@@ -103,10 +111,69 @@ def plan(config: Config, images: Images, device: str, seconds: float | None = No
         compile=loop.compile,
         log_every=loop.log_every,
         checkpoint_seconds=loop.checkpoint_seconds,
-        probe_every=loop.probe_every,
         stop_on_alarm=loop.stop_on_alarm,
-        seconds=seconds,
     )
+
+
+def training(config: Config, images: Images, device: torch.device, threads: int) -> Training:
+    """Method, views and plan, at step 0.
+
+    Raises:
+        ConfigError: There are fewer images than a batch has, or options contradict each other.
+    """
+    built = method(config, images)
+    feed = Feed(
+        images=images,
+        specs=built.policy,
+        batch_size=config.loop.batch_size,
+        seed=config.seed,
+        threads=threads,
+        device=device,
+        intensity=built.encoder.config.intensity,
+    )
+    return Training(built, feed, plan(config, images, device), device)
+
+
+def lasting(name: str) -> str:
+    """A path that means the same from another working directory; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def opened(config: Config, cache: Path | None, threads: int) -> Images:
+    """The images of a configuration; process 0 goes first and leaves the others its cache."""
+    settings = config.data
+    first = distributed.rank() == 0
+    for turn in (True, False):
+        if turn == first:
+            images = open_images(
+                settings.path,
+                cache=cache_folder(cache),
+                threads=threads,
+                min_side=settings.min_side,
+                store_size=settings.store_size,
+            )
+        distributed.agree(False)
+    return images
+
+
+def probe(labelled: str, training: Training, threads: int, cache: Path | None) -> Probe:
+    """The encoder's kNN accuracy on labelled images, to be watched during training.
+
+    Raises:
+        DataError: The images have no labels.
+    """
+    from selftaught.evaluation.knn import knn_accuracy
+
+    images = opened(Config(data=DataSettings(labelled)), cache, threads)
+    labels = label(images.checked)
+
+    def measure() -> float:
+        vectors_ND = features(
+            training.method.encoder, images, device=training.device, threads=threads
+        )
+        return knn_accuracy(vectors_ND, labels.labels_N, labels.train, labels.test)
+
+    return measure
 
 
 def _continued(config: Config, images: Images) -> Encoder:

