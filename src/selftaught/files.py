@@ -14,7 +14,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from selftaught.errors import FileError
 
@@ -76,6 +76,7 @@ def read_table(path: Path) -> "pa.Table":
     from pyarrow import parquet
 
     try:
+        _check_regular(path)
         return parquet.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise FileError(
@@ -90,20 +91,31 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
     Raises:
         FileError: The file is missing, unreadable, larger than the limit, or no regular file.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise FileError(f"{path} is not a regular file", "it is not one of our files")
-        with path.open("rb") as file:
-            data = file.read(-1 if limit is None else limit + 1)
-    except OSError as error:
-        raise FileError(
-            f"{path} cannot be read ({error.strerror})", "restore the file or write it again"
-        ) from None
+    with _reading(path) as file:
+        data = file.read(-1 if limit is None else limit + 1)
     if limit is not None and len(data) > limit:
         raise FileError(
             f"{path} is larger than {limit >> 20} MiB", "it is not one of our files; restore it"
         )
     return data
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    try:
+        _check_regular(path)
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read ({error.strerror})", "restore the file or write it again"
+        ) from None
+
+
+def _check_regular(path: Path) -> None:
+    """What is there is a file: to open a pipe would wait, to read a device would never end."""
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} is not a regular file", "it is not one of our files")
 
 
 def read_json(path: Path) -> Any:
@@ -147,9 +159,11 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
     Raises:
         FileError: The file is missing, damaged, or claims more bytes than it has.
     """
-    with contextlib.suppress(OSError):  # before gigabytes of something else are read
-        _check_header(_start(path), path.stat().st_size, path)
-    return tensors_from_bytes(read_bytes(path), path)
+    with _reading(path) as file:
+        _check_header(file.read(8), os.fstat(file.fileno()).st_size, path)  # before it is all read
+        file.seek(0)
+        data = file.read()
+    return tensors_from_bytes(data, path)
 
 
 def tensors_from_bytes(data: bytes, path: Path) -> "dict[str, Tensor]":
@@ -164,18 +178,11 @@ def tensors_from_bytes(data: bytes, path: Path) -> "dict[str, Tensor]":
     _check_header(data[:8], len(data), path)
     try:
         return load(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FileError(
             f"{path} cannot be read as tensors ({_first_line(error)})",
             "restore the file from a backup",
         ) from None
-
-
-def _start(path: Path) -> bytes:
-    if not path.is_file():
-        raise OSError
-    with path.open("rb") as file:
-        return file.read(8)
 
 
 def _check_header(start: bytes, size: int, path: Path) -> None:
@@ -226,12 +233,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder, which is whole under its name until it is gone. Failing does no harm."""
+def remove(path: Path) -> None:
+    """Remove a folder or a file, whole under its name until it is gone. Failing does no harm."""
     part = _temporary(path)
     with contextlib.suppress(OSError):
         path.rename(part)
-    shutil.rmtree(part, ignore_errors=True)
+        _delete(part)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _temporary(path: Path) -> Path:
@@ -242,10 +256,8 @@ def _temporary(path: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder."""
     for leftover in folder.glob(".*.tmp-*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _delete(leftover)
 
 
 def inside(root: Path, name: str) -> Path:
@@ -322,7 +334,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
         probe.touch()
         probe.unlink()
         if taken:
-            shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
+            _delete(out)
     except OSError as error:
         raise _unwritable(out.parent, error) from None
 

@@ -129,7 +129,7 @@ def _manifest(entries: dict[str, dict[str, Any]]) -> bytes:
 def _set_aside(path: Path) -> None:
     """Make room for a checkpoint of the same step; `_found` still knows the one that was there."""
     if path.exists():
-        files.remove_folder(_aside(path))
+        files.remove(_aside(path))
         path.rename(_aside(path))
 
 
@@ -149,12 +149,12 @@ def _step(path: Path) -> int:
 
 def _remove_older(folder: Path, new: Path) -> None:
     """Keep the newest older one that verifies; what is damaged and newer than it stays too."""
-    files.remove_folder(_aside(new))
+    files.remove(_aside(new))
     older = [path for path in _found(folder) if _step(path) < _step(new)]
     while len(older) > 1 and not _is_intact(older[0]):
         older.pop(0)
     for path in older[1:]:
-        files.remove_folder(path)
+        files.remove(path)
 
 
 def _is_intact(path: Path) -> bool:
