@@ -35,7 +35,7 @@ def apply(
     done with the box wherever the policy names it, for it commutes with all other operations.
 
     Args:
-        images: (N, H, W, C) or N tensors (H, W, C) of uint8, uint16 or float32.
+        images: (N, H, W, C) or N tensors (H, W, C) of uint8, uint16 or float32; one at least.
         params: What `sample` drew for them.
         policy: What it drew from.
         intensity: Range of the raw values; mean and standard deviation of each channel.
@@ -43,7 +43,7 @@ def apply(
     Raises:
         ConfigError: The intensity has not one mean, or one a channel.
     """
-    device = images[0].device if len(images) else torch.device("cpu")
+    device = images[0].device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         x = _boxes(images, params, intensity)
         for operation in policy.operations:
