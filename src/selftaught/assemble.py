@@ -19,6 +19,7 @@ from selftaught.features import features
 from selftaught.machine import cache_folder
 from selftaught.methods import find
 from selftaught.methods.method import Method
+from selftaught.rng import torch_seed
 from selftaught.training.loop import Probe
 from selftaught.training.schedule import scaled_lr, warmup_steps
 from selftaught.training.training import Plan, Training
@@ -81,7 +82,10 @@ def method(config: Config, images: Images) -> Method:
     """The method around its encoder; with synchronised batch norm where there are several ranks."""
     cls = find(config.method)
     options = cls.Options(**config.options)
-    built: Any = cls(encoder(config, images), options, policy=view_specs(config))  # type: ignore[call-arg]
+    f = encoder(config, images)
+    with torch.random.fork_rng(devices=[]):  # heads draw their weights from torch's generator
+        torch.default_generator.manual_seed(torch_seed(config.seed, -1))  # before step 0
+        built: Any = cls(f, options, policy=view_specs(config))  # type: ignore[call-arg]
     if distributed.world() > 1:
         built = distributed.synchronise_batch_norm(built)
     assert isinstance(built, Method)
