@@ -1,6 +1,5 @@
 """The commands pretrain and resume: from options to a run's folder with an encoder in it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from selftaught.data.store import Images
 from selftaught.encoders.folder import save_config, save_encoder
 from selftaught.errors import FileError
 from selftaught.files import claim, locked, remove_leftovers, write_json
-from selftaught.machine import cache_folder, describe, pick_device
+from selftaught.machine import describe, pick_device
 from selftaught.options import Machine, Pretrain, Resume
 from selftaught.resolve import resolve
-from selftaught.training import checkpoint
+from selftaught.training import checkpoint, log
 from selftaught.training.checkpoint import Checkpoint
 from selftaught.training.log import Log, cut_back
 from selftaught.training.loop import Loop, Outcome, Probe, seconds_per_step, steps_within
@@ -150,7 +149,7 @@ class _Run:
             training,
             self.folder,
             self.log,
-            history=_history(self.folder) if found else [],
+            history=log.read(self.folder) if found else [],
             remember={"config": config.to_dict(self.config), **self._circumstances()},
             seconds=seconds,
             probe=self._probe(training),
@@ -252,11 +251,6 @@ def _same_configuration(now: Config, found: Checkpoint, run: Path) -> None:
                 f"{run}/config.yaml: {name} is {after.get(name)}, the run has {before.get(name)}",
                 "put it back, or begin a new run with selftaught pretrain --config",
             )
-
-
-def _history(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _summary(folder: Path, training: Training, outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""What is trained, and one step of it: all that changes in a run, and so all that a checkpoint holds.
+"""What is trained, and one step of it: all that changes in a run and stands in a checkpoint.
 
 Shapes:  N images of this process in the batch; V views an image; D size of an embedding.
 """
