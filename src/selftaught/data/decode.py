@@ -1,0 +1,359 @@
+"""One file to pixels: what is damaged, huge or no image is refused, and no file can do harm.
+
+JPEG is decoded by simplejpeg, which gives Pillow's pixels bit for bit and refuses what Pillow
+refuses when it is cut off; everything else, and every JPEG that simplejpeg complains about, by
+Pillow with a list of allowed formats. Pillow's limits are respected and its globals left alone.
+
+Shapes:  H height, W width, C channels: 1 for grey, 3 for colour.
+"""
+
+import contextlib
+import io
+import os
+import re
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from selftaught.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What is opened, whatever the file's name says; EPS, say, would run Ghostscript."""
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
+    " .apng".split()
+)
+"""Names of images in a folder, in any case."""
+
+_BYTES_LIMIT = 2**30  # of a file; uncompressed, the largest image that Pillow allows has 2/3 of it
+_ORIENTATION = 0x0112  # the tag in EXIF and TIFF
+_ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
+_SIXTEEN = re.compile(r";16[BLN]?$")
+_OTHERS = {
+    b"%!PS": "EPS",
+    b"%PDF": "PDF",
+    b"8BPS": "PSD",
+    b"\x00\x00\x01\x00": "ICO",
+    b"SIMPLE  =": "FITS",
+    b"\x89HDF": "HDF5",
+}
+# What Pillow's plug-ins raise on hostile bytes, found by fuzzing them.
+_PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
+    *(AttributeError, AssertionError, RuntimeError, MemoryError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+
+
+class BadImage(DataError):
+    """A file that cannot be used as an image.
+
+    Args:
+        name: The file, as the user knows it.
+        reason: A short phrase: "truncated", "not an image", "empty", ...
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(shown(name), reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image and what is remarkable about how it was read.
+
+    Attributes:
+        pixels: (H, W, C) uint8, uint16 or float32, upright, contiguous and writable.
+        notes: Words: "animated", "pages" (only the first is used), "16 bits read as 8".
+    """
+
+    pixels: NDArray[Any]
+    notes: tuple[str, ...] = ()
+
+
+def decode(data: bytes, name: str) -> NDArray[Any]:
+    """The pixels of an image, upright, without alpha (over white).
+
+    Args:
+        data: All bytes of the file.
+        name: What an error calls it.
+
+    Returns:
+        (H, W, C) uint8, uint16 or float32; C is 1 for grey images and 3 for all others.
+
+    Raises:
+        BadImage: The bytes are no image of an allowed type, are damaged, or hold too many pixels.
+    """
+    return decode_noting(data, name).pixels
+
+
+def decode_noting(data: bytes, name: str) -> Decoded:
+    """As `decode`, with what is remarkable.
+
+    Raises:
+        BadImage: As `decode`.
+    """
+    if not data:
+        raise BadImage(name, "empty")
+    fast = _fast_jpeg(data, name) if data.startswith(b"\xff\xd8\xff") else None
+    decoded = fast or _by_pillow(data, name)
+    if decoded.pixels.dtype == np.float32 and not np.isfinite(decoded.pixels).all():
+        raise BadImage(name, "holds values that are not finite")
+    return decoded
+
+
+def decode_file(path: Path, name: str) -> NDArray[Any]:
+    """The pixels of a file; never waits for a pipe and never reads a device.
+
+    Raises:
+        BadImage: As `decode`; or the file is missing, unreadable or no regular file.
+    """
+    return decode(read_image(path, name), name)
+
+
+def read_image(path: Path, name: str) -> bytes:
+    """The bytes of a regular file of at most 1 GiB.
+
+    Raises:
+        BadImage: The file is missing, unreadable, larger, or no regular file.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImage(name, "not a regular file")
+        with path.open("rb", opener=_open_now) as file:
+            status = os.fstat(file.fileno())  # what was opened may have been swapped since
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImage(name, "not a regular file")
+            if status.st_size > _BYTES_LIMIT:
+                raise BadImage(name, "larger than 1 GiB")
+            return file.read()
+    except FileNotFoundError:
+        raise BadImage(name, "missing") from None
+    except OSError as error:
+        raise BadImage(name, f"unreadable ({error.strerror})") from None
+
+
+def as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
+    """An image with the data set's number of channels: grey is repeated where others have colour.
+
+    Args:
+        image_HWC: (H, W, C).
+        channels: C, or any number where C is 1.
+
+    Returns:
+        (H, W, channels), the image itself where nothing is to be done.
+    """
+    if image_HWC.shape[2] == channels:
+        return image_HWC
+    assert image_HWC.shape[2] == 1, "only grey can be repeated"
+    return np.repeat(image_HWC, channels, axis=2)
+
+
+def shown(name: str) -> str:
+    """A file's name as one line of text: what cannot be printed is escaped."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open without waiting, should the file have become a pipe since it was looked at."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _fast_jpeg(data: bytes, name: str) -> Decoded | None:
+    """A JPEG by simplejpeg; None where it is CMYK or damaged, which Pillow shall judge."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, RuntimeError):
+        return None
+    if space in ("CMYK", "YCCK"):
+        return None
+    _check_size(width, height, name)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "GRAY" if space == "Gray" else "RGB")
+    except (ValueError, RuntimeError):
+        return None
+    # Marker bytes cannot occur within a scan, so this finds every APP1 segment (EXIF, XMP).
+    turn = _jpeg_orientation(data) if b"\xff\xe1" in data else 1
+    return Decoded(_upright(pixels, turn))
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    with contextlib.suppress(*_PILLOW_ERRORS), _strict():
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return _orientation(image)
+    return 1
+
+
+def _by_pillow(data: bytes, name: str) -> Decoded:
+    try:
+        with _strict(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size, name)
+            notes = _notes(image)
+            image.load()
+            pixels = _pixels(image)
+            turn = _orientation(image)  # after loading: a TIFF is upright by now
+    except BadImage:
+        raise
+    except _PILLOW_ERRORS as error:
+        raise BadImage(name, _reason(error, data)) from None
+    if pixels is None:
+        raise BadImage(name, f"unsupported type ({image.mode})")
+    return Decoded(_upright(pixels, turn), notes)
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise BadImage(name, f"over the pixel limit ({width} x {height})")
+
+
+def _reason(error: BaseException, data: bytes) -> str:
+    text = str(error).lower()
+    if isinstance(error, UnidentifiedImageError):
+        return _unidentified(data)
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "over the pixel limit"
+    if isinstance(error, EOFError) or "truncated" in text or "not enough" in text:
+        return "truncated"
+    return "truncated" if _shorter_than_said(data) else "damaged"
+
+
+def _shorter_than_said(data: bytes) -> bool:
+    """Whether a WebP (RIFF) file ends before the size in its header."""
+    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+
+
+def _unidentified(data: bytes) -> str:
+    for start, kind in _OTHERS.items():
+        if data.startswith(start):
+            return f"unsupported type ({kind})"
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "unsupported type (HEIC)"
+    if data[128:132] == b"DICM":
+        return "unsupported type (DICOM)"
+    return "not an image"
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    """What to say of an image that is open and not loaded yet."""
+    notes = []
+    if image.format in _ANIMATIONS and getattr(image, "is_animated", False):
+        notes.append("animated")
+    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+        notes.append("pages")
+    if notes:
+        image.seek(0)
+    mode = image.tile[0][3] if getattr(image, "tile", None) else ""
+    raw = mode[0] if isinstance(mode, tuple) and mode else mode
+    if image.mode in ("RGB", "RGBA", "LA") and isinstance(raw, str) and _SIXTEEN.search(raw):
+        notes.append("16 bits read as 8")
+    return tuple(notes)
+
+
+def _pixels(image: Image.Image) -> NDArray[Any] | None:
+    """(H, W, C) of a loaded image of any mode; None where there is no sensible conversion."""
+    if image.mode.startswith("I;16"):
+        return np.array(image).astype(np.uint16)[..., None]
+    if image.mode == "I":
+        return _from_int32(np.array(image))[..., None]
+    if image.mode == "F":
+        return np.array(image, np.float32)[..., None]
+    if image.has_transparency_data:
+        grey = image.mode in ("1", "L", "LA", "La")
+        return _one_if_grey(_over_white(np.array(image.convert("LA" if grey else "RGBA"))), image)
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))[..., None]
+    if image.mode in ("RGB", "RGBX", "P", "CMYK", "YCbCr", "HSV"):
+        return _one_if_grey(np.array(image.convert("RGB")), image)
+    return None
+
+
+def _from_int32(pixels_HW: NDArray[np.int32]) -> NDArray[Any]:
+    """uint16 where all values fit, else float32, exact up to 2^24."""
+    fits = pixels_HW.size and pixels_HW.min() >= 0 and pixels_HW.max() <= 65535
+    return pixels_HW.astype(np.uint16 if fits else np.float32)
+
+
+def _over_white(pixels_HWA: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colour times alpha plus white times the rest, rounded; alpha is the last channel."""
+    wide = pixels_HWA.astype(np.uint16)
+    colour, alpha = wide[..., :-1], wide[..., -1:]
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _one_if_grey(pixels_HWC: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
+    """One channel where a palette held greys only: its file knows no other way to be grey."""
+    if image.mode in ("P", "PA") and (pixels_HWC == pixels_HWC[..., :1]).all():
+        return pixels_HWC[..., :1].copy()
+    return pixels_HWC
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 .. 8 from EXIF or XMP; 1 where they are damaged: the pixels are not."""
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except _PILLOW_ERRORS:
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _upright(pixels_HWC: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Mirror (even numbers up to 4, odd ones from 5) and turn as EXIF's table says."""
+    if orientation in (2, 5, 7, 4):
+        pixels_HWC = pixels_HWC[:, ::-1]
+    quarters = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(pixels_HWC, quarters))
+
+
+_FILTERS: tuple[tuple[Any, ...], ...] = (
+    ("ignore", None, Warning, re.compile(r"PIL\."), 0),
+    ("error", None, Image.DecompressionBombWarning, None, 0),
+)
+_lock = threading.Lock()
+_inside = 0
+_added: list[tuple[Any, ...]] = []
+
+
+@contextlib.contextmanager
+def _strict() -> Iterator[None]:
+    """Pillow's warning of too many pixels is an error, its other warnings are silent.
+
+    Python's filters belong to the whole process, and `warnings.catch_warnings` in several threads
+    leaves them in disorder. Here the first thread that comes in adds two filters, which concern
+    Pillow only, and the last one that leaves takes them away.
+    """
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _added[:] = [f for f in _FILTERS if f not in warnings.filters]
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _remove(_added)
+
+
+def _remove(filters: list[tuple[Any, ...]]) -> None:
+    present = cast("list[tuple[Any, ...]]", warnings.filters)
+    for entry in filters:
+        with contextlib.suppress(ValueError):
+            present.remove(entry)
