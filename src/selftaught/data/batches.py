@@ -1,0 +1,335 @@
+"""Batches of views, made ahead of the step by threads, in an order that no thread can change.
+
+Shapes:  N images of the store; B of the global batch; n of this process's part of it; V views.
+         A place is a position in the epoch's global order. A draw is a place too: it keys the
+         randomness of a view, also where another place's image stands in for a bad one.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftaught.data.batch import Batch, Draws, Progress
+from selftaught.data.decode import BadImage
+from selftaught.data.store import Images
+from selftaught.distributed import rank, world
+from selftaught.errors import ConfigError, DataError
+from selftaught.rng import Key, permutation
+from selftaught.views.policy import Intensity, ViewSpec
+from selftaught.views.sample import ViewParams, sample
+from selftaught.views.tensors import apply
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Rows = NDArray[np.int64]
+Raw = Tensor | list[Tensor]
+
+_UNKNOWN, _GOOD, _BAD = 0, 1, 2
+_TOLERATED = 0.01  # share of images that may go bad during a run
+_QUEUE = 2  # batches that wait beside those that are being made
+
+
+@dataclass
+class Feed:
+    """What batches are made of; the same for a whole run.
+
+    Attributes:
+        images: What is drawn from.
+        specs: The views that are made.
+        batch_size: Images a step, over all processes.
+        seed: The run's seed.
+        threads: Threads that make batches ahead of the step; 0 makes them when they are asked for.
+        device: Where the views are wanted.
+        intensity: How raw values become the network's input.
+        labels: (N,) what `Batch.labels` is taken from.
+        replaced: Names of files that went bad since the check, each once.
+
+    Raises:
+        ConfigError: There are fewer images than a batch has, or the number of processes does not
+            divide the batch.
+    """
+
+    images: Images
+    _: KW_ONLY
+    specs: tuple[ViewSpec, ...]
+    batch_size: int
+    seed: int
+    threads: int = 2
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    intensity: Intensity = field(default_factory=Intensity)
+    labels: NDArray[Any] | None = None
+    replaced: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.batch_size > len(self.images.store):
+            raise ConfigError(
+                f"--batch-size {self.batch_size} is more than the {len(self.images.store)} images",
+                f"give --batch-size {len(self.images.store)} or less, or more images",
+            )
+        if self.batch_size < 1 or self.batch_size % world():
+            raise ConfigError(
+                f"--batch-size {self.batch_size} does not divide into {world()} equal parts",
+                f"give a multiple of {world()}, the number of processes",
+            )
+        self._health = _Health(self.images, self.replaced)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch; the last incomplete one is dropped."""
+        return len(self.images.store) // self.batch_size
+
+    def epoch(
+        self, draws: Draws | None, progress: Progress, *, skip: int = 0
+    ) -> Generator[Batch, None, None]:
+        """The batches of an epoch; closing the generator ends its threads.
+
+        Args:
+            draws: The epoch's global order; None: a permutation keyed by seed and epoch.
+            progress: Where the run stands at the epoch's first batch.
+            skip: Batches that a resumed run has done already.
+
+        Raises:
+            DataError: More than 1 % of the images have gone bad since they were checked.
+        """
+        order = draws or Draws(self._permutation(progress.epoch))
+        assert len(order.rows) == len(self.images.store)
+        on_cpu = self.device.type == "cpu"
+
+        def make(index: int) -> _Read | Batch:
+            read = self._read(order, replace(progress, step=progress.step + index), index)
+            return self._batch(read) if on_cpu else read
+
+        made = ahead(make, range(skip, self.steps_per_epoch), threads=self.threads)
+        try:
+            for one in made:
+                yield one if isinstance(one, Batch) else self._batch(one)
+        finally:
+            made.close()
+
+    def _permutation(self, epoch: int) -> Rows:
+        return permutation(Key(self.seed, "order", epoch), len(self.images.store))
+
+    def _read(self, order: Draws, progress: Progress, index: int) -> "_Read":
+        """Pixels and parameters of this process's part of a global batch."""
+        n = self.batch_size // world()
+        part = slice(rank() * n, (rank() + 1) * n)
+        first = index * self.batch_size
+        draws_n = np.arange(first, first + self.batch_size)[part]
+        places_n = draws_n
+        if self._health.any_bad(order.rows[draws_n]):
+            places_n = self._healthy(order, first)[part]
+        while (pixels := self._pixels(order.rows[places_n])) is None:
+            places_n = self._healthy(order, first)[part]
+        rows_nV = _columns(order.rows[places_n], self._views)
+        boxes_nV4 = None if order.boxes is None else order.boxes[places_n]
+        params = self._params(rows_nV, draws_n, boxes_nV4, progress.epoch)
+        return _Read(pixels, params, rows_nV[:, 0].copy(), draws_n, progress)
+
+    @property
+    def _views(self) -> int:
+        return sum(spec.count for spec in self.specs)
+
+    def _pixels(self, rows: Rows) -> list[Raw] | None:
+        """The pixels of each view, or of all of them, where a draw is one row; None: one is bad."""
+        columns = rows[:, None] if rows.ndim == 1 else rows
+        try:
+            read = [self.images.store.read(rows_n) for rows_n in columns.T]
+        except BadImage:
+            self._health.forget_good()
+            return None
+        return [_tensors(pixels, self.device) for pixels in read]
+
+    def _params(
+        self, rows_nV: Rows, draws_n: Rows, boxes_nV4: Rows | None, epoch: int
+    ) -> list[ViewParams]:
+        return [
+            sample(
+                spec.policy,
+                size=spec.size,
+                sizes_N2=self.images.store.sizes_N2[rows_nV[:, view]],
+                draws_N=draws_n,
+                seed=self.seed,
+                epoch=epoch,
+                view=view,
+                boxes_N4=None if boxes_nV4 is None else boxes_nV4[:, view],
+            )
+            for view, spec in enumerate(self._spec_of_view())
+        ]
+
+    def _spec_of_view(self) -> list[ViewSpec]:
+        return [spec for spec in self.specs for _ in range(spec.count)]
+
+    def _batch(self, read: "_Read") -> Batch:
+        """Views of what was read, on the device."""
+        pixels = [_to(raw, self.device) for raw in read.pixels]
+        specs = self._spec_of_view()
+        views = [
+            apply(pixels[view % len(pixels)], params, spec.policy, self.intensity)
+            for view, (spec, params) in enumerate(zip(specs, read.params, strict=True))
+        ]
+        rows = torch.from_numpy(read.rows_n)
+        labels = None
+        if self.labels is not None:
+            labels = torch.from_numpy(self.labels[read.rows_n]).to(self.device)
+        draws = torch.from_numpy(read.draws_n)
+        return Batch(views, read.params, rows, draws, labels, read.progress, self.seed)
+
+    def _healthy(self, order: Draws, first: int) -> Rows:
+        """The places that a global batch is made from, (B,): where a draw's image is bad, that of
+        a stand-in from outside the batch.
+
+        Those that the epoch does not use come first, then the rest of the order. All processes
+        look at the whole batch, so they agree without asking each other.
+        """
+        places_B = np.arange(first, first + self.batch_size)
+        used = self.steps_per_epoch * self.batch_size
+        outside = [range(used, len(order.rows)), range(first), range(first + len(places_B), used)]
+        taken = set(order.rows[places_B].reshape(-1).tolist())
+        stand_ins = (place for part in outside for place in part)
+        for slot in range(self.batch_size):
+            if not self._health.good(order.rows[places_B[slot]]):
+                places_B[slot] = self._stand_in(order, stand_ins, taken)
+        return places_B
+
+    def _stand_in(self, order: Draws, places: Iterable[int], taken: set[int]) -> int:
+        for place in places:
+            rows = set(np.atleast_1d(order.rows[place]).tolist())
+            if taken.isdisjoint(rows) and self._health.good(order.rows[place]):
+                taken |= rows
+                return place
+        raise DataError(
+            f"{self.replaced[0]} has gone bad, and every other image is in the batch already",
+            "repair it, or give a smaller --batch-size",
+        )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A batch before its views are made: pixels of each view, or of all of them."""
+
+    pixels: list[Raw]
+    params: list[ViewParams]
+    rows_n: Rows
+    draws_n: Rows
+    progress: Progress
+
+
+class _Health:
+    """Which images can still be read; asked by several threads."""
+
+    def __init__(self, images: Images, replaced: list[str]) -> None:
+        self._store, self._replaced = images.store, replaced
+        self._state_N = np.zeros(len(images.store), np.int8)
+        self._lock = threading.Lock()
+
+    def any_bad(self, rows: Rows) -> bool:
+        """Whether one of them is known to be bad."""
+        return bool((self._state_N[rows] == _BAD).any())
+
+    def forget_good(self) -> None:
+        """An image that was good may be bad by now."""
+        with self._lock:
+            self._state_N[self._state_N == _GOOD] = _UNKNOWN
+
+    def good(self, rows: Rows) -> bool:
+        """Whether all of them can be read: each is tried once."""
+        return all(self._try(int(row)) == _GOOD for row in np.atleast_1d(rows))
+
+    def _try(self, row: int) -> int:
+        if self._state_N[row] == _UNKNOWN:
+            try:
+                self._store.read(np.array([row]))
+                self._state_N[row] = _GOOD
+            except BadImage as error:
+                self._note(row, error)
+        return int(self._state_N[row])
+
+    def _note(self, row: int, error: BadImage) -> None:
+        with self._lock:
+            if self._state_N[row] != _BAD:
+                self._state_N[row] = _BAD
+                self._replaced.append(error.what)
+            bad, total = len(self._replaced), len(self._state_N)
+        if bad > max(1, _TOLERATED * total):
+            raise DataError(
+                f"{bad} of {total} images have gone bad since they were checked, "
+                f"the first is {self._replaced[0]} ({error.reason})",
+                "repair them, or check the disk",
+            )
+
+
+def _columns(rows: Rows, views: int) -> Rows:
+    return np.broadcast_to(rows[:, None], (len(rows), views)) if rows.ndim == 1 else rows
+
+
+def _tensors(pixels: NDArray[Any] | list[NDArray[Any]], device: torch.device) -> Raw:
+    if not isinstance(pixels, list):
+        return _pinned(torch.from_numpy(pixels), device)
+    if device.type == "cpu":
+        return [torch.from_numpy(image_HWC) for image_HWC in pixels]
+    flat = torch.from_numpy(np.concatenate([image_HWC.reshape(-1) for image_HWC in pixels]))
+    parts = _pinned(flat, device).split([image_HWC.size for image_HWC in pixels])
+    return [part.view(image.shape) for part, image in zip(parts, pixels, strict=True)]
+
+
+def _pinned(raw: Tensor, device: torch.device) -> Tensor:
+    return raw.pin_memory() if device.type == "cuda" else raw
+
+
+def _to(raw: Raw, device: torch.device) -> Raw:
+    if isinstance(raw, Tensor):
+        return raw.to(device, non_blocking=True)
+    return [image_HWC.to(device, non_blocking=True) for image_HWC in raw]
+
+
+# --- threads
+
+
+def ahead(
+    make: Callable[[Item], Made], items: Iterable[Item], *, threads: int
+) -> Generator[Made, None, None]:
+    """`make(item)` of each item, in order, made ahead by threads with a bounded queue.
+
+    Threads compute with one core each: several batches at once use the cores better than one batch
+    on all of them, and results cannot depend on how many there are. Closing the generator, or an
+    exception in `make`, ends the threads once each has finished what it is at.
+    """
+    pool = _pool(max(1, threads))
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > (threads + _QUEUE if threads else 0):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch uses one core.
+
+    `torch.set_num_threads` is in part a setting of the calling thread and in part one of the whole
+    process, so the caller's number is set again once every thread has set its own.
+    """
+    before, ready = torch.get_num_threads(), threading.Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches", initializer=begin)
+    for _ in range(threads):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(before)
+    return pool
