@@ -6,6 +6,7 @@ it under "selftaught"; the tensors carry timm's names. For a standard stem
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -50,7 +51,7 @@ def save_encoder(encoder: Encoder, folder: Path, *, card: str = "") -> None:
         save_config(encoder, part)
         files.write_text(part / CARD, model_card(encoder, card))
         _set_aside(folder)
-    files.remove_folder(_aside(folder))
+    files.remove(_aside(folder))
 
 
 def save_config(encoder: Encoder, folder: Path) -> None:
@@ -132,7 +133,7 @@ def config_from_json(value: Any, path: Path) -> EncoderConfig:
         f.name for f in fields(EncoderConfig)
     }:
         raise FileError(f"{path} is of another version", "install the newest selftaught")
-    intensity = _intensity(given.pop("intensity", asdict(Intensity())), path)
+    intensity = _intensity(given.pop("intensity"), path) if "intensity" in given else Intensity()
     for name, found in {"architecture": None, **given}.items():
         if not isinstance(found, _TYPES[name]) or isinstance(found, bool):
             raise _mistyped(path, name)
@@ -175,18 +176,18 @@ def _aside(folder: Path) -> Path:
 
 def _set_aside(folder: Path) -> None:
     if folder.exists():
-        files.remove_folder(_aside(folder))
+        files.remove(_aside(folder))
         folder.rename(_aside(folder))
 
 
 def _locate(name: str) -> tuple[Path, Path | None]:
     """The encoder folder of that name, and the checkpoints where it belongs to a run."""
     path = Path(name)
-    if (path / CONFIG).is_file():
+    if os.path.isfile(path / CONFIG):  # unlike Path.is_file, False for any name that cannot be
         checkpoints = path.absolute().parent / "checkpoints"
         return path, checkpoints if checkpoints.is_dir() else None
     for folder in (path / "encoder", _aside(path / "encoder")):  # .old: killed while replacing it
-        if (folder / CONFIG).is_file():
+        if os.path.isfile(folder / CONFIG):
             return folder, path / "checkpoints"
     raise FileError(f"there is no encoder in {name!r}", _near(path))
 
@@ -197,9 +198,10 @@ def _near(path: Path) -> str:
 
     if timm.is_model(path.name):
         return f"did you mean 'timm:{path.name}'?"
-    siblings = [p.name for p in path.parent.glob("[!.]*") if p.is_dir()]
+    siblings = [p.name for p in path.parent.iterdir()] if os.path.isdir(path.parent) else []
+    siblings = [name for name in siblings if not name.startswith(".")]
     remedy = nearest(path.name, siblings)
-    useful = remedy.startswith("did you mean") and not path.exists()
+    useful = remedy.startswith("did you mean") and not os.path.exists(path)
     return remedy if useful else "give a run's folder, an encoder folder or timm:NAME"
 
 
@@ -272,14 +274,14 @@ def _pretrained(name: str) -> Encoder:
     """timm's pretrained weights from the local cache; no network access."""
     import timm
 
-    cfg: Any = timm.get_pretrained_cfg(name)
-    if cfg is None:
-        known = {*timm.list_models(), *timm.list_models(pretrained=True)}
+    known = {*timm.list_models(), *timm.list_pretrained()}
+    if name not in known:
         remedy = nearest(name, known)
+        few = len(remedy) < 200  # with no near name it would list some thousand
         raise ConfigError(
-            f"timm has no network {name!r}",
-            remedy if len(remedy) < 200 else "timm.list_models(pretrained=True) lists them",
+            f"timm has no network {name!r}", remedy if few else "timm.list_pretrained() lists them"
         )
+    cfg: Any = timm.get_pretrained_cfg(name)
     path = _cached(name, cfg)
     size = int(cfg.input_size[-1])
     intensity = Intensity(mean=tuple(cfg.mean), std=tuple(cfg.std))
@@ -295,7 +297,7 @@ def _cached(name: str, cfg: Any) -> Path:
     """Where the cache holds the weights as safetensors."""
     from huggingface_hub import try_to_load_from_cache
 
-    if cfg.hf_hub_id is None:
+    if not cfg.hf_hub_id:
         raise UserError(f"timm has no safe weights of {name}", "choose another network")
     found = try_to_load_from_cache(cfg.hf_hub_id, WEIGHTS)
     if not isinstance(found, str):
