@@ -51,10 +51,8 @@ def fit_and_predict(
     """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
     axes = principal_axes(train_nD)
     z_nr = axes.project(train_nD)
-    strength = choose_strength(z_nr, labels_n, axes.variance_r, classes=classes, seed=seed)
-    weights = zero_weights(z_nr, classes)
-    for warm in [s for s in STRENGTHS if s >= strength]:
-        weights = fit(z_nr, labels_n, axes.variance_r, weights, strength=warm)
+    strength, start = choose_strength(z_nr, labels_n, axes.variance_r, classes=classes, seed=seed)
+    weights = fit(z_nr, labels_n, axes.variance_r, start, strength=strength)
     return logits(weights, axes.project(test_MD)).softmax(dim=0).T, strength
 
 
@@ -88,8 +86,9 @@ def principal_axes(x_nD: Tensor) -> Axes:
     inverse_D = torch.where(varies_D, 1 / deviation_D.clamp(min=1e-12), 0)
     s_nD = (x_nD - mean_D) * inverse_D
     wide = len(s_nD) < s_nD.shape[1]
-    gram = (s_nD @ s_nD.T if wide else s_nD.T @ s_nD).double() / len(s_nD)
-    variance, vectors = torch.linalg.eigh(gram)
+    gram = (s_nD @ s_nD.T if wide else s_nD.T @ s_nD) / len(s_nD)
+    # Axes found in float32 are orthonormal too; those of a wide matrix are made from its gram's.
+    variance, vectors = torch.linalg.eigh(gram.double() if wide else gram)
     kept = variance > 1e-6 * variance[-1].clamp(min=1e-12)
     variance, vectors = variance[kept].float(), vectors[:, kept].float()
     if wide:
@@ -142,14 +141,17 @@ def fit(
 
 def choose_strength(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, *, classes: int, seed: int
-) -> float:
-    """The lambda of the lowest held-out cross-entropy; weaker ones are not tried once it rises."""
+) -> tuple[float, Tensor]:
+    """The lambda of the lowest held-out cross-entropy, and weights near those that it leads to.
+
+    Weaker ones are not tried once the cross-entropy rises.
+    """
     folds = [
         (z_nr[~held], labels_n[~held], z_nr[held], labels_n[held])
         for held in held_out(labels_n, seed)
     ]
     weights = [zero_weights(z_nr, classes)] * len(folds)
-    best, lowest = STRENGTHS[0], float("inf")
+    best, lowest = (STRENGTHS[0], weights[0]), float("inf")
     for strength in STRENGTHS:
         loss = 0.0
         for i, (z, labels, z_held, labels_held) in enumerate(folds):
@@ -157,7 +159,7 @@ def choose_strength(
             loss += cross_entropy(weights[i], z_held, labels_held).item()
         if loss > lowest:
             break
-        best, lowest = strength, loss
+        best, lowest = (strength, torch.stack(weights).mean(dim=0)), loss
     return best
 
 
