@@ -1,6 +1,7 @@
 """Encoders: networks, stems, stages, initialisation, preprocessing, identity."""
 
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2 import functional as tv
 
+from selftaught.data.decode import decode
 from selftaught.encoders.encoder import EncoderConfig, build, encoder_id
 from selftaught.encoders.resnet import CIFAR_RESNETS, Block
 from selftaught.errors import ConfigError, DataError
@@ -283,6 +285,7 @@ def test_colour_becomes_pillows_luminance_for_a_grey_encoder(dtype):
         (np.zeros((8, 8, 3)), "float64"),
         (np.zeros((8, 0, 3), np.uint8), r"shape \(8, 0, 3\)"),
         (np.zeros(8, np.uint8), r"shape \(8,\)"),
+        (np.full((8, 8, 3), np.nan, np.float32), "not finite"),
         ([], "no images"),
     ],
 )
@@ -299,11 +302,23 @@ def test_sixteen_bits_keep_their_range():
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
 
 
-def test_transparency_is_laid_over_white():
-    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
-    white = Image.new("RGB", (40, 40), "white")
-    encoder = build(TINY)
-    assert torch.equal(encoder.preprocess(clear), encoder.preprocess(white))
+def test_a_picture_becomes_what_its_file_becomes():
+    """Turned by EXIF, transparent, palette, more than 16 bits: as in training."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = {
+        "jpeg": (Image.fromarray(photograph()), {"exif": turned}),
+        "png": (Image.new("RGBA", (40, 40), (255, 0, 0, 100)), {}),
+        "gif": (Image.fromarray(photograph()).quantize(16), {}),
+        "tiff": (Image.fromarray(photograph()[:, :, 0].astype(np.int32) * 1000), {}),
+    }
+    for kind, (picture, how) in pictures.items():
+        file = io.BytesIO()
+        picture.save(file, kind, **how)
+        encoder = build(dataclasses.replace(TINY, intensity=Intensity(high=255000.0)))
+        with Image.open(file) as opened:
+            x = encoder.preprocess(opened)
+        assert torch.equal(x, encoder.preprocess(decode(file.getvalue(), kind))), kind
 
 
 def test_a_default_intensity_becomes_one_for_other_channel_counts():

@@ -123,6 +123,24 @@ def decode_file(path: Path, name: str) -> NDArray[Any]:
     return decode(read_image(path, name), name)
 
 
+def from_pillow(image: Image.Image, name: str = "the image") -> NDArray[Any]:
+    """The pixels of an image that Pillow opened, as `decode` gives those of its file.
+
+    Raises:
+        BadImage: As `decode`.
+    """
+    try:
+        with _strict():
+            image.load()
+            pixels = _pixels(image)
+            turn = _orientation(image)  # after loading: a TIFF is upright by now
+    except _PILLOW_ERRORS as error:
+        raise BadImage(name, _reason(error, b"")) from None
+    if pixels is None:
+        raise BadImage(name, f"unsupported type ({image.mode})")
+    return _upright(pixels, turn)
+
+
 def read_image(path: Path, name: str) -> bytes:
     """The bytes of a regular file of at most 1 GiB.
 

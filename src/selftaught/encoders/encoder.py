@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from selftaught.data.decode import as_channels, from_pillow
 from selftaught.encoders.resnet import CIFAR_RESNETS, cifar_resnet
 from selftaught.errors import ConfigError, DataError, nearest
 from selftaught.views.policy import Intensity, evaluation
@@ -284,7 +285,7 @@ def _as_list(images: Any) -> "list[Picture]":
 
 def _pixels(image: Any, channels: int) -> NDArray[Any]:
     """One image as raw values (H, W, channels)."""
-    array = image if isinstance(image, np.ndarray) else _from_pil(image)
+    array = image if isinstance(image, np.ndarray) else from_pillow(image)
     if array.ndim == 2:
         array = array[:, :, None]
     if (
@@ -296,16 +297,16 @@ def _pixels(image: Any, channels: int) -> NDArray[Any]:
             f"an array of shape {array.shape} and type {array.dtype} is no image",
             "give (height, width) or (height, width, channels) of uint8, uint16 or float32",
         )
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise DataError("an image holds values that are not finite", "replace them")
     return _as_channels(array, channels)
 
 
 def _as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
     """Grey repeated to three channels, colour to its luminance; no other conversion makes sense."""
     found = image_HWC.shape[2]
-    if found == channels:
-        return image_HWC
-    if (found, channels) == (1, 3):
-        return np.repeat(image_HWC, 3, axis=2)
+    if found == channels or (found, channels) == (1, 3):
+        return as_channels(image_HWC, channels)
     if (found, channels) == (3, 1):
         return _luminance(image_HWC)
     raise DataError(
@@ -320,20 +321,3 @@ def _luminance(image_HWC: NDArray[Any]) -> NDArray[Any]:
     else:
         weighted = (image_HWC.astype(np.int64) @ _LUMA + 0x8000) >> 16
     return weighted[:, :, None].astype(image_HWC.dtype)
-
-
-def _from_pil(image: "Image.Image") -> NDArray[Any]:
-    """Raw values of a PIL image: upright, alpha over white, 16-bit and float kept."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.uint16)
-    if image.mode == "F":
-        return np.asarray(image, np.float32)
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
