@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.errors import ConfigError, DataError, nearest
-from selftaught.evaluation.metrics import affordable_resamples, interval, resampled_counts
+from selftaught.evaluation.metrics import (
+    Figure,
+    affordable_resamples,
+    interval,
+    resampled_counts,
+)
 from selftaught.evaluation.representation import (
     EncoderRepresentation,
     Representation,
@@ -105,10 +110,10 @@ def evaluate(
         Protocol by protocol, then representation by representation, a row a metric.
 
     Raises:
-        ConfigError: A protocol, or the positive class, is unknown.
+        ConfigError: A protocol or the positive class is unknown, or `few` is below 1.
         DataError: The labels are numbers, or no image is for training or none for the test.
     """
-    _check_protocols(protocols)
+    _check(protocols, few)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
@@ -140,12 +145,13 @@ def measure(
     rows: list[Row] = []
     for name in protocols:
         few_here = few if PROTOCOLS[name].learns else None
-        trials = _draws(trial, few_here)
+        trials, note = _draws(trial, few_here)
         called = name if few_here is None else f"{name}, {few_here} labels a class"
         first: dict[str, Measured] | None = None
         for subject in subjects:
             judged = _judge(PROTOCOLS[name].load(), subject, trials, labels, counts)
-            rows += judged.rows(subject, called, labels.split, trial.seed, first)
+            some = judged.rows(subject, called, labels.split, trial.seed, first)
+            rows += [replace(row, note="; ".join(filter(None, (row.note, note)))) for row in some]
             first = first or judged.figures
     return rows
 
@@ -209,19 +215,29 @@ def _judge(
     start = time.perf_counter()
     answers = [protocol(subject, trial) for trial in trials]
     seconds = time.perf_counter() - start
-    answer, trial = answers[0], trials[0]
-    labels_M = labels.labels_N[answer.rows]
-    resamples = affordable_resamples(len(labels_M), trial.classes * len(trials))
-    counts_MB = counts(len(labels_M), resamples, trial.seed)
-    weights_RB = _draw_weights(len(trials), resamples, trial.seed)
+    labels_M = labels.labels_N[answers[0].rows]
+    resamples = affordable_resamples(len(labels_M), trials[0].classes * len(trials))
+    counts_MB = counts(len(labels_M), resamples, trials[0].seed)
+    weights_RB = _draw_weights(len(trials), resamples, trials[0].seed)
     figures = {}
-    for metric in answer.figures:
-        each = [one.figures[metric] for one in answers]
-        values = [figure(labels_M, np.ones((len(labels_M), 1), np.float32)) for figure in each]
-        resampled_RB = np.stack([figure(labels_M, counts_MB) for figure in each])
-        mean_B = (weights_RB * resampled_RB).sum(axis=0)
-        figures[metric] = Measured(float(np.mean(values)), mean_B)
-    return Judged(figures, answer, seconds)
+    for metric in answers[0].figures:
+        each = [answer.figures[metric] for answer in answers]
+        measured = _mean_over_draws(each, labels_M, counts_MB, weights_RB)
+        if np.isfinite(measured.value):  # average precision needs a positive image
+            figures[metric] = measured
+    return Judged(figures, answers[0], seconds)
+
+
+def _mean_over_draws(
+    figures: Sequence[Figure],
+    labels_M: NDArray[np.int64],
+    counts_MB: NDArray[np.float32],
+    weights_RB: NDArray[np.float64],
+) -> Measured:
+    ones_M1 = np.ones((len(labels_M), 1), np.float32)
+    values = [figure(labels_M, ones_M1)[0] for figure in figures]
+    resampled_RB = np.stack([figure(labels_M, counts_MB) for figure in figures])
+    return Measured(float(np.mean(values)), (weights_RB * resampled_RB).sum(axis=0))
 
 
 def _draw_weights(draws: int, resamples: int, seed: int) -> NDArray[np.float64]:
@@ -232,18 +248,20 @@ def _draw_weights(draws: int, resamples: int, seed: int) -> NDArray[np.float64]:
     return weights
 
 
-def _draws(trial: Trial, few: int | None) -> list[Trial]:
-    """The trial itself, or several with few training images a class each."""
+def _draws(trial: Trial, few: int | None) -> tuple[list[Trial], str]:
+    """The trial itself, or several with few training images a class each; and a note on them."""
     if few is None:
-        return [trial]
+        return [trial], ""
     trials = []
     for draw in range(DRAWS):
         order = permutation(Key(trial.seed, "evaluation/few", draw), len(trial.train))
-        chosen = np.sort(
-            np.concatenate([_first(order, trial.labels, k, few) for k in range(trial.classes)])
-        )
+        classes = range(trial.classes)
+        chosen = np.concatenate([_first(order, trial.labels, k, few) for k in classes])
+        chosen.sort()
         trials.append(replace(trial, train=trial.train[chosen], labels=trial.labels[chosen]))
-    return trials
+    short = np.bincount(trial.labels, minlength=trial.classes).min() < few
+    note = f"mean of {DRAWS} draws of training images"
+    return trials, f"{note}; of a class with fewer than {few}, all" if short else note
 
 
 def _first(
@@ -254,7 +272,9 @@ def _first(
     return of_class[:few]
 
 
-def _check_protocols(protocols: Sequence[str]) -> None:
+def _check(protocols: Sequence[str], few: int | None) -> None:
+    if few is not None and few < 1:
+        raise ConfigError(f"few is {few}", "train on 1 image a class at least")
     for name in protocols:
         if name not in PROTOCOLS:
             raise ConfigError(f"there is no protocol {name!r}", nearest(name, PROTOCOLS))
