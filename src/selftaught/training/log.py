@@ -130,8 +130,8 @@ def _lines(run: Path) -> list[str]:
     """Whole lines, each of them a JSON object."""
     path = run / METRICS
     try:
-        text = path.read_bytes().decode() if path.exists() else ""
-        lines = text.split("\n")[:-1]
+        whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+        lines = whole.decode().split("\n") if whole else []
         if all(isinstance(json.loads(line), dict) for line in lines):
             return lines
     except OSError as error:
