@@ -32,8 +32,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 """What is opened, whatever the file's name says; EPS, say, would run Ghostscript."""
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .avif"
-    " .apng".split()
+    f".{suffix}"
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "tif", "tiff", "bmp", "gif"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
+    )
 )
 """Names of images in a folder, in any case."""
 
@@ -150,7 +153,7 @@ def read_image(path: Path, name: str) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadImage(name, "not a regular file")
-        with path.open("rb", opener=_open_now) as file:
+        with open(path, "rb", opener=_open_now) as file:
             status = os.fstat(file.fileno())  # what was opened may have been swapped since
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage(name, "not a regular file")
@@ -210,10 +213,11 @@ def _fast_jpeg(data: bytes, name: str) -> Decoded | None:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    with contextlib.suppress(*_PILLOW_ERRORS), _strict():
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    try:
+        with _strict(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return _orientation(image)
-    return 1
+    except _PILLOW_ERRORS:
+        return 1
 
 
 def _by_pillow(data: bytes, name: str) -> Decoded:
@@ -275,7 +279,8 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
         notes.append("pages")
     if notes:
         image.seek(0)
-    mode = image.tile[0][3] if getattr(image, "tile", None) else ""
+    tiles = getattr(image, "tile", None)
+    mode = tiles[0][3] if tiles else ""
     raw = mode[0] if isinstance(mode, tuple) and mode else mode
     if image.mode in ("RGB", "RGBA", "LA") and isinstance(raw, str) and _SIXTEEN.search(raw):
         notes.append("16 bits read as 8")
