@@ -99,6 +99,20 @@ def test_a_failed_write_leaves_what_was_there(failing, folder, monkeypatch):
     assert encoder_id(open_encoder(str(folder.parent))) == before
 
 
+def test_a_process_that_ends_while_replacing_leaves_what_was_there(folder, monkeypatch):
+    before, rename = encoder_id(open_encoder(str(folder))), Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if target == folder:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_encoder(build(TINY, seed=2), folder)
+    assert encoder_id(open_encoder(str(folder.parent))) == before
+
+
 @pytest.mark.parametrize("arguments", [{}, {"num_classes": 0}])
 @pytest.mark.parametrize(
     "config",
