@@ -1,6 +1,6 @@
 """What is learnt from looking at one image, and from many looks about the whole set.
 
-8-bit images are summed exactly. Of the others each gives a sample of its pixels, spread evenly; from
+8-bit images are summed exactly. Each of the others gives a sample of its pixels, spread evenly; in
 these the range of the set is found: percentiles, or the type's own range where that is filled.
 
 Shapes:  N images; H height, W width, C channels; P pixels of a sample.

@@ -1,0 +1,216 @@
+"""Labels and splits: a column of the data or its class folders, asked for only where needed.
+
+Shapes:  N rows of one `Checked`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.data.check import Checked
+from selftaught.data.decode import shown
+from selftaught.errors import DataError, nearest
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+_TEST_SHARE = 0.2
+_FEW = 20  # different fractions up to which a column of numbers still names classes
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labels and a split, by row.
+
+    Attributes:
+        classes: Names, sorted (numbers by size); empty where numbers are predicted.
+        labels_N: (N,) int64 index of the class, -1 without a label; or float64 targets, NaN
+            without one.
+        train: Rows to learn from, ascending.
+        test: Rows to judge by, ascending.
+        split: In words: "test (given)", "test (20 % by hash)".
+    """
+
+    classes: tuple[str, ...]
+    labels_N: NDArray[Any]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    split: str
+
+
+def label(checked: Checked, *, column: str | None = None) -> Labelled:
+    """Find labels and a split into train and test.
+
+    Labels come from the column named; else from the column "label", the only column, or the class
+    folders. A split comes from the column "split" or from folders train/ and test/ (or val/); what
+    comes unsplit is split 80/20 within each class, by the hash of the bytes: always the same way,
+    and equal files on the same side.
+
+    Args:
+        checked: The images.
+        column: Where the labels are, if there are several columns.
+
+    Raises:
+        DataError: There are no labels, one class only, or nothing to learn from or to judge by.
+    """
+    names = [checked.source.names[i] for i in checked.index_N]
+    folders = _folder_splits(names)
+    values = _values(checked, names, column, folders is not None)
+    targets = _targets(values)
+    classes, labels_N = ((), targets) if targets is not None else _classes(values)
+    there = ~np.isnan(labels_N) if targets is not None else labels_N >= 0
+    _refuse_useless(checked, classes, targets, there)
+    given = _given_splits(checked, folders)
+    rows = np.flatnonzero(there)
+    if given is not None and any(given[row] in _TEST for row in rows):
+        return Labelled(classes, labels_N, *_given(given, rows, checked))
+    if given is not None:  # what is neither train nor test takes no part
+        rows = rows[[given[row] in _TRAIN for row in rows]]
+    train, test = _by_hash(checked, rows, labels_N if classes else np.zeros_like(labels_N))
+    if not len(train) or not len(test):
+        raise DataError(
+            f"{_name(checked)} has too few labelled images to split",
+            "label at least two of a class, or give train/ and test/",
+        )
+    return Labelled(classes, labels_N, train, test, "test (20 % by hash)")
+
+
+# ---- labels
+
+
+def _values(
+    checked: Checked, names: Sequence[str], column: str | None, split_folders: bool
+) -> list[Any]:
+    """A label or None for each row."""
+    columns = checked.source.columns
+    usable = [name for name in columns if name != "split"]
+    if column == "folders" and column not in columns:
+        return _folder_labels(checked, names, split_folders)
+    if column is not None:
+        if column not in columns:
+            remedy = nearest(column, usable) if usable else "it has none"
+            raise DataError(f"{_name(checked)} has no column {column!r}", remedy)
+        return _plain(columns[column][checked.index_N])
+    if "label" in columns or len(usable) == 1:
+        return _plain(columns["label" if "label" in columns else usable[0]][checked.index_N])
+    if usable:
+        raise DataError(
+            f"{_name(checked)} has several columns: {', '.join(sorted(usable))}",
+            "choose one with --label COLUMN",
+        )
+    return _folder_labels(checked, names, split_folders)
+
+
+def _plain(column_N: NDArray[Any]) -> list[Any]:
+    """Python values; None where one is missing."""
+    return [
+        None if value is None or value != value or value == "" else value
+        for value in column_N.tolist()
+    ]
+
+
+def _folder_labels(checked: Checked, names: Sequence[str], split_folders: bool) -> list[Any]:
+    """The first folder of each name, below train/ and test/ the second; None without one."""
+    skip = 1 if split_folders else 0
+    paths = [name.split("/")[skip:] for name in names]
+    found = [path[0] if len(path) > 1 else None for path in paths]
+    if checked.source.root is None or not any(found):
+        raise DataError(
+            f"{_name(checked)} has no labels",
+            "put each class into a folder of its own, or give a table with columns path and label",
+        )
+    return found
+
+
+def _targets(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """(N,) numbers to predict, where labels are fractions of many values; None for classes."""
+    numbers = {value for value in values if value is not None}
+    if not all(isinstance(value, float) for value in numbers) or len(numbers) <= _FEW:
+        return None
+    if all(value.is_integer() for value in numbers):
+        return None
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    known = {value for value in values if value is not None}
+    numbers = all(isinstance(value, int | float) for value in known)
+    ordered = sorted(known) if numbers else sorted(known, key=str)
+    index = {value: i for i, value in enumerate(ordered)}
+    labels_N = np.array([-1 if value is None else index[value] for value in values], np.int64)
+    return tuple(_word(value) for value in ordered), labels_N
+
+
+def _word(value: Any) -> str:
+    """A class's name: a whole number that gaps in its column made a fraction is whole again."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _refuse_useless(
+    checked: Checked,
+    classes: tuple[str, ...],
+    targets: NDArray[Any] | None,
+    there: NDArray[np.bool_],
+) -> None:
+    if not there.any():
+        raise DataError(f"{_name(checked)} has no labels", "fill in the column")
+    if targets is None and len(classes) == 1:
+        raise DataError(
+            f"all labelled images of {_name(checked)} are of one class, {classes[0]!r}",
+            "give images of two classes at least",
+        )
+
+
+# ---- splits
+
+
+def _folder_splits(names: Sequence[str]) -> list[str] | None:
+    """The first folder of each name, where these are train/ and test/ or val/ and no others."""
+    first = [name.split("/")[0].lower() if "/" in name else "" for name in names]
+    known = set(first)
+    is_split = known & set(_TRAIN) and known & set(_TEST) and known <= {*_TRAIN, *_TEST, ""}
+    return first if is_split else None
+
+
+def _given_splits(checked: Checked, folders: list[str] | None) -> list[str] | None:
+    column = checked.source.columns.get("split")
+    if column is None:
+        return folders
+    words = ["" if value is None else str(value) for value in column[checked.index_N].tolist()]
+    return [word.strip().lower() for word in words]
+
+
+def _given(
+    splits: Sequence[str], rows: NDArray[np.int64], checked: Checked
+) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+    """Rows of train and of the first kind of test that is there; others take no part."""
+    kind = next(word for word in _TEST if any(splits[row] == word for row in rows))
+    train = rows[[splits[row] in _TRAIN for row in rows]]
+    test = rows[[splits[row] == kind for row in rows]]
+    if not len(train):
+        raise DataError(
+            f"{_name(checked)} has images for {kind} and none for train",
+            "mark some as train, or leave the split out",
+        )
+    return train, test, f"{kind} (given)"
+
+
+def _by_hash(
+    checked: Checked, rows: NDArray[np.int64], labels_N: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A fifth of each class for test, the files with the lowest hashes; at least one of two."""
+    hashes_N = np.array(checked.images["sha256"].to_pylist())
+    test = []
+    for one in np.unique(labels_N[rows]):
+        members = rows[labels_N[rows] == one]
+        ordered = np.unique(hashes_N[members])
+        count = max(1, round(_TEST_SHARE * len(ordered))) if len(ordered) > 1 else 0
+        test.append(members[np.isin(hashes_N[members], ordered[:count])])
+    chosen = np.sort(np.concatenate(test))
+    return np.setdiff1d(rows, chosen), chosen
+
+
+def _name(checked: Checked) -> str:
+    return shown(checked.source.name)
