@@ -111,9 +111,11 @@ def evaluate(
 
     Raises:
         ConfigError: A protocol or the positive class is unknown, or `few` is below 1.
-        DataError: The labels are numbers, or no image is for training or none for the test.
+        DataError: The labels are numbers, no image is for training or none for the test, or the
+            images have another number of channels than the encoder takes.
     """
     _check(protocols, few)
+    _check_channels(encoder, images)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
@@ -278,6 +280,15 @@ def _check(protocols: Sequence[str], few: int | None) -> None:
     for name in protocols:
         if name not in PROTOCOLS:
             raise ConfigError(f"there is no protocol {name!r}", nearest(name, PROTOCOLS))
+
+
+def _check_channels(encoder: "Encoder", images: "Images") -> None:
+    takes, channels = encoder.config.in_channels, images.store.channels
+    if takes != channels:
+        raise DataError(
+            f"the encoder takes images of {takes} channels, these have {channels}",
+            "give images like those that it was trained on",
+        )
 
 
 def _trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from selftaught.evaluation.representation import Representation, views, whole_batches
 from selftaught.evaluation.trial import Answer, Trial, classified
+from selftaught.features import evaluating
 from selftaught.rng import Key, permutation
 from selftaught.views.policy import Flip, Policy, RandomCrop
 
@@ -108,13 +109,10 @@ def _vectors(
         epoch=epoch,
         threads=trial.threads,
     )
-    was_training = encoder.training
-    encoder.eval()
     for x_NCSS in made:
-        with torch.no_grad():
+        with evaluating(encoder):
             h_ND = encoder(x_NCSS)
-        yield h_ND
-    encoder.train(was_training)
+        yield h_ND.clone()  # outside inference mode, so that the head can learn from it
 
 
 def _note(subject: Representation, trial: Trial, recipe: Recipe) -> str:

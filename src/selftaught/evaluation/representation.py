@@ -3,9 +3,8 @@
 Shapes:  N images of the set; n rows of it; C channels; S pixels a side; D size of a vector.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from selftaught.data.batches import Raw, ahead, as_tensors, to_device
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.errors import DataError
 from selftaught.features import features
 from selftaught.rng import Key, permutation
 from selftaught.views.policy import Policy, evaluation
-from selftaught.views.sample import sample
+from selftaught.views.sample import ViewParams, sample
 from selftaught.views.tensors import apply
 
 if TYPE_CHECKING:
@@ -175,40 +175,19 @@ def views(
     """One view of each row, batch by batch, on the encoder's device; numbers are keyed by row."""
     config, store = encoder.config, images.store
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    cpu = device.type == "cpu"
 
-    def make(rows: NDArray[np.int64]) -> Tensor:
+    def read(rows_n: NDArray[np.int64]) -> tuple[Raw, ViewParams]:
+        sizes_n2, size = store.sizes_N2[rows_n], config.image_size
         params = sample(
-            policy,
-            size=config.image_size,
-            sizes_N2=store.sizes_N2[rows],
-            draws_N=rows,
-            seed=seed,
-            epoch=epoch,
+            policy, size=size, sizes_N2=sizes_n2, draws_N=rows_n, seed=seed, epoch=epoch
         )
-        return apply(_tensors(store.read(rows), device), params, policy, config.intensity)
+        raw = as_tensors(store.read(rows_n), device)
+        return (apply(raw, params, policy, config.intensity) if cpu else raw), params
 
-    return _ahead(make, batches, threads)
-
-
-def _tensors(
-    pixels: NDArray[np.generic] | list[NDArray[np.generic]], device: torch.device
-) -> Tensor | list[Tensor]:
-    if isinstance(pixels, list):
-        return [torch.tensor(image).to(device) for image in pixels]
-    return torch.tensor(pixels).to(device)
-
-
-def _ahead(
-    make: Callable[[NDArray[np.int64]], Tensor],
-    batches: Sequence[NDArray[np.int64]],
-    threads: int,
-) -> Iterator[Tensor]:
-    """make(batch) in order, up to `threads` of them made ahead."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Tensor]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(make, batch))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    with contextlib.closing(ahead(read, batches, threads=threads)) as made:
+        for raw, params in made:
+            if not cpu:  # pixels travel to a GPU, and become views there
+                raw = apply(to_device(raw, device), params, policy, config.intensity)
+            assert isinstance(raw, Tensor)
+            yield raw.contiguous(memory_format=torch.channels_last)
