@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 _JSON_LIMIT = 64 * 2**20  # bytes; our largest JSON files are far below
 _HEADER_LIMIT = 100 * 2**20  # bytes; the limit of safetensors itself
 
+_OURS = (  # one of these is in each folder that a command writes
+    ".lock",
+    "config.yaml",
+    "images.parquet",
+    "config.json",
+    "model.safetensors",
+    "check/config.yaml",
+    "run/config.yaml",
+)
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
@@ -318,10 +328,12 @@ def _lock(handle: int, folder: Path) -> None:
 def claim(out: Path, *, overwrite: bool) -> None:
     """Make sure that `out` may be written: it does not exist yet, is empty, or may be overwritten.
 
-    Nothing is removed before it is known that the folder around `out` can be written to.
+    Nothing is removed before it is known that the folder around `out` can be written to, and no
+    folder that is not ours or that a process is writing to: --overwrite on one's images is a slip.
 
     Raises:
-        FileError: It exists and `overwrite` is False, or its parent cannot be written to.
+        FileError: It exists and `overwrite` is False or may not be removed, or its parent cannot
+            be written to.
     """
     try:
         taken = os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir()))
@@ -334,9 +346,23 @@ def claim(out: Path, *, overwrite: bool) -> None:
         probe.touch()
         probe.unlink()
         if taken:
+            _check_ours(out)
             _delete(out)
     except OSError as error:
         raise _unwritable(out.parent, error) from None
+
+
+def _check_ours(out: Path) -> None:
+    if out.is_symlink() or not out.is_dir():
+        return
+    if not any((out / mark).exists() for mark in _OURS):
+        raise FileError(
+            f"{out} holds files that selftaught did not write",
+            "choose another --out, or remove the folder yourself",
+        )
+    if (out / ".lock").exists():
+        with locked(out):
+            pass
 
 
 def _unwritable(folder: Path, error: OSError) -> FileError:

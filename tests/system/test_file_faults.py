@@ -264,6 +264,9 @@ def test_A5_two_processes_with_one_folder(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="another process is writing to") as error:
             files.locked(tmp_path).__enter__()
         assert "\n" not in str(error.value)
+        with pytest.raises(FileError, match="another process is writing to"):
+            files.claim(tmp_path, overwrite=True)
+        assert names(tmp_path) == [".lock"]
     with files.locked(tmp_path):  # the kernel frees the lock of a process that was killed
         pass
 

@@ -481,6 +481,25 @@ def test_nothing_is_removed_where_nothing_can_be_written(
     assert (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("names", [["a.jpg"], ["sub/a.jpg", "notes.txt"], ["run/a.jpg"]])
+def test_the_images_themselves_are_not_overwritten(tmp_path: Path, names: list[str]) -> None:
+    """selftaught pretrain photos --out photos --overwrite."""
+    for name in names:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    with pytest.raises(FileError, match="did not write: choose another --out"):
+        files.claim(tmp_path / "photos", overwrite=True)
+    assert all((tmp_path / "photos" / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("mark", [".lock", "config.json", "run/config.yaml", "check/config.yaml"])
+def test_a_folder_of_ours_is_overwritten(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "out" / mark).parent.mkdir(parents=True)
+    (tmp_path / "out" / mark).touch()
+    files.claim(tmp_path / "out", overwrite=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["file/run", "file/a/b", "x" * 300, "circle/run"])
 def test_a_place_that_cannot_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
