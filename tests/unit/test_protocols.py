@@ -1,7 +1,7 @@
 """Protocols on vectors, against loops and libraries: the vote, regression, SGD, clusters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,9 +172,7 @@ def test_recipes_are_the_papers() -> None:
 def test_sgd_is_nesterov_with_a_cosine_from_zero() -> None:
     x, trial = DIGITS_X / 16, digits(96, epochs=2)
     recipe, subject = linear_sgd.Recipe(2, 32, 0.01), Vectors(x)
-    head = torch.nn.Linear(64, 10)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
+    head = linear_sgd.zero_head(64, 10)
     linear_sgd.train(head, subject, trial, recipe)
 
     weights, momentum = np.zeros((10, 65)), np.zeros((10, 65))
@@ -227,12 +225,9 @@ def test_clusters_are_judged_on_all_labelled_images() -> None:
 
 def test_of_two_classes_the_positive_ones_average_precision_counts() -> None:
     labels = (DIGITS_Y == 3).astype(int)
-    values = []
+    trial, values = digits(400), []
     for positive in (0, 1):
-        trial = digits(400, positive=positive)
-        two = Trial(
-            IMAGES, trial.train, labels[trial.train], trial.test, classes=2, positive=positive
-        )
+        two = replace(trial, labels=labels[trial.train], classes=2, positive=positive)
         found = figures(knn.knn(Vectors(DIGITS_X), two), labels)
         assert list(found) == ["accuracy", "balanced accuracy", "average precision"]
         values.append(found["average precision"])

@@ -44,13 +44,21 @@ def linear_sgd(subject: Representation, trial: Trial) -> Answer:
     """SimCLR's protocol; the test images are looked at once, at the end."""
     recipe = recipe_for(subject, trial)
     x_ND = torch.from_numpy(subject.vectors(trial.images))
-    head = nn.Linear(x_ND.shape[1], trial.classes, device=trial.device)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    head = zero_head(x_ND.shape[1], trial.classes, trial.device)
     train(head, subject, trial, recipe)
     with torch.inference_mode():
         scores_MK = head(x_ND[torch.from_numpy(trial.test)].to(trial.device)).softmax(dim=1)
     return classified(trial, scores_MK.cpu().numpy(), _note(subject, trial, recipe))
+
+
+def zero_head(dim: int, classes: int, device: str = "cpu") -> nn.Linear:
+    """A linear classifier of zeros; torch's generator is left as it was."""
+    head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, dim, classes, device=device
+    )
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def recipe_for(subject: Representation, trial: Trial) -> Recipe:
