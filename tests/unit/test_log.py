@@ -82,8 +82,8 @@ def test_a_log_goes_on_where_one_ended(tmp_path):
 def test_a_plain_line_has_the_loss_beside_chance(log, capsys):
     log.step(line(1))
     assert capsys.readouterr().err == (
-        "step 1 of 100  epoch 0  loss 4.321 (chance 6.930)  spread 0.71  rank 80.1  found 25.0%  "
-        "1,234 images/s  2 min left\n"
+        "step 1 of 100  epoch 0  loss 4.321 (chance 6.930)  spread 0.71  rank 80.1  "
+        "pairs found 25.0%  1,234 images/s  2 min left\n"
     )
 
 

@@ -64,23 +64,23 @@ class LARS(Optimizer):
 
     def _update(self, w: list[Tensor], group: dict[str, Any]) -> None:
         """One group's step, a few calls for all of its parameters together."""
-        v, g = [self._buffer(p) for p in w], [p.grad for p in w]
-        before = None if self.found_inf is None else [buffer.clone() for buffer in v]
-        change = _lars_change(w, g, group)
-        torch._foreach_mul_(v, group["momentum"])
-        torch._foreach_add_(v, change)
-        if before is None:
+        v = [self._buffer(p) for p in w]
+        change = _lars_change(w, [p.grad for p in w], group)
+        if self.found_inf is None:
+            torch._foreach_mul_(v, group["momentum"])
+            torch._foreach_add_(v, change)
             torch._foreach_sub_(w, v)
         else:
-            self._subtract_gated(w, v, before)
+            torch._foreach_add_(change, torch._foreach_mul(v, group["momentum"]))
+            self._move_gated(w, v, change)
 
-    def _subtract_gated(self, w: list[Tensor], v: list[Tensor], before: list[Tensor]) -> None:
-        """w - v, or all as it was; the host does not learn which."""
+    def _move_gated(self, w: list[Tensor], v: list[Tensor], next_v: Sequence[Tensor]) -> None:
+        """v and w - v, or all as it was; the host does not learn which."""
         assert self.found_inf is not None
-        for parameter, buffer, old in zip(w, v, before, strict=True):
+        for parameter, buffer, new in zip(w, v, next_v, strict=True):
             forbidden = self.found_inf.to(parameter.device) != 0
-            parameter.sub_(torch.where(forbidden, torch.zeros_like(buffer), buffer))
-            buffer.copy_(torch.where(forbidden, old, buffer))
+            torch.where(forbidden, buffer, new, out=buffer)
+            parameter.sub_(new.masked_fill_(forbidden, 0.0))
 
     def _buffer(self, w: Tensor) -> Tensor:
         state = self.state[w]
@@ -98,7 +98,8 @@ def _lars_change(w: list[Tensor], g: list[Any], group: dict[str, Any]) -> Any:
     w_norm, g_norm = torch.stack(torch._foreach_norm(w)), torch.stack(torch._foreach_norm(change))
     both = (w_norm > 0) & (g_norm > 0)
     trust = torch.where(both, group["eta"] * w_norm / g_norm, 1.0)
-    return torch._foreach_mul(change, (group["lr"] * trust).unbind())
+    torch._foreach_mul_(change, (group["lr"] * trust).unbind())
+    return change
 
 
 def build_optimizer(
