@@ -145,7 +145,7 @@ class Feed:
         except BadImage:
             self._health.forget_good()
             return None
-        return [_tensors(pixels, self.device) for pixels in read]
+        return [as_tensors(pixels, self.device) for pixels in read]
 
     def _params(
         self, rows_nV: Rows, draws_n: Rows, boxes_nV4: Rows | None, epoch: int
@@ -169,7 +169,7 @@ class Feed:
 
     def _batch(self, read: "_Read") -> Batch:
         """Views of what was read, on the device."""
-        pixels = [_to(raw, self.device) for raw in read.pixels]
+        pixels = [to_device(raw, self.device) for raw in read.pixels]
         specs = self._spec_of_view()
         views = [
             apply(pixels[view % len(pixels)], params, spec.policy, self.intensity)
@@ -270,13 +270,14 @@ def _columns(rows: Rows, views: int) -> Rows:
     return np.broadcast_to(rows[:, None], (len(rows), views)) if rows.ndim == 1 else rows
 
 
-def _tensors(pixels: NDArray[Any] | list[NDArray[Any]], device: torch.device) -> Raw:
+def as_tensors(pixels: NDArray[Any] | list[NDArray[Any]], device: torch.device) -> Raw:
+    """What a store read, without a copy on the CPU, and in pinned memory on its way to a GPU."""
     if not isinstance(pixels, list):
         return _pinned(torch.from_numpy(pixels), device)
     if device.type == "cpu":
         return [torch.from_numpy(image_HWC) for image_HWC in pixels]
     flat = torch.from_numpy(np.concatenate([image_HWC.reshape(-1) for image_HWC in pixels]))
-    parts = _pinned(flat, device).split([image_HWC.size for image_HWC in pixels])
+    parts = torch.split(_pinned(flat, device), [image_HWC.size for image_HWC in pixels])
     return [part.view(image.shape) for part, image in zip(parts, pixels, strict=True)]
 
 
@@ -284,7 +285,8 @@ def _pinned(raw: Tensor, device: torch.device) -> Tensor:
     return raw.pin_memory() if device.type == "cuda" else raw
 
 
-def _to(raw: Raw, device: torch.device) -> Raw:
+def to_device(raw: Raw, device: torch.device) -> Raw:
+    """Pixels on the device; pinned ones are on their way while this returns."""
     if isinstance(raw, Tensor):
         return raw.to(device, non_blocking=True)
     return [image_HWC.to(device, non_blocking=True) for image_HWC in raw]
@@ -303,11 +305,11 @@ def ahead(
     exception in `make`, ends the threads once each has finished what it is at.
     """
     pool = _pool(max(1, threads))
-    waiting: deque[Future[Made]] = deque()
+    waiting, most = deque[Future[Made]](), threads + _QUEUE if threads else 0
     try:
         for item in items:
             waiting.append(pool.submit(make, item))
-            if len(waiting) > (threads + _QUEUE if threads else 0):
+            if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.data.check import Checked, check
-from selftaught.data.decode import BadImage, as_channels, decode
+from selftaught.data.decode import BadImage, as_channels, decode, read_image
 from selftaught.data.images import find
 from selftaught.distributed import world
 from selftaught.errors import FileError
-from selftaught.files import read_bytes, read_json, write_json
+from selftaught.files import read_json, write_json
 from selftaught.views.tensors import resize
 
 Pixels = NDArray[Any]
@@ -293,7 +292,8 @@ class _FileImages:
 
     def __call__(self, row: int) -> Pixels:
         name = self._names[self._index_N[row]]
-        data, stamp = _bytes(self._root / name, name)
+        path = self._root / name
+        stamp, data = _stamp(path), read_image(path, name)
         if stamp != tuple(self._stamps_N2[row].tolist()):
             if hashlib.sha256(data).hexdigest() != self._hashes[row].as_py():
                 raise BadImage(name, "changed since it was checked")
@@ -301,16 +301,13 @@ class _FileImages:
         return decode(data, name)
 
 
-def _bytes(path: Path, name: str) -> tuple[bytes, tuple[int, int]]:
-    """A regular file's bytes, and its size and time of change before they were read."""
+def _stamp(path: Path) -> tuple[int, int]:
+    """A file's size and time of change; of a missing file, which no reader will accept, zeros."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage(name, "not a file")
-        return read_bytes(path), (status.st_size, status.st_mtime_ns)
-    except (OSError, FileError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "cannot be read"
-        raise BadImage(name, (reason or "cannot be read").lower()) from None
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _flat_array(checked: Checked, layout: _Layout) -> Pixels:
@@ -359,7 +356,7 @@ def _into_file(handle: int, layout: _Layout) -> Put:
     starts_N = (np.cumsum(layout.lengths_N) - layout.lengths_N) * itemsize
 
     def put(row: int, pixels: Pixels) -> None:
-        view, at = memoryview(pixels).cast("B"), int(starts_N[row])
+        view, at = pixels.reshape(-1).view(np.uint8).data, int(starts_N[row])
         while len(view):
             written = os.pwrite(handle, view, at)
             view, at = view[written:], at + written
