@@ -5,6 +5,9 @@
 >>> encoder = selftaught.load("run")  # doctest: +SKIP
 """
 
+import sys
+from types import ModuleType
+
 from selftaught.api import (
     check,
     demo,
@@ -36,3 +39,14 @@ __all__ = [
     "resume",
     "views",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps the functions: importing `selftaught.views` would put the module in their place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

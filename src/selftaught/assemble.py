@@ -85,7 +85,7 @@ def method(config: Config, images: Images) -> Method:
     f = encoder(config, images)
     with torch.random.fork_rng(devices=[]):  # heads draw their weights from torch's generator
         torch.default_generator.manual_seed(torch_seed(config.seed, -1))  # before step 0
-        built: Any = cls(f, options, policy=view_specs(config))  # type: ignore[call-arg]
+        built: Any = cls(f, options, policy=view_specs(config))
     if distributed.world() > 1:
         built = distributed.synchronise_batch_norm(built)
     assert isinstance(built, Method)
@@ -173,7 +173,7 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
 
     def measure() -> float:
         vectors_ND = features(
-            training.method.encoder, images, device=training.device, threads=threads
+            training.method.encoder, images, device=str(training.device), threads=threads
         )
         return knn_accuracy(vectors_ND, labels.labels_N, labels.train, labels.test)
 

@@ -15,7 +15,7 @@ from selftaught.config import Config, DataSettings, parse_assignments, with_over
 from selftaught.data.check import write_index
 from selftaught.data.labels import label
 from selftaught.data.store import Images
-from selftaught.encoders.encoder import Encoder, encoder_id
+from selftaught.encoders.encoder import encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, nearest
 from selftaught.files import claim, read_json, write_bytes, write_json, write_table
@@ -34,6 +34,8 @@ def check(chosen: options.Check) -> Answer:
         DataError: No image can be used.
         FileError: --out is in the way or cannot be written to.
     """
+    from selftaught.report.contents import facts_of
+
     device = torch.device(pick_device(chosen.device))
     data = DataSettings(assemble.lasting(chosen.data), min_side=chosen.min_side)
     images = assemble.opened(Config(data=data), chosen.cache, chosen.threads)
@@ -43,7 +45,7 @@ def check(chosen: options.Check) -> Answer:
     advised = assemble.complete(dataclasses.replace(advised, data=data))
     claim(chosen.out, overwrite=chosen.overwrite)
     chosen.out.mkdir(exist_ok=True)
-    found: dict[str, Any] = images.checked.summary() | {
+    found: dict[str, Any] = facts_of(images.checked) | {
         "recipe": {choice.what: choice.why for choice in advice}
     }
     if chosen.time_steps:
@@ -96,7 +98,7 @@ def evaluate(chosen: options.Evaluate) -> Answer:
 
     encoder = open_encoder(chosen.run)
     device = pick_device(chosen.device)
-    images = _opened(chosen.labelled, chosen, min_side=1)
+    images = _opened(chosen.labelled, chosen)
     labels = label(images.checked, column=chosen.label)
     rows = evaluation.evaluate(
         encoder,
@@ -132,20 +134,13 @@ def embed(chosen: options.Embed) -> Answer:
         FileError: --out is in the way.
     """
     from selftaught.embed import embed as vectors_of
-    from selftaught.errors import DataError
 
     encoder = open_encoder(chosen.run)
-    images = _opened(chosen.data, chosen, min_side=1)
-    try:
-        found = label(images.checked)
-        labels = found.names()
-    except DataError:
-        labels = None  # images without labels are the usual case
+    images = _opened(chosen.data, chosen)
     claim(chosen.out, overwrite=chosen.overwrite)
     table = vectors_of(
         encoder,
         images,
-        labels=labels,
         device=pick_device(chosen.device),
         threads=chosen.threads,
         cache=cache_folder(chosen.cache),
@@ -195,10 +190,14 @@ def export(chosen: options.Export) -> Answer:
 
     encoder = open_encoder(chosen.run)
     data = chosen.data or _data_of(Path(chosen.run))
-    images = _opened(data, chosen, min_side=1)
+    images = _opened(data, chosen)
     rows = permutation(Key(0, "export"), len(images.store))[:16]
-    claim(chosen.out, overwrite=chosen.overwrite)
-    difference = hand_over(encoder, chosen.to, chosen.out, list(images.store.read(rows)))
+    part = chosen.out.with_name(f".{chosen.out.name}.tmp-export")
+    if not chosen.overwrite:
+        claim(chosen.out, overwrite=False)
+    difference = hand_over(encoder, chosen.to, part, list(images.store.read(rows)))
+    claim(chosen.out, overwrite=True)  # now that it is known that the other library can
+    part.rename(chosen.out)
     text = (
         f"{chosen.out}: for {chosen.to}; on {len(rows)} of the images the outputs differ by "
         f"{difference:.1e} at most."
@@ -241,8 +240,8 @@ def methods(chosen: options.Methods) -> Answer:
     return answer(found, "\n".join(lines), as_json=chosen.json)
 
 
-def _opened(data: str, machine: options.Machine, *, min_side: int) -> Images:
-    wanted = Config(data=DataSettings(assemble.lasting(data), min_side=min_side))
+def _opened(data: str, machine: options.Machine) -> Images:
+    wanted = Config(data=DataSettings(assemble.lasting(data)))
     return assemble.opened(wanted, machine.cache, machine.threads)
 
 

@@ -111,5 +111,9 @@ def _with_fitting_network(chosen: Config, options: Pretrain) -> Config:
     named = {a.partition("=")[0] for a in options.set}
     if recipe.is_small_resnet(chosen.network.encoder):
         return chosen
-    network = {f: None for f in ("width", "stem_stride") if f"network.{f}" not in named}
-    return dataclasses.replace(chosen, network=dataclasses.replace(chosen.network, **network))
+    network = chosen.network
+    if "network.width" not in named:
+        network = dataclasses.replace(network, width=None)
+    if "network.stem_stride" not in named:
+        network = dataclasses.replace(network, stem_stride=None)
+    return dataclasses.replace(chosen, network=network)

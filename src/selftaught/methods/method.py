@@ -108,13 +108,14 @@ def stood_at_chance(history: Sequence[dict[str, Any]], *, steps: int = 200) -> l
     """The last lines of the log, if in all of them the loss is within 1 % of `chance`.
 
     Args:
-        history: Lines of metrics.jsonl in order; those without a "chance" are passed over.
+        history: Lines of metrics.jsonl in order; those without a "chance", and those of the
+            warm-up, are passed over.
         steps: How far back they must reach.
 
     Returns:
         The lines of at least that many steps, or none: the history is shorter, or the loss moved.
     """
-    lines = [line for line in history if line.get("chance") is not None]
+    lines = [n for n in history if n.get("chance") is not None and not n.get("warmup")]
     early = [n for n, line in enumerate(lines) if line["step"] <= lines[-1]["step"] - steps]
     recent = lines[early[-1] :] if early else []
     still = all(abs(line["loss"] - line["chance"]) <= 0.01 * line["chance"] for line in recent)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftaught.data.check import Checked
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.evaluation.row import Row
@@ -67,13 +68,13 @@ def run_sections(
     metrics = read_metrics(run)
     alarms = [words for line in metrics for words in line.get("alarms", [])]
     vectors_ND = features(encoder, images, device=device, threads=threads, cache=cache)
-    summary = images.checked.summary()
+    facts = facts_of(images.checked)
     return [
         trained_section(
             config,
-            {k: v for k, v in summary.items() if isinstance(v, str | int)},
+            {name: value for name, value in facts.items() if isinstance(value, str | int)},
             notes=images.checked.notes,
-            rejected=[tuple(pair) for pair in summary["rejected"]],
+            rejected=facts["rejected"],
         ),
         loss_section(metrics),
         health_section(metrics, alarms),
@@ -81,6 +82,26 @@ def run_sections(
         neighbours_section(neighbourhoods(images, vectors_ND, encoder.config.intensity)),
         *evaluation_sections(rows),
     ]
+
+
+def facts_of(checked: Checked) -> dict[str, Any]:
+    """What the check found, as plain values: texts and numbers, "notes" and "rejected"."""
+    sides = [checked.images[name].to_numpy() for name in ("height", "width")]
+    shorter, longer = np.minimum(*sides), np.maximum(*sides)
+    intensity = checked.intensity
+    columns = (checked.rejected[name].to_pylist() for name in ("path", "reason"))
+    return {
+        "usable images": len(checked),
+        "left out": checked.rejected.num_rows,
+        "shorter side": f"{shorter.min()} to {shorter.max()} px, median {np.median(shorter):g}",
+        "longer side": f"{longer.min()} to {longer.max()} px, median {np.median(longer):g}",
+        "channels": checked.channels,
+        "values": f"{checked.dtype}, used from {intensity.low:g} to {intensity.high:g}",
+        "channel mean": ", ".join(f"{value:.3f}" for value in intensity.mean),
+        "channel std": ", ".join(f"{value:.3f}" for value in intensity.std),
+        "notes": list(checked.notes),
+        "rejected": list(zip(*columns, strict=True)),
+    }
 
 
 def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:

@@ -3,7 +3,8 @@
 Shapes:  N images of this process in the batch; V views an image; D size of an embedding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,7 +69,7 @@ class Training:
         if plan.precision == "float64":
             method.double()
         if plan.channels_last:
-            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            method.to(memory_format=torch.channels_last)
         if plan.compile:
             method.encoder.compile()
         distributed.broadcast_([*method.parameters(), *method.buffers()])
@@ -94,20 +95,17 @@ class Training:
         """Whether the last step was taken."""
         return self.step >= self.plan.total_steps
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch]:
         """The batches that are left of this epoch; begins the epoch if it is not begun yet."""
         if self.draws_of != self.epoch:
             self._begin_epoch()
         skip = self.step % self.feed.steps_per_epoch
         first = Progress(self.epoch, self.step - skip, self.plan.total_steps)
-        batches = self.feed.epoch(self.draws, first, skip=skip)
-        try:
+        with closing(self.feed.epoch(self.draws, first, skip=skip)) as batches:
             for batch in batches:
                 if self.done:
                     break
                 yield batch
-        finally:
-            batches.close()  # type: ignore[attr-defined]
 
     def take(self, batch: Batch) -> None:
         """One step: embed, loss, backward, the mean over processes, update."""
@@ -142,20 +140,22 @@ class Training:
         """The log's line for the step just taken; it waits for the device."""
         assert self.last_loss is not None
         self.check_finite()
-        mean = self.last_loss.clone()
-        distributed.all_reduce_mean_([mean])
+        own = {"loss": self.last_loss.item(), **self.method.metrics()}
+        means = torch.tensor(list(own.values()), dtype=torch.float64)
+        distributed.all_reduce_mean_([means])
+        shared = dict(zip(own, means.tolist(), strict=True))
         z_ND = self.ring.rows()
         return {
             "step": self.step,
             "epoch": batch.step.epoch,
-            "loss": mean.item(),
+            "loss": shared.pop("loss"),
             "chance": self.method.chance(batch),
             "lr": self.optimizer.param_groups[0]["lr"],
             "warmup": batch.step.step < self.plan.warmup_steps,
             "embedding_rows": len(z_ND),
             "embedding_dim": z_ND.shape[1],
             **health(z_ND),
-            **self.method.metrics(),
+            **shared,
         }
 
     def check_finite(self) -> None:
@@ -287,10 +287,11 @@ def _features(
 ) -> "np.ndarray[Any, Any]":
     """What a method calls `features`: f(x) of the whole store in row order."""
     feed = training.feed
-    return features(
+    found: np.ndarray[Any, Any] = features(
         encoder or training.method.encoder,
         feed.images,
-        device=training.device,
+        device=str(training.device),
         threads=feed.threads,
         policy=policy,
     )
+    return found
