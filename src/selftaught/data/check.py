@@ -62,8 +62,10 @@ class Checked:
 
     @property
     def content(self) -> str:
-        """SHA-256 of the files' hashes in order: what is computed from the images is kept by it."""
-        return hashlib.sha256("\n".join(self.images["sha256"].to_pylist()).encode()).hexdigest()
+        """SHA-256 of hashes and shapes in order: what is computed from the images is kept by it."""
+        columns = ("sha256", "height", "width", "channels", "dtype")
+        rows = zip(*(self.images[name].to_pylist() for name in columns), strict=True)
+        return hashlib.sha256("\n".join(map(str, rows)).encode()).hexdigest()
 
 
 def check(source: Source, *, cache: Path, threads: int = 2, min_side: int = 1) -> Checked:
