@@ -3,19 +3,16 @@
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selftaught import distributed
 from selftaught.config import Config, DataSettings, ViewSettings, typed, with_overrides
 from selftaught.data.batches import Feed
-from selftaught.data.labels import label
-from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, nearest
-from selftaught.features import features
 from selftaught.machine import cache_folder
 from selftaught.methods import find
 from selftaught.methods.method import Method
@@ -24,6 +21,9 @@ from selftaught.training.loop import Probe
 from selftaught.training.schedule import scaled_lr, warmup_steps
 from selftaught.training.training import Plan, Training
 from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop, ViewSpec
+
+if TYPE_CHECKING:
+    from selftaught.data.store import Images
 
 VIEWS_AN_IMAGE = 2
 
@@ -61,7 +61,7 @@ def view_specs(config: Config) -> tuple[ViewSpec, ...]:
     return (ViewSpec(policy(config.views), config.network.image_size, VIEWS_AN_IMAGE),)
 
 
-def encoder(config: Config, images: Images) -> Encoder:
+def encoder(config: Config, images: "Images") -> Encoder:
     """The encoder f, freshly initialised or continued from `network.init`."""
     network = config.network
     if network.init:
@@ -78,7 +78,7 @@ def encoder(config: Config, images: Images) -> Encoder:
     return build(shape, seed=config.seed)
 
 
-def method(config: Config, images: Images) -> Method:
+def method(config: Config, images: "Images") -> Method:
     """The method around its encoder; with synchronised batch norm where there are several ranks."""
     cls = find(config.method)
     options = cls.Options(**config.options)
@@ -92,7 +92,7 @@ def method(config: Config, images: Images) -> Method:
     return built
 
 
-def plan(config: Config, images: Images, device: torch.device) -> Plan:
+def plan(config: Config, images: "Images", device: torch.device) -> Plan:
     """The numbers that the loop needs, all of them resolved."""
     loop = config.loop
     steps_per_epoch = max(1, len(images.store) // loop.batch_size)
@@ -119,7 +119,7 @@ def plan(config: Config, images: Images, device: torch.device) -> Plan:
     )
 
 
-def training(config: Config, images: Images, device: torch.device, threads: int) -> Training:
+def training(config: Config, images: "Images", device: torch.device, threads: int) -> Training:
     """Method, views and plan, at step 0.
 
     Raises:
@@ -143,8 +143,10 @@ def lasting(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def opened(config: Config, cache: Path | None, threads: int) -> Images:
+def opened(config: Config, cache: Path | None, threads: int) -> "Images":
     """The images of a configuration; process 0 goes first and leaves the others its cache."""
+    from selftaught.data.store import open_images
+
     settings = config.data
     first = distributed.rank() == 0
     for turn in (True, False):
@@ -166,7 +168,9 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
     Raises:
         DataError: The images have no labels.
     """
+    from selftaught.data.labels import label
     from selftaught.evaluation.knn import knn_accuracy
+    from selftaught.features import features
 
     images = opened(Config(data=DataSettings(labelled)), cache, threads)
     labels = label(images.checked)
@@ -180,7 +184,7 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
     return measure
 
 
-def _continued(config: Config, images: Images) -> Encoder:
+def _continued(config: Config, images: "Images") -> Encoder:
     """Weights from elsewhere; the channel count and the image size must be the data's."""
     assert config.network.init is not None
     found = open_encoder(config.network.init)

@@ -1,26 +1,26 @@
 """The commands pretrain and resume: from options to a run's folder with an encoder in it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selftaught import assemble, config, distributed
 from selftaught.answer import Answer
 from selftaught.config import Config, with_overrides
-from selftaught.data.check import read_index, write_index
-from selftaught.data.store import Images
 from selftaught.encoders.folder import save_config, save_encoder
 from selftaught.errors import FileError
 from selftaught.files import claim, locked, remove_leftovers, write_json
 from selftaught.machine import describe, pick_device
 from selftaught.options import Machine, Pretrain, Resume
-from selftaught.resolve import resolve
 from selftaught.training import checkpoint, log
 from selftaught.training.checkpoint import Checkpoint
 from selftaught.training.log import Log, cut_back
 from selftaught.training.loop import Loop, Outcome, Probe, seconds_per_step, steps_within
 from selftaught.training.training import NotFinite, Training
+
+if TYPE_CHECKING:
+    from selftaught.data.store import Images
 
 
 def pretrain(options: Pretrain) -> Answer:
@@ -30,6 +30,8 @@ def pretrain(options: Pretrain) -> Answer:
         UserError: The images, an option, --out or the machine do not allow it.
         StopRun: The run was stopped; it can be resumed.
     """
+    from selftaught.resolve import resolve
+
     device = distributed.start(torch.device(pick_device(options.device)))
     try:
         resolved = resolve(options, device)
@@ -66,7 +68,7 @@ class _Run:
     """A run's folder, held by this process, and what is trained in it."""
 
     def __init__(
-        self, folder: Path, config: Config, images: Images, machine: Machine, device: torch.device
+        self, folder: Path, config: Config, images: "Images", machine: Machine, device: torch.device
     ) -> None:
         self.folder, self.config, self.images = folder, assemble.complete(config), images
         self.machine, self.device = machine, device
@@ -108,6 +110,8 @@ class _Run:
 
     def write_inputs(self) -> None:
         """What determines the run: its configuration and its images."""
+        from selftaught.data.check import write_index
+
         if distributed.rank() == 0:
             config.write(self.config, self.folder / "config.yaml")
             write_index(self.images.checked, self.folder)
@@ -226,8 +230,10 @@ def _config_of(run: Path) -> Path:
     return path
 
 
-def _same_images(images: Images, run: Path) -> None:
+def _same_images(images: "Images", run: Path) -> None:
     """The images are those that the run began with, file by file."""
+    from selftaught.data.check import read_index
+
     was, now = read_index(run), images.checked.images
     columns = ("path", "sha256")
     before = list(zip(*(was[c].to_pylist() for c in columns), strict=True))

@@ -67,7 +67,7 @@ def words(key: Key, draws_N: NDArray[np.int64], n: int) -> NDArray[np.uint32]:
 
 def uniform(key: Key, draws_N: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """n uniform numbers in [0, 1) for each draw, (N, n), on a grid of 2^-32."""
-    return words(key, draws_N, n) * 2.0**-32
+    return np.multiply(words(key, draws_N, n), 2.0**-32, dtype=np.float64)
 
 
 def permutation(key: Key, n: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +19,15 @@ from torch import Tensor
 
 from selftaught.data.batch import Batch, Draws, Progress
 from selftaught.data.decode import BadImage
-from selftaught.data.store import Images
 from selftaught.distributed import rank, world
 from selftaught.errors import ConfigError, DataError
 from selftaught.rng import Key, permutation
 from selftaught.views.policy import Intensity, ViewSpec
 from selftaught.views.sample import ViewParams, sample
 from selftaught.views.tensors import apply
+
+if TYPE_CHECKING:
+    from selftaught.data.store import Images
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -57,7 +59,7 @@ class Feed:
             divide the batch.
     """
 
-    images: Images
+    images: "Images"
     _: KW_ONLY
     specs: tuple[ViewSpec, ...]
     batch_size: int
@@ -225,7 +227,7 @@ class _Read:
 class _Health:
     """Which images can still be read; asked by several threads."""
 
-    def __init__(self, images: Images, replaced: list[str]) -> None:
+    def __init__(self, images: "Images", replaced: list[str]) -> None:
         self._store, self._replaced = images.store, replaced
         self._state_N = np.zeros(len(images.store), np.int8)
         self._lock = threading.Lock()

@@ -17,7 +17,6 @@ from selftaught import distributed
 from selftaught.data.batch import Batch, Draws, Progress
 from selftaught.data.batches import Feed
 from selftaught.errors import ConfigError, FileError, StopRun
-from selftaught.features import features
 from selftaught.methods.method import Method
 from selftaught.rng import torch_seed
 from selftaught.training import optimizers
@@ -286,6 +285,8 @@ def _features(
     training: Training, encoder: Any = None, policy: Any = None
 ) -> "np.ndarray[Any, Any]":
     """What a method calls `features`: f(x) of the whole store in row order."""
+    from selftaught.features import features
+
     feed = training.feed
     found: np.ndarray[Any, Any] = features(
         encoder or training.method.encoder,
