@@ -55,7 +55,7 @@ STORIES = {
         "Photographs: elpv-dataset (Buerhop-Lutz et al. 2018), CC BY-NC-SA 4.0: not for commercial "
         "use. selftaught ships none of them; the package elpv-dataset does.",
         (
-            _Question("defective", "Is the cell defective?", positive="1"),
+            _Question("defective", "Is the cell defective?", positive="True"),
             _Question("type", "Is the cell mono- or polycrystalline?", groups=True),
         ),
     ),

@@ -264,7 +264,7 @@ def _summary(folder: Path, training: Training, outcome: Outcome) -> str:
     if outcome.shortfall:
         lines.append(
             f"The time was up {outcome.shortfall:,} steps before the planned end; "
-            "the encoder is complete, its learning rate had not quite come down."
+            "the encoder is complete, its learning rate had not come down to 0."
         )
     if training.feed.replaced:
         names = ", ".join(training.feed.replaced[:5])
