@@ -82,8 +82,8 @@ def _block(
         unsure_q[:] = False  # every row is among them
     _rescore(query, base, queries, scores_qm, rows_qm, _close(scores_qm, margin_q))
     scores_qk, rows_qk = _ranked(scores_qm, rows_qm, k)
-    step = max(1, _SCORES // (2 * len(base)))
-    for part in torch.split(unsure_q.nonzero()[:, 0], step):
+    step, unsure = max(1, _SCORES // (2 * len(base))), unsure_q.nonzero()[:, 0]
+    for part in (unsure[start : start + step] for start in range(0, len(unsure), step)):
         own = None if own_q is None else own_q[part]
         scores_qk[part], rows_qk[part] = _dense(query, base, queries[part], own, k)
     return scores_qk, rows_qk
