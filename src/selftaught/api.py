@@ -6,13 +6,16 @@
 
 import dataclasses
 import inspect
+import numbers
+import os
+import types
 import typing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import options
+from selftaught import options, ranges
 from selftaught.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -27,7 +30,13 @@ class Command:
     place: str  # "module:function", a function of one argument, the options
 
     def run(self, chosen: Any) -> Any:
-        """Run it with these options."""
+        """Run it with these options.
+
+        Raises:
+            ConfigError: A number is out of its range.
+        """
+        given = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+        ranges.check(given, ranges.FLAGS, "")
         module, _, function = self.place.partition(":")
         return getattr(import_module(module), function)(chosen)
 
@@ -35,12 +44,12 @@ class Command:
         """Run it as a Python function; paths may be given as text.
 
         Raises:
-            ConfigError: An option is unknown or missing.
+            ConfigError: An option is unknown or missing, or its value has the wrong type.
+            TypeError: There are too many positional arguments, or one of them is also named.
         """
         names = {field.name: field for field in dataclasses.fields(self.options)}
         required = [f.name for f in names.values() if f.default is dataclasses.MISSING]
-        order = _positional(self.options)
-        given = dict(zip(order, positional, strict=False)) | named
+        given = self._by_name(positional, named)
         for name in given:
             if name not in names:
                 raise ConfigError(f"there is no option {name!r}", nearest(name, names))
@@ -48,6 +57,19 @@ class Command:
             if name not in given:
                 raise ConfigError(f"the option {name!r} is missing", f"give {name}=…")
         return self.run(self.options(**_as_declared(self.options, given)))
+
+    def _by_name(self, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """All arguments by name, as Python itself would bind them."""
+        order = _positional(self.options)
+        if len(positional) > len(order):
+            raise TypeError(
+                f"{len(positional)} positional arguments were given, at most {len(order)} are "
+                f"taken ({', '.join(order) or 'all are named'})"
+            )
+        given = dict(zip(order, positional, strict=False))
+        if twice := given.keys() & named.keys():
+            raise TypeError(f"{min(twice)} was given by position and by name")
+        return given | named
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -105,15 +127,24 @@ def _positional(cls: type[Any]) -> list[str]:
 
 
 def _as_declared(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Text where a path is declared becomes a path; a list or one name becomes a tuple of names."""
+    """The values as the options declare them; `_plain` says what is taken besides."""
+    from selftaught.config import checked_value
+
     hints = typing.get_type_hints(cls)
+    return {
+        name: checked_value(hints[name], _plain(hints[name], v), name) for name, v in given.items()
+    }
 
-    def convert(name: str, value: Any) -> Any:
-        paths = Path in (hints[name], *typing.get_args(hints[name]))
-        if typing.get_origin(hints[name]) is tuple:
-            return (value,) if isinstance(value, str) else tuple(value)
-        if paths:
-            return value if value is None else Path(value)
-        return str(value) if isinstance(value, Path) else value
 
-    return {name: convert(name, value) for name, value in given.items()}
+def _plain(hint: Any, value: Any) -> Any:
+    """Text for a path and a path for text; one name for a list of them; numpy's numbers."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, str | os.PathLike) and Path in kinds:
+        return Path(value)
+    if isinstance(value, os.PathLike) and str in kinds:
+        return os.fspath(value)
+    if isinstance(value, str) and typing.get_origin(hint) is tuple:
+        return (value,)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, int) else value

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,29 +17,56 @@ DONE, BUG, USER, STOPPED = 0, 1, 2, 3
 """Exit codes: done, a bug (with its traceback), the user's input, stopped with the work saved."""
 
 
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""Errors of files that the user can do something about and the program cannot."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Results go to stdout, all else to stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    name = arguments[0] if arguments else "--help"
+    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed with escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        if name in ("-h", "--help"):
-            print(overview())
-        elif name == "--version":
-            print(_version())
-        else:
-            result = _command(name).run(parse(name, arguments[1:]))
-            if result is not None:
-                print(result)
+        _run(arguments[0] if arguments else "--help", arguments[1:])
     except UserError as error:
-        print(f"selftaught: {_one_line(str(error))}", file=sys.stderr)
-        return USER
+        return _complain(error, USER)
     except StopRun as stop:
-        print(f"selftaught: {_one_line(str(stop))}", file=sys.stderr)
-        return STOPPED
+        return _complain(stop, STOPPED)
     except KeyboardInterrupt:
-        print("selftaught: stopped before there was work to save", file=sys.stderr)
-        return STOPPED
+        return _complain("stopped before there was work to save", STOPPED)
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        remedy = "make room or choose another place"
+        return _complain(f"{error.filename or 'a file'} ({error.strerror}): {remedy}", USER)
     return DONE
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    """One command, or what is said about all of them."""
+    if name in ("-h", "--help"):
+        _print(overview())
+    elif name == "--version":
+        _print(_version())
+    else:
+        command = _command(name)
+        result = command.run(parse(name, arguments))
+        if result is not None:
+            _print(str(result))
+
+
+def _print(text: str) -> None:
+    """Print a result; a reader that has seen enough (`| head`) is no fault."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"selftaught: {_one_line(str(error))}", file=sys.stderr)
+    return code
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
@@ -62,7 +91,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
             )
     except SystemExit as stop:
         if not stop.code:
-            print(_without_none(answer.getvalue()), end="")
+            _print(_without_none(answer.getvalue()).removesuffix("\n"))
             raise
         raise ConfigError(_gist(complaint.getvalue()), f"see selftaught {name} --help") from None
 
@@ -85,12 +114,20 @@ def _summary(command: Command) -> str:
 
 
 def _refuse_unknown(name: str, command: Command, arguments: Sequence[str]) -> None:
-    fields = {field.name.replace("_", "-") for field in dataclasses.fields(command.options)}
+    known = _flags(command)
     for argument in arguments:
+        if argument == "--":  # what follows is no option
+            return
         option = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        if argument.startswith("--") and option not in fields | {"help", ""}:
-            remedy = nearest(option, fields).replace("'", "--", 1).replace("'", "", 1)
+        if argument.startswith("--") and option not in known | {"help"}:
+            remedy = nearest(option, known).replace("'", "--", 1).replace("'", "", 1)
             raise ConfigError(f"selftaught {name} has no option --{option}", remedy)
+
+
+def _flags(command: Command) -> set[str]:
+    """The options as they are written, without the dashes: what is on is switched off by no-."""
+    fields = dataclasses.fields(command.options)
+    return {("no-" if f.default is True else "") + f.name.replace("_", "-") for f in fields}
 
 
 def _gist(complaint: str) -> str:
@@ -112,7 +149,9 @@ def _without_none(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without line ends, and without characters that would steer a terminal."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def _version() -> str:

@@ -5,16 +5,18 @@ weak to strong: the recipe, `--preset`, `--config`, `--set`, a flag of its own.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
-from selftaught.errors import ConfigError, nearest
-from selftaught.files import write_text
+from selftaught import ranges
+from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.files import read_bytes, write_text
 
 T = TypeVar("T")
 Overrides = dict[str, Any]
@@ -22,6 +24,8 @@ Overrides = dict[str, Any]
 
 _YAML_LIMIT = 2**16  # bytes; ours have about 2,000
 _BRACKETS_LIMIT = 500  # nesting makes the parser slow
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_DIGITS = re.compile(r"[+-]?[0-9]{1,400}")
 _HEADER = "# selftaught pretrain --config THIS_FILE --out RUN repeats this run.\n"
 
 
@@ -40,7 +44,7 @@ class NetworkSettings:
 
     encoder: str = "resnet8"
     image_size: int = 32
-    stem: str = "auto"
+    stem: Literal["auto", "small", "standard"] = "auto"
     width: int | None = None
     stem_stride: int | None = None
     init: str | None = None
@@ -71,12 +75,12 @@ class LoopSettings:
     epochs: int = 100
     batch_size: int = 256
     total_steps: int = 0
-    optimizer: str = "adamw"
+    optimizer: Literal["sgd", "adamw", "lars"] = "adamw"
     lr: float = 2e-3
-    scaling: str = "none"
+    scaling: Literal["none", "linear", "sqrt"] = "none"
     weight_decay: float = 1e-4
     momentum: float = 0.9
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "float64", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False
     log_every: int = 10
@@ -106,12 +110,15 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Any, where: str) -> Config:
-    """A configuration from plain values, every name and type checked.
+    """A configuration from plain values, every name, type and range checked.
 
     Raises:
-        ConfigError: A name is unknown or missing, or a value has the wrong type; `where` is named.
+        ConfigError: A name is unknown or missing, or a value has the wrong type or is out of
+            range; `where` is named.
     """
-    return typed(Config, values, where)
+    config = typed(Config, values, where)
+    ranges.check(flatten(to_dict(config)), ranges.SETTINGS, f"{where}: ")
+    return config
 
 
 def write(config: Config, path: Path) -> None:
@@ -126,20 +133,28 @@ def read(path: Path) -> Config:
         ConfigError: The file is missing, too large, no YAML, or says something unknown.
     """
     try:
-        if path.stat().st_size > _YAML_LIMIT:
-            raise ConfigError(f"{path} is larger than 64 KiB", "give a config.yaml of a run")
-        text = path.read_text("utf-8")
-        if text.count("[") + text.count("{") > _BRACKETS_LIMIT:
-            raise ConfigError(f"{path} is nested too deeply", "give a config.yaml of a run")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
-            raise ConfigError(f"{path} holds YAML aliases", "write the values out")
+        text = read_bytes(path, _YAML_LIMIT).decode()
+        _refuse_yaml_of_others(text, path)
         values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(f"{path} cannot be read ({reason})", "give a run's config.yaml") from None
-    except (yaml.YAMLError, RecursionError):
+    except (FileError, UnicodeDecodeError) as error:
+        reason = error.what if isinstance(error, FileError) else f"{path} is not text"
+        raise ConfigError(reason, "give a run's config.yaml") from None
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path} is not YAML", "give a run's config.yaml") from None
     return from_dict(values, str(path))
+
+
+def _refuse_yaml_of_others(text: str, path: Path) -> None:
+    """What a run's configuration never holds, and what would make the parser slow or fail."""
+    if text.count("[") + text.count("{") > _BRACKETS_LIMIT:
+        raise ConfigError(f"{path} is nested too deeply", "give a config.yaml of a run")
+    for token in yaml.scan(text, yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise ConfigError(f"{path} holds YAML aliases", "write the values out")
+        if isinstance(token, yaml.TagToken):
+            raise ConfigError(f"{path} holds YAML tags", "write plain values")
 
 
 def with_overrides(config: Config, overrides: Overrides, where: str = "--set") -> Config:
@@ -168,19 +183,50 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_assignments(assignments: typing.Iterable[str]) -> Overrides:
-    """`--set NAME=VALUE`: values are read as YAML; a bare name is an option of the method.
+    """`--set NAME=VALUE`: numbers, true, false, null, a comma between two values, or else text.
+
+    A bare name is an option of the method. Where text is declared (data.path), a value is text.
 
     Raises:
-        ConfigError: An assignment has no `=` or its value is not YAML.
+        ConfigError: An assignment has no name or no `=`.
     """
     overrides: Overrides = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set {assignment!r} has no value", "write --set NAME=VALUE")
-        value = [_number(part) for part in text.split(",")] if "," in text else _number(text)
-        overrides[name if "." in name else f"options.{name}"] = value
+        if not equals or not all(name.split(".")):
+            raise ConfigError(f"--set {assignment!r:.80} is not complete", "write --set NAME=VALUE")
+        name = name if "." in name else f"options.{name}"
+        overrides[name] = _assigned(_hint(name), text)
     return overrides
+
+
+def _hint(name: str) -> Any:
+    """The declared type of a dotted name; None where none is declared."""
+    hint: Any = Config
+    for part in name.split("."):
+        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
+    return hint
+
+
+def _assigned(hint: Any, text: str) -> Any:
+    if hint is str:
+        return text
+    if hint == str | None:
+        return None if text.lower() == "null" else text
+    return [_scalar(part) for part in text.split(",")] if "," in text else _scalar(text)
+
+
+def _scalar(text: str) -> Any:
+    """A whole number, a number, true, false, null, or else text as it is (12:30, 2024-01-02)."""
+    text = text.strip()
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _DIGITS.fullmatch(text):
+        return int(text)
+    try:
+        return text if "_" in text else float(text)
+    except ValueError:
+        return text
 
 
 def typed(cls: type[T], values: Any, where: str) -> T:
@@ -190,51 +236,67 @@ def typed(cls: type[T], values: Any, where: str) -> T:
         ConfigError: A name is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected names and values, found {values!r:.60}", "see docs")
+        raise ConfigError(f"{where}: expected names and values, found {_said(values)}", "see docs")
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
-            raise ConfigError(f"{where}: there is no option {name!r}", nearest(str(name), hints))
+            remedy = nearest(_said(name).strip("'"), hints)
+            raise ConfigError(f"{where}: there is no option {_said(name)}", remedy)
     missing = [name for name in hints if name not in values]
     if missing:
         raise ConfigError(f"{where}: the option {missing[0]!r} is missing", "add it")
-    return cls(**{name: _value(hints[name], values[name], f"{where}: {name}") for name in values})
+    return cls(**{n: checked_value(hints[n], values[n], f"{where}: {n}") for n in values})
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def checked_value(hint: Any, value: Any, where: str) -> Any:
+    """A plain value as its declared type; whole numbers where fractions are declared are fine.
+
+    Raises:
+        ConfigError: It is of another type; `where` is named.
+    """
     if dataclasses.is_dataclass(hint):
         return typed(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return None if value is None else _value(arguments[0], value, where)
-    if origin is typing.Literal and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(arguments):
-        return tuple(_value(h, v, where) for h, v in zip(arguments, value, strict=True))
-    if origin is dict and isinstance(value, dict):
+    if origin is types.UnionType or origin is typing.Union:
+        return None if value is None else checked_value(arguments[0], value, where)
+    if origin is Literal:
+        return _one_of(arguments, value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[1:] == (...,):
+            return tuple(checked_value(arguments[0], v, where) for v in value)
+        if len(value) == len(arguments):
+            pairs = zip(arguments, value, strict=True)
+            return tuple(checked_value(h, v, where) for h, v in pairs)
+    if origin is dict and isinstance(value, dict) and all(isinstance(k, str) for k in value):
         return dict(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and type(value) is int and abs(value) < 2**1000:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise ConfigError(f"{where}: {value!r:.60} is not {_describe(hint)}", "correct the value")
+    raise ConfigError(f"{where}: {_said(value)} is not {_describe(hint)}", "correct the value")
+
+
+def _one_of(known: tuple[Any, ...], value: Any, where: str) -> Any:
+    if type(value) in map(type, known) and value in known:
+        return value
+    remedy = nearest(str(value), map(str, known)) if isinstance(value, str) else "correct it"
+    names = ", ".join(map(str, known))
+    raise ConfigError(f"{where}: {_said(value)} is not one of {names}", remedy)
+
+
+def _said(value: Any) -> str:
+    """A value in a complaint, in a few characters."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # Python refuses to write numbers of more than 4,300 digits
+        return "a number too long to write"
 
 
 def _describe(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) is tuple:
         return f"{len(typing.get_args(hint))} numbers"
-    return names.get(hint, str(hint))
-
-
-def _number(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-        return float(text) if isinstance(value, str) and text[:1] in "-.0123456789" else value
-    except (yaml.YAMLError, ValueError):
-        return text
+    return names.get(hint, str(getattr(hint, "__name__", hint)).lower())
 
 
 def _plain(value: Any) -> Any:

@@ -37,7 +37,7 @@ class Check(Machine):
     min_side: int = 1
     """Reject images whose shorter side has fewer pixels."""
     time_steps: bool = True
-    """Train 20 steps to say how long the recipe takes on this machine."""
+    """Train 20 steps to say how long the recipe takes here; --no-time-steps leaves them out."""
     json: bool = False
     """Print one JSON object in place of text."""
     overwrite: bool = False

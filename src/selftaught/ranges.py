@@ -1,0 +1,122 @@
+"""What the numbers that a user gives may be: one table for flags, one for configurations.
+
+Light on purpose: the command line imports it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selftaught.errors import ConfigError
+
+_MANY = 10**9  # more steps, epochs or pixels than anybody means
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, without `low` itself if `above`; never inf or NaN."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range."""
+        return math.isfinite(value) and self.low <= value <= self.high and not self._is_low(value)
+
+    def _is_low(self, value: float) -> bool:
+        return self.above and value == self.low
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"a number above {self.low:g}" if self.above else f"{self.low:g} or more"
+        start = f"above {self.low:g} and up to" if self.above else f"from {self.low:g} to"
+        return f"a number {start} {self.high:,}"
+
+
+@dataclass(frozen=True)
+class Pair(Range):
+    """Two numbers of the range, the lower one first."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether both are in the range, and in order."""
+        low, high = value
+        return super().holds(low) and super().holds(high) and low <= high
+
+    def __str__(self) -> str:
+        return f"two numbers, the lower first, each {super().__str__()}"
+
+
+COUNT, SHARE = Range(1, _MANY), Range(0, 1)
+POSITIVE, NOT_NEGATIVE = Range(0, above=True), Range(0)
+SEED = Range(0, 2**63 - 1)  # what torch's generators take
+SIDE = Range(8, 4096)  # pixels of a view
+
+FLAGS: dict[str, Range] = {
+    "threads": Range(1, 1024),
+    "min_side": COUNT,
+    "image_size": SIDE,
+    "rows": Range(1, 64),
+    "seed": SEED,
+    "epochs": COUNT,
+    "batch_size": COUNT,
+    "seconds": POSITIVE,
+    "lr": POSITIVE,
+    "store_size": SIDE,
+    "few": COUNT,
+}
+"""By the name of the option, the same in every command."""
+
+SETTINGS: dict[str, Range] = {
+    "data.store_size": SIDE,
+    "data.min_side": COUNT,
+    "network.image_size": SIDE,
+    "network.width": Range(1, 1024),
+    "network.stem_stride": Range(1, 8),
+    "views.crop_scale": Pair(0, 1, above=True),
+    "views.crop_ratio": Pair(0, 100, above=True),
+    "views.flip": SHARE,
+    "views.jitter": SHARE,
+    "views.brightness": NOT_NEGATIVE,
+    "views.contrast": NOT_NEGATIVE,
+    "views.saturation": NOT_NEGATIVE,
+    "views.hue": Range(0, 0.5),
+    "views.gray": SHARE,
+    "views.blur": SHARE,
+    "views.sigma": Pair(0, 100, above=True),
+    "loop.epochs": COUNT,
+    "loop.batch_size": COUNT,
+    "loop.total_steps": Range(0, _MANY),
+    "loop.lr": POSITIVE,
+    "loop.weight_decay": NOT_NEGATIVE,
+    "loop.momentum": SHARE,
+    "loop.log_every": COUNT,
+    "loop.checkpoint_seconds": POSITIVE,
+    "loop.probe_every": Range(0, _MANY),
+    "seed": SEED,
+}
+"""By the dotted name in a configuration."""
+
+
+def check(values: Mapping[str, Any], ranges: Mapping[str, Range], where: str) -> None:
+    """Refuse the first value that is out of its range; what is None was not given.
+
+    Args:
+        values: Numbers and pairs of them by name; other values and names are passed over.
+        ranges: What they may be.
+        where: The beginning of the complaint, such as a file's name and a colon.
+
+    Raises:
+        ConfigError: It names the value and the range.
+    """
+    for name, value in values.items():
+        if name in ranges and value is not None and not ranges[name].holds(value):
+            raise ConfigError(f"{where}{name} is {_said(value)}", f"give {ranges[name]}")
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value))
+    number = isinstance(value, int) and abs(value) > 10**15  # Python refuses to write 5,000 digits
+    return "too large a number" if number else f"{value:g}"
