@@ -129,8 +129,8 @@ def animation(kind: str) -> bytes:
 def write_bad(folder: Path) -> dict[str, str]:
     """All of them below `folder`: {name: reason}, "" where a file is used after all.
 
-    24 files whose bytes are hostile or rare (`MEASURED`), and 15 whose names or kinds are. A
-    folder named x.jpg and hidden files are not in the answer, as they must not be listed.
+    24 files whose bytes are hostile or rare (`MEASURED`), 12 whose kinds or names are, and four
+    that must not be listed: a folder named x.jpg, two hidden files, a link in a circle.
     """
     folder.mkdir(parents=True, exist_ok=True)
     expected = {}

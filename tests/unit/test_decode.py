@@ -297,9 +297,11 @@ def test_a_file_is_decoded(tmp_path):
 def test_no_pipe_device_or_folder_is_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
-    for path in (tmp_path / "pipe.jpg", tmp_path / "zero.jpg", tmp_path):
+    for path in (tmp_path / "pipe.jpg", tmp_path / "zero.jpg"):
         with pytest.raises(BadImage, match="not a regular file"):
             decode_file(path, "x")
+    with pytest.raises(BadImage, match="an unreadable folder"):
+        decode_file(tmp_path, "x")
 
 
 def test_a_file_that_becomes_a_pipe_after_it_was_looked_at_is_not_waited_for(tmp_path, monkeypatch):

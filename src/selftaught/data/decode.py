@@ -151,8 +151,10 @@ def read_image(path: Path, name: str) -> bytes:
         BadImage: The file is missing, unreadable, larger, or no regular file.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadImage(name, "not a regular file")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            folder = stat.S_ISDIR(mode)
+            raise BadImage(name, "an unreadable folder" if folder else "not a regular file")
         with open(path, "rb", opener=_open_now) as file:
             status = os.fstat(file.fileno())  # what was opened may have been swapped since
             if not stat.S_ISREG(status.st_mode):

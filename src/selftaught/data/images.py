@@ -118,16 +118,15 @@ class _Walk:
             return f"{what}; images end in .jpg, .png, .tif, .webp, .bmp, .gif, ..."
         return "the folder is empty; put images into it, in any folders"
 
-    def _tree(self, top: str, name: str) -> None:
+    def _tree(self, real: str, name: str) -> None:
         """A real folder and all real folders below it."""
-        waiting = [(top, name)]
+        waiting = [(real, name)]
         while waiting:
             folder, prefix = waiting.pop()
-            real = os.path.realpath(folder) if folder == top else folder
-            if real in self._seen:
+            if folder in self._seen:
                 continue
-            self._seen.add(real)
-            for entry in self._entries(folder):
+            self._seen.add(folder)
+            for entry in self._entries(folder, prefix):
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append((entry.path, f"{prefix}{entry.name}/"))
                 elif entry.is_symlink() and _is_dir(entry):
@@ -135,14 +134,18 @@ class _Walk:
                 else:
                     self._add(prefix + entry.name)
 
-    def _entries(self, folder: str) -> list["os.DirEntry[str]"]:
+    def _entries(self, folder: str, prefix: str) -> list["os.DirEntry[str]"]:
+        """What is in a folder; one that cannot be read is listed, for the check to name it."""
         try:
             with os.scandir(folder) as entries:
                 return [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
+            if prefix:
+                self.names.append(prefix.rstrip("/"))
+                return []
             raise DataError(
                 f"the folder {shown(folder)} cannot be read ({error.strerror})",
-                "make it readable, or move it elsewhere",
+                "make it readable, or copy the images elsewhere",
             ) from None
 
     def _add(self, name: str) -> None:
@@ -157,7 +160,7 @@ class _Walk:
         if not inside(self._root, target):
             self.names.append(name)
         elif target not in self._seen:
-            self._tree(path, f"{name}/")
+            self._tree(target, f"{name}/")
 
 
 def _is_dir(entry: "os.DirEntry[str]") -> bool:
@@ -186,7 +189,8 @@ def _csv(data: str, path: Path) -> Source:
     import pyarrow as pa
     from pyarrow import csv as reader
 
-    first = path.open("rb").readline().decode("utf-8", "replace").lstrip("\ufeff")
+    with path.open("rb") as file:
+        first = file.readline(2**16).decode("utf-8", "replace").lstrip("\ufeff")
     delimiter = next((d for d in ",;\t" if "path" in _cells(first, d)), ",")
     try:
         table = reader.read_csv(

@@ -202,7 +202,7 @@ def _by_hash(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A fifth of each class for test, the files with the lowest hashes; at least one of two."""
     hashes_N = np.array(checked.images["sha256"].to_pylist())
-    test = []
+    test = [rows[:0]]
     for one in np.unique(labels_N[rows]):
         members = rows[labels_N[rows] == one]
         ordered = np.unique(hashes_N[members])

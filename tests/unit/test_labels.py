@@ -1,0 +1,224 @@
+"""Labels and splits: where they come from, that they are always the same, and what is refused."""
+
+import numpy as np
+import pytest
+
+from selftaught.data.check import Checked, check
+from selftaught.data.images import Source, find
+from selftaught.data.labels import label
+from selftaught.errors import DataError
+from tests.support.bad_files import encoded, photograph
+
+
+def pixels(number, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (number, 4, 4, 1), np.uint8)
+
+
+def checked_arrays(cache, array=None, **columns) -> Checked:
+    """Arrays with columns; lists become what a table would give."""
+    columns = {
+        name: values if isinstance(values, np.ndarray) else np.array(values, object)
+        for name, values in columns.items()
+    }
+    number = len(next(iter(columns.values()))) if array is None else len(array)
+    array = pixels(number) if array is None else array
+    names = tuple(f"{i:05d}" for i in range(number))
+    return check(Source("arrays", None, names, array, columns), cache=cache)
+
+
+def checked_files(folder, names) -> Checked:
+    for i, name in enumerate(names):
+        (folder / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "d" / name).write_bytes(encoded(photograph(i), "PNG"))
+    return check(find(str(folder / "d")), cache=folder / "c")
+
+
+def words(found) -> list[str | None]:
+    return [None if i < 0 else found.classes[i] for i in found.labels_N]
+
+
+# ---- where labels come from
+
+
+def test_the_column_label_is_taken_before_others(tmp_path):
+    checked = checked_arrays(tmp_path, label=["b", "a", "b", "a"], other=["y", "y", "x", "x"])
+    found = label(checked)
+    assert found.classes == ("a", "b") and found.labels_N.tolist() == [1, 0, 1, 0]
+    assert label(checked, column="other").classes == ("x", "y")
+
+
+def test_the_only_column_is_taken_whatever_its_name(tmp_path):
+    split = ["train", "test", "train", "test"]
+    found = label(checked_arrays(tmp_path, species=["b", "a", "a", "b"], split=split))
+    assert found.classes == ("a", "b")
+
+
+def test_several_columns_are_a_question(tmp_path):
+    checked = checked_arrays(tmp_path, one=["a", "b"], two=["c", "d"])
+    with pytest.raises(DataError, match=r"several columns: one, two: choose one with --label"):
+        label(checked)
+    with pytest.raises(DataError, match="no column 'tow': did you mean 'two'"):
+        label(checked, column="tow")
+
+
+@pytest.mark.parametrize("prefix", ["", "deep/er/"])
+def test_class_folders(prefix, tmp_path):
+    names = [f"{kind}/{prefix}{i}.png" for kind in ("dog", "cat") for i in range(5)]
+    found = label(checked_files(tmp_path, names))
+    assert found.classes == ("cat", "dog") and words(found) == ["cat"] * 5 + ["dog"] * 5
+    assert found.split == "test (20 % by hash)" and len(found.test) == 2
+
+
+def test_an_image_beside_the_class_folders_has_no_label(tmp_path):
+    found = label(
+        checked_files(tmp_path, ["0.png", *(f"{k}/{i}.png" for k in "ab" for i in "123")])
+    )
+    assert words(found) == [None] + ["a"] * 3 + ["b"] * 3
+    assert 0 not in found.train and 0 not in found.test
+
+
+def test_rejected_images_take_no_label(tmp_path):
+    array = np.random.default_rng(0).random((6, 4, 4, 1)).astype(np.float32)
+    array[1, 0, 0, 0] = np.nan
+    found = label(checked_arrays(tmp_path, array, label=["a", "b", "c", "a", "c", "a"]))
+    assert words(found) == ["a", "c", "a", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "indices"),
+    [
+        (np.array([10, 9, 2, 9]), ("2", "9", "10"), [2, 1, 0, 1]),
+        (np.array([True, False, True]), ("False", "True"), [1, 0, 1]),
+        (["b", None, "", "a"], ("a", "b"), [1, -1, -1, 0]),
+        (np.array([1.0, np.nan, 2.0]), ("1", "2"), [0, -1, 1]),
+        ([5, None, 4], ("4", "5"), [1, -1, 0]),
+        (np.array([0.0, 1 / 3, 1.0]), ("0", "0.3333333333333333", "1"), [0, 1, 2]),
+    ],
+)
+def test_classes_are_sorted_and_gaps_are_none(values, classes, indices, tmp_path):
+    number = len(values)
+    split = ["train"] * number
+    columns = {"label": np.array([*values] * 2, getattr(values, "dtype", object))}
+    found = label(checked_arrays(tmp_path, **columns, split=split + ["test"] * number))
+    assert found.classes == classes and found.labels_N.tolist() == indices * 2
+    assert found.labels_N.dtype == np.int64
+
+
+def test_many_fractions_are_targets(tmp_path):
+    values = np.random.default_rng(0).random(50)
+    values[7] = np.nan
+    found = label(checked_arrays(tmp_path, weight=values))
+    assert found.classes == () and found.labels_N.dtype == np.float64
+    np.testing.assert_equal(found.labels_N, values)
+    assert len(found.test) == 10 and len(found.train) == 39
+    assert label(checked_arrays(tmp_path, weight=np.arange(50.0) // 2)).classes[:2] == ("0", "1")
+
+
+# ---- splits
+
+
+def test_a_split_column(tmp_path):
+    split = ["train", "Test", "other", "TRAIN ", "test", None]
+    found = label(checked_arrays(tmp_path, label=list("ababab"), split=split))
+    assert found.train.tolist() == [0, 3] and found.test.tolist() == [1, 4]
+    assert found.split == "test (given)"
+
+
+def test_val_stands_in_for_test_and_is_left_alone_beside_it(tmp_path):
+    found = label(checked_arrays(tmp_path, label=list("abab"), split=["train", "val"] * 2))
+    assert (found.split, found.test.tolist()) == ("val (given)", [1, 3])
+    split = ["train", "val", "test", "train"]
+    found = label(checked_arrays(tmp_path, label=list("abab"), split=split))
+    assert (found.split, found.train.tolist(), found.test.tolist()) == (
+        *("test (given)", [0, 3], [2]),
+    )
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Train", "val")])
+def test_train_and_test_folders(train, test, tmp_path):
+    names = [f"{split}/{kind}/{i}.png" for split in (train, test) for kind in "ab" for i in "01"]
+    checked = checked_files(tmp_path, names)
+    found = label(checked)
+    rows = {row: checked.source.names[row] for row in range(8)}
+    assert all(rows[row].startswith(train) for row in found.train) and len(found.train) == 4
+    assert all(rows[row].startswith(test) for row in found.test) and len(found.test) == 4
+    assert words(found) == [rows[row].split("/")[1] for row in range(8)]
+    assert found.split == f"{test} (given)"
+
+
+def test_a_class_named_test_is_a_class(tmp_path):
+    found = label(checked_files(tmp_path, ["test/0.png", "control/1.png", "test/2.png"]))
+    assert found.classes == ("control", "test")
+
+
+def test_a_table_over_split_folders_gives_the_labels_and_they_the_split(tmp_path):
+    names = [f"{split}/{i}.png" for split in ("train", "test") for i in range(3)]
+    checked_files(tmp_path, names)
+    rows = "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names))
+    (tmp_path / "d/t.csv").write_text("path,label\n" + rows)
+    found = label(check(find(str(tmp_path / "d/t.csv")), cache=tmp_path / "c"))
+    assert found.classes == ("a", "b") and found.test.tolist() == [3, 4, 5]
+
+
+def test_only_train_is_split_by_hash(tmp_path):
+    split = ["train"] * 10 + ["other"] * 10
+    found = label(checked_arrays(tmp_path, label=list("ab") * 10, split=split))
+    assert found.split == "test (20 % by hash)"
+    assert sorted([*found.train, *found.test]) == list(range(10)) and len(found.test) == 2
+
+
+def test_the_split_by_hash_is_stratified_and_complete(tmp_path):
+    labels = ["rare"] * 2 + ["few"] * 7 + ["many"] * 200 + ["one"]
+    found = label(checked_arrays(tmp_path, label=labels))
+    assert sorted([*found.train, *found.test]) == list(range(210))
+    counts = [sum(labels[row] == kind for row in found.test) for kind in dict.fromkeys(labels)]
+    assert counts == [1, 1, 40, 0]
+    assert found.train.tolist() == sorted(found.train)
+
+
+def test_the_split_by_hash_does_not_depend_on_order_or_names(tmp_path):
+    array, labels = pixels(60), np.arange(60) % 3
+    order = np.random.default_rng(1).permutation(60)
+    found = label(checked_arrays(tmp_path, array, label=labels))
+    moved = label(checked_arrays(tmp_path, array[order], label=labels[order]))
+    assert sorted(order[moved.test]) == found.test.tolist()
+
+
+def test_equal_files_are_never_on_both_sides(tmp_path):
+    array = np.repeat(pixels(30), 3, axis=0)
+    found = label(checked_arrays(tmp_path, array, label=np.arange(90) // 3 % 2))
+    assert not {row // 3 for row in found.train} & {row // 3 for row in found.test}
+    assert len(found.test) == 18
+
+
+# ---- what is refused
+
+
+def test_no_labels(tmp_path):
+    with pytest.raises(DataError, match="has no labels: put each class into a folder"):
+        label(checked_files(tmp_path, ["a.png", "b.png"]))
+    with pytest.raises(DataError, match="has no labels"):
+        label(checked_arrays(tmp_path, pixels(4)))
+    with pytest.raises(DataError, match="has no labels: fill in the column"):
+        label(checked_arrays(tmp_path, label=[None, "", None]))
+
+
+def test_one_class(tmp_path):
+    with pytest.raises(DataError, match="are of one class, 'a': give images of two"):
+        label(checked_files(tmp_path, ["a/1.png", "a/2.png"]))
+
+
+def test_test_without_train(tmp_path):
+    with pytest.raises(DataError, match="has images for test and none for train"):
+        label(checked_arrays(tmp_path, label=["a", "b"], split=["test", "test"]))
+
+
+def test_too_few_to_split(tmp_path):
+    for split in (["train", "train"], ["other", "other"]):
+        with pytest.raises(DataError, match="too few labelled images to split"):
+            label(checked_arrays(tmp_path, label=["a", "b"], split=split))
+
+
+def test_the_sets_that_packages_ship(tmp_path):
+    digits = label(check(find("digits"), cache=tmp_path))
+    assert digits.classes == tuple("0123456789") and len(digits.test) == 359
