@@ -159,9 +159,7 @@ def test_a_bad_file_is_replaced_from_the_end_of_the_order(tmp_path: Path) -> Non
     expected = order[:224].copy()
     expected[20] = order[225]
     assert rows(first) == expected.tolist()
-    assert found[0].replaced == [images.checked.source.names[order[20]]] + [
-        images.checked.source.names[order[224]]
-    ]
+    assert found[0].replaced == [images.checked.source.names[order[i]] for i in (20, 224)]
     assert torch.equal(first[1].draws, clean[1].draws)
     kept = [i for i in range(16) if i != 4]
     for view in range(3):
