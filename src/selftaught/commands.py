@@ -18,8 +18,9 @@ from selftaught.data.store import Images
 from selftaught.encoders.encoder import encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, nearest
-from selftaught.files import claim, read_json, write_bytes, write_json, write_table
+from selftaught.files import read_json, write_bytes, write_json, write_table
 from selftaught.machine import cache_folder, describe, pick_device
+from selftaught.outputs import claim
 from selftaught.presets import policy_settings
 from selftaught.rng import Key, permutation
 from selftaught.views import policy as policies

@@ -19,8 +19,8 @@ from selftaught.encoders.folder import open_encoder
 from selftaught.evaluation.evaluate import as_text, evaluate
 from selftaught.evaluation.row import Row
 from selftaught.features import features
-from selftaught.files import claim
 from selftaught.machine import cache_folder, pick_device
+from selftaught.outputs import claim
 from selftaught.pretrain import pretrain
 from selftaught.report.contents import evaluation_sections, neighbourhoods, run_sections
 from selftaught.report.page import Html, Section, bullets, paragraph

@@ -25,20 +25,10 @@ if TYPE_CHECKING:
 _JSON_LIMIT = 64 * 2**20  # bytes; our largest JSON files are far below
 _HEADER_LIMIT = 100 * 2**20  # bytes; the limit of safetensors itself
 
-_OURS = (  # one of these is in each folder that a command writes
-    ".lock",
-    "config.yaml",
-    "images.parquet",
-    "config.json",
-    "model.safetensors",
-    "check/config.yaml",
-    "run/config.yaml",
-)
-
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
-    part = _temporary(path)
+    part = temporary(path)
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -226,7 +216,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Yields a temporary sibling to write into; at the end its files are synced and it is renamed.
     A leftover of a killed process is removed by `remove_leftovers`.
     """
-    part = _temporary(path)
+    part = temporary(path)
     part.mkdir(parents=True)
     try:
         yield part
@@ -245,20 +235,25 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Remove a folder or a file, whole under its name until it is gone. Failing does no harm."""
-    part = _temporary(path)
+    part = temporary(path)
     with contextlib.suppress(OSError):
         path.rename(part)
-        _delete(part)
+        delete(part)
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it.
+
+    Raises:
+        OSError: It cannot be deleted.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()
 
 
-def _temporary(path: Path) -> Path:
+def temporary(path: Path) -> Path:
     """A sibling's name that no other process has, on this machine or another."""
     return path.with_name(f".{path.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
 
@@ -267,7 +262,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder."""
     for leftover in folder.glob(".*.tmp-*"):
         with contextlib.suppress(OSError):
-            _delete(leftover)
+            delete(leftover)
 
 
 def inside(root: Path, name: str) -> Path:
@@ -304,7 +299,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
     try:
         _lock(handle, folder)
         yield
@@ -325,47 +320,8 @@ def _lock(handle: int, folder: Path) -> None:
         ) from None
 
 
-def claim(out: Path, *, overwrite: bool) -> None:
-    """Make sure that `out` may be written: it does not exist yet, is empty, or may be overwritten.
-
-    Nothing is removed before it is known that the folder around `out` can be written to, and no
-    folder that is not ours or that a process is writing to: --overwrite on one's images is a slip.
-
-    Raises:
-        FileError: It exists and `overwrite` is False or may not be removed, or its parent cannot
-            be written to.
-    """
-    try:
-        taken = os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir()))
-        if taken and not overwrite:
-            raise FileError(
-                f"{out} exists", "choose another --out, or add --overwrite to replace it"
-            )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = _temporary(out)
-        probe.touch()
-        probe.unlink()
-        if taken:
-            _check_ours(out)
-            _delete(out)
-    except OSError as error:
-        raise _unwritable(out.parent, error) from None
-
-
-def _check_ours(out: Path) -> None:
-    if out.is_symlink() or not out.is_dir():
-        return
-    if not any((out / mark).exists() for mark in _OURS):
-        raise FileError(
-            f"{out} holds files that selftaught did not write",
-            "choose another --out, or remove the folder yourself",
-        )
-    if (out / ".lock").exists():
-        with locked(out):
-            pass
-
-
-def _unwritable(folder: Path, error: OSError) -> FileError:
+def unwritable(folder: Path, error: OSError) -> FileError:
+    """What the user is told of a folder that cannot be written to."""
     return FileError(f"{folder} cannot be written to ({error.strerror})", "choose another --out")
 
 

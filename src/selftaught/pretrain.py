@@ -1,5 +1,7 @@
 """The commands pretrain and resume: from options to a run's folder with an encoder in it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +10,12 @@ import torch
 from selftaught import assemble, config, distributed
 from selftaught.answer import Answer
 from selftaught.config import Config, with_overrides
-from selftaught.encoders.folder import save_config, save_encoder
+from selftaught.encoders.folder import CONFIG, WEIGHTS, save_config, save_encoder
 from selftaught.errors import FileError
-from selftaught.files import claim, locked, remove_leftovers, write_json
+from selftaught.files import locked, remove_leftovers, write_json
 from selftaught.machine import describe, pick_device
 from selftaught.options import Machine, Pretrain, Resume
+from selftaught.outputs import claim
 from selftaught.training import checkpoint, log
 from selftaught.training.checkpoint import Checkpoint
 from selftaught.training.log import Log, cut_back
@@ -36,7 +39,10 @@ def pretrain(options: Pretrain) -> Answer:
     try:
         resolved = resolve(options, device)
         _claim(options)
-        with _Run(options.out, resolved.config, resolved.images, options, device) as run:
+        with (
+            _held(options.out),
+            _Run(options.out, resolved.config, resolved.images, options, device) as run,
+        ):
             run.say(resolved.echo)
             run.fix_steps(options.seconds)
             run.write_inputs()
@@ -56,16 +62,21 @@ def resume(options: Resume) -> Answer:
     device = distributed.start(torch.device(pick_device(options.device)))
     try:
         resolved = config.read(_config_of(options.run))
-        images = assemble.opened(resolved, options.cache, options.threads)
-        _same_images(images, options.run)
-        with _Run(options.run, resolved, images, options, device) as run:
-            return run.go_on()
+        with _held(options.run):
+            found, complaints = _newest(options.run)
+            _same_configuration(resolved, found, options.run)
+            if _is_finished(options.run, found):
+                return _answer_of_finished(options.run, found)
+            images = assemble.opened(resolved, options.cache, options.threads)
+            _same_images(images, options.run)
+            with _Run(options.run, resolved, images, options, device) as run:
+                return run.go_on(found, complaints)
     finally:
         distributed.stop()
 
 
 class _Run:
-    """A run's folder, held by this process, and what is trained in it."""
+    """A run's folder and what is trained in it."""
 
     def __init__(
         self, folder: Path, config: Config, images: "Images", machine: Machine, device: torch.device
@@ -73,21 +84,13 @@ class _Run:
         self.folder, self.config, self.images = folder, assemble.complete(config), images
         self.machine, self.device = machine, device
         self.log: Log | None = None
-        self._lock = locked(folder)
-        self._held = False
 
     def __enter__(self) -> "_Run":
-        if distributed.rank() == 0:
-            self._lock.__enter__()
-            self._held = True
-            remove_leftovers(self.folder / "checkpoints")
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self.log is not None:
             self.log.close()
-        if self._held:
-            self._lock.__exit__(*error)
 
     def say(self, text: str) -> None:
         """A sentence to the terminal and the log; from one process only."""
@@ -121,18 +124,16 @@ class _Run:
         """Method, views and plan as the configuration says."""
         return assemble.training(self.config, self.images, self.device, self.machine.threads)
 
-    def go_on(self) -> Answer:
-        """From the newest checkpoint that verifies to the end."""
-        found, complaints = checkpoint.newest(self.folder / "checkpoints")
-        if found is None:
-            raise FileError(
-                " ".join([f"{self.folder} has no checkpoint that verifies.", *complaints]),
-                "start again with selftaught pretrain --config config.yaml",
-            )
-        _same_configuration(self.config, found, self.folder)
-        if found.state.get("complete"):
-            return Answer({"run": str(self.folder), "step": found.step}, "The run is complete.")
-        cut_back(self.folder, found.step)
+    def go_on(self, found: Checkpoint, complaints: list[str]) -> Answer:
+        """From a checkpoint to the end."""
+        if found.state.get("complete"):  # killed when all but the encoder was written
+            training = self.training()
+            training.restore(found)
+            self._write_encoder(training)
+            return _answer_of_finished(self.folder, found)
+        if distributed.rank() == 0:
+            cut_back(self.folder, found.step)
+        distributed.agree(False)  # the others read the log, and the checkpoint is read by all
         for complaint in [*complaints, *self._differences(found)]:
             self.say(complaint)
         return self.train(found)
@@ -147,7 +148,9 @@ class _Run:
             if self.log is not None:
                 self.log.close()
             self.log = Log(self.folder, total_steps=training.plan.total_steps, start_step=start)
-            if not (self.folder / "encoder").exists():  # so that a stopped run can be opened
+            if not (
+                self.folder / "encoder" / CONFIG
+            ).exists():  # so that a stopped run can be opened
                 save_config(training.method.encoder, self.folder / "encoder")
         loop = Loop(
             training,
@@ -167,9 +170,7 @@ class _Run:
         return self._finish(training, outcome)
 
     def _finish(self, training: Training, outcome: Outcome) -> Answer:
-        if distributed.rank() == 0:
-            card = f"Trained by selftaught ({self.config.method}) for {outcome.step:,} steps."
-            save_encoder(training.method.encoder, self.folder / "encoder", card=card)
+        self._write_encoder(training)
         value = {
             "run": str(self.folder),
             "step": outcome.step,
@@ -178,7 +179,13 @@ class _Run:
             "alarms": list(outcome.alarms),
             "replaced": training.feed.replaced,
         }
-        return Answer(value, _summary(self.folder, training, outcome))
+        first = distributed.rank() == 0
+        return Answer(value, _summary(self.folder, training, outcome) if first else "")
+
+    def _write_encoder(self, training: Training) -> None:
+        if distributed.rank() == 0:
+            card = f"Trained by selftaught ({self.config.method}) for {training.step:,} steps."
+            save_encoder(training.method.encoder, self.folder / "encoder", card=card)
 
     def _probe(self, training: Training) -> Probe | None:
         if self.config.probe is None:
@@ -221,6 +228,41 @@ def _claim(options: Pretrain) -> None:
     distributed.agree(False)
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A run's folder for this process alone (and those that torchrun started with it), without
+    what killed processes left half-written there.
+    """
+    if distributed.rank() > 0:
+        yield
+        return
+    with locked(folder):
+        for place in (folder, folder / "checkpoints"):
+            remove_leftovers(place)
+        yield
+
+
+def _newest(run: Path) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint that verifies, and what is wrong with newer ones."""
+    found, complaints = checkpoint.newest(run / "checkpoints")
+    if found is None:
+        raise FileError(
+            " ".join([f"{run} has no checkpoint that verifies.", *complaints]),
+            "start again with selftaught pretrain --config config.yaml",
+        )
+    return found, complaints
+
+
+def _is_finished(run: Path, found: Checkpoint) -> bool:
+    """Whether nothing is left to do; then the images may be gone."""
+    return bool(found.state.get("complete")) and (run / "encoder" / WEIGHTS).exists()
+
+
+def _answer_of_finished(run: Path, found: Checkpoint) -> Answer:
+    words = "The run is complete." if distributed.rank() == 0 else ""
+    return Answer({"run": str(run), "step": found.step}, words)
+
+
 def _config_of(run: Path) -> Path:
     path = run / "config.yaml"
     if not path.exists():
@@ -240,7 +282,7 @@ def _same_images(images: "Images", run: Path) -> None:
     after = list(zip(*(now[c].to_pylist() for c in columns), strict=True))
     if before == after:
         return
-    gone, new = dict(before).items() - dict(after).items(), dict(after).items() - dict(before)
+    gone, new = set(before) - set(after), set(after) - set(before)
     name = min([path for path, _ in gone] or [path for path, _ in new] or ["(the order)"])
     raise FileError(
         f"the images of {run} have changed since it began, for one {name}",

@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught import files
+from selftaught import files, outputs
 from selftaught.errors import FileError
 
 # Written whole or not at all.
@@ -436,13 +436,13 @@ def make_run(out: Path) -> None:
 
 @pytest.mark.parametrize("deep", ["run", "a/b/run"])
 def test_a_new_place_may_be_claimed(tmp_path: Path, deep: str) -> None:
-    files.claim(tmp_path / deep, overwrite=False)
+    outputs.claim(tmp_path / deep, overwrite=False)
     assert (tmp_path / deep).parent.is_dir() and list((tmp_path / deep).parent.iterdir()) == []
 
 
 def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    files.claim(tmp_path / "run", overwrite=False)
+    outputs.claim(tmp_path / "run", overwrite=False)
     assert (tmp_path / "run").is_dir()
 
 
@@ -457,16 +457,16 @@ def test_what_exists_is_kept_unless_it_may_be_overwritten(
     out = tmp_path / "run"
     make(out)
     with pytest.raises(FileError, match=r"run exists: .*--overwrite"):
-        files.claim(out, overwrite=False)
+        outputs.claim(out, overwrite=False)
     assert os.path.lexists(out)
-    files.claim(out, overwrite=True)
+    outputs.claim(out, overwrite=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_overwriting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     make_run(tmp_path / "precious")
     (tmp_path / "run").symlink_to(tmp_path / "precious")
-    files.claim(tmp_path / "run", overwrite=True)
+    outputs.claim(tmp_path / "run", overwrite=True)
     assert (tmp_path / "precious" / "config.yaml").exists()
     assert not (tmp_path / "run").is_symlink()
 
@@ -477,7 +477,7 @@ def test_nothing_is_removed_where_nothing_can_be_written(
     make_run(tmp_path / "run")
     monkeypatch.setattr(Path, "touch", full)
     with pytest.raises(FileError, match="cannot be written to"):
-        files.claim(tmp_path / "run", overwrite=True)
+        outputs.claim(tmp_path / "run", overwrite=True)
     assert (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -488,7 +488,7 @@ def test_the_images_themselves_are_not_overwritten(tmp_path: Path, names: list[s
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).touch()
     with pytest.raises(FileError, match="did not write: choose another --out"):
-        files.claim(tmp_path / "photos", overwrite=True)
+        outputs.claim(tmp_path / "photos", overwrite=True)
     assert all((tmp_path / "photos" / name).exists() for name in names)
 
 
@@ -496,7 +496,7 @@ def test_the_images_themselves_are_not_overwritten(tmp_path: Path, names: list[s
 def test_a_folder_of_ours_is_overwritten(tmp_path: Path, mark: str) -> None:
     (tmp_path / "out" / mark).parent.mkdir(parents=True)
     (tmp_path / "out" / mark).touch()
-    files.claim(tmp_path / "out", overwrite=True)
+    outputs.claim(tmp_path / "out", overwrite=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -505,7 +505,7 @@ def test_a_place_that_cannot_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(FileError, match=r"cannot be written to .*choose another --out") as error:
-        files.claim(tmp_path / name, overwrite=False)
+        outputs.claim(tmp_path / name, overwrite=False)
     assert "\n" not in str(error.value)
     assert (tmp_path / "file").exists()
 
