@@ -1,0 +1,111 @@
+"""Golden losses: 20 steps of each method on fixed digits, and a line in the CHANGELOG for a change.
+
+In float64, for float32 drifts between processors and versions of torch. `python -m
+tests.unit.test_golden` writes them anew.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from selftaught import assemble
+from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings
+from selftaught.data.store import Images, open_images
+from selftaught.methods import REGISTRY
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden"
+STEPS, IMAGES, TOLERANCE = 20, 256, 1e-6
+
+
+def some_digits(folder: Path) -> Images:
+    """The first digits of scikit-learn, as they always were: 8 x 8, values 0 to 16."""
+    path = folder / "digits.npz"
+    np.savez(path, images=load_digits().images[:IMAGES].astype(np.uint8) * 15)
+    return open_images(str(path), cache=folder / "cache", threads=1)
+
+
+def losses(method: str, images: Images) -> list[float]:
+    """The loss of every step.
+
+    resnet8 has no dropout. Views are float32: one rounding more or less in every pixel moves these
+    losses by 8e-8 (measured); LARS and AdamW, which divide by a gradient, would make it 2e-5.
+    """
+    config = Config(
+        data=DataSettings("digits"),
+        network=NetworkSettings(image_size=16, width=4),
+        loop=LoopSettings(
+            batch_size=32, total_steps=STEPS, optimizer="sgd", lr=0.02, precision="float64"
+        ),
+        method=method,
+    )
+    training = assemble.training(assemble.complete(config), images, torch.device("cpu"), threads=1)
+    found = []
+    while not training.done:
+        for batch in training.batches():
+            training.take(batch)
+            assert training.last_loss is not None
+            found.append(training.last_loss.item())
+    return found
+
+
+def as_text(values: list[float]) -> str:
+    return "".join(f"{step} {loss!r}\n" for step, loss in enumerate(values, 1))
+
+
+def digest(method: str) -> str:
+    """The words that the CHANGELOG must hold."""
+    data = (GOLDEN / f"{method}.txt").read_bytes()
+    return f"golden losses of {method} {hashlib.sha256(data).hexdigest()[:12]}"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return some_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_losses_are_the_golden_ones_on_any_number_of_cores(method: str, images: Images) -> None:
+    golden = np.loadtxt(GOLDEN / f"{method}.txt")
+    assert golden[:, 0].tolist() == list(range(1, STEPS + 1))
+    before = torch.get_num_threads()
+    try:
+        by_threads = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            by_threads.append(losses(method, images))
+    finally:
+        torch.set_num_threads(before)
+    how = "python -m tests.unit.test_golden writes them anew"
+    assert by_threads[0] == pytest.approx(golden[:, 1].tolist(), rel=0, abs=TOLERANCE), how
+    assert by_threads[1] == pytest.approx(by_threads[0], rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_the_losses_fall_and_no_step_is_like_another(method: str) -> None:
+    values = np.loadtxt(GOLDEN / f"{method}.txt")[:, 1]
+    assert values[-5:].mean() < values[:5].mean() - 0.01 and len(set(values)) == STEPS
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_golden_losses_are_named_in_the_changelog(method: str) -> None:
+    words = digest(method)
+    assert words in (ROOT / "CHANGELOG.md").read_text(), f"say in CHANGELOG.md: {words}"
+
+
+def test_every_golden_file_belongs_to_a_method() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*REGISTRY, "command_line"}
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        pixels = some_digits(Path(folder))
+        for name in REGISTRY:
+            (GOLDEN / f"{name}.txt").write_text(as_text(losses(name, pixels)))
+            print(digest(name))
