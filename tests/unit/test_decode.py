@@ -114,9 +114,9 @@ def test_damaged_exif_does_not_cost_the_image():
 
 def test_alpha_is_laid_over_white():
     pixels = np.zeros((1, 4, 4), np.uint8)
-    pixels[..., :3], pixels[..., 3] = (200, 100, 0), (0, 51, 128, 255)
+    pixels[..., :3], pixels[..., 3] = (200, 100, 1), (0, 51, 128, 255)
     found = decode(encoded(Image.fromarray(pixels, "RGBA"), "PNG"), "x")
-    assert found[0].tolist() == [[255] * 3, [244, 224, 204], [227, 177, 127], [200, 100, 0]]
+    assert found[0].tolist() == [[255] * 3, [244, 224, 204], [227, 177, 128], [200, 100, 1]]
 
 
 def test_grey_with_alpha_stays_grey():
