@@ -168,14 +168,28 @@ def test_rows_as_text_and_as_json() -> None:
     row = Row("this encoder", "knn", "test (given)", "accuracy", 0, 0.75, 0.7, 0.8, 1.5)
     other = replace(row, representation="random init", value=0.5, delta_low=0.1, delta_high=0.3)
     rows = [row, other, replace(other, seed=1, value=0.6, low=0.6, note="k = 200 was clipped to 9")]
-    assert as_text(rows).splitlines() == [
-        "knn: accuracy, test (given)",
-        "                                value   95 % interval  this encoder minus it  seconds",
-        "  this encoder                  0.750  0.700 to 0.800                             1.5",
-        "  random init, mean of 2 seeds  0.550  0.600 to 0.800       +0.100 to +0.300      3.0",
-        "",
-        "knn: k = 200 was clipped to 9",
+    table, notes = as_text(rows).split("\n\n")
+    assert table.splitlines() == [
+        "knn, test (given)",
+        "                                                accuracy     this minus it  seconds",
+        "  this encoder                  0.750 (0.700 to 0.800)                          1.5",
+        "  random init, mean of 2 seeds  0.550 (0.600 to 0.800) <  +0.100 to +0.300      3.0",
     ]
+    assert notes.endswith("does not hold 0.\nknn: k = 200 was clipped to 9")
+
+
+def test_marks_say_which_way_the_paired_interval_lies() -> None:
+    row = Row("this encoder", "knn", "test", "accuracy", 0, 0.75, 0.7, 0.8, 1.5)
+    for low, high, mark in ((0.1, 0.3, "<"), (-0.3, -0.1, ">"), (-0.1, 0.1, "")):
+        other = replace(row, representation="it", delta_low=low, delta_high=high)
+        line = as_text([row, other]).splitlines()[3]
+        assert line.split(")")[1].split()[0] == (mark or f"{low:+.3f}")
+
+
+def test_json_keeps_the_notes() -> None:
+    rows = [
+        Row("r", "knn", "test", "accuracy", 0, 0.5, 0.4, 0.6, 0.1, note="k = 200 was clipped to 9")
+    ] * 3
     assert json.loads(json.dumps(as_dicts(rows)))[2]["note"] == "k = 200 was clipped to 9"
 
 

@@ -39,43 +39,60 @@ def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The rows as a table for people: a block a protocol, split and metric, then the notes.
+    """The rows as a table for people: a block a protocol and split, a column a metric, then notes.
 
     Seeds of one representation become one line: the mean of their values, the widest of their
-    intervals, the sum of their seconds.
+    intervals, the sum of their seconds. The paired interval of "this minus it" is shown for the
+    first metric; a mark says of each metric whether it lies above 0 or below.
     """
-    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.protocol, row.metric, row.split].append(row)
-    blocks = {key: [_HEADER, *_cells(group)] for key, group in groups.items()}
-    columns = zip(*(line for lines in blocks.values() for line in lines), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    parts = []
-    for (protocol, metric, split), lines in blocks.items():
-        table = [_aligned(line, widths) for line in lines]
-        parts.append("\n".join([f"{protocol}: {metric}, {split}", *table]))
-    notes = dict.fromkeys(f"{row.protocol}: {row.note}" for row in rows if row.note)
-    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
-
-
-_HEADER = ["", "value", "95 % interval", "this encoder minus it", "seconds"]
-
-
-def _cells(group: Sequence[Row]) -> list[list[str]]:
-    by_name: dict[str, list[Row]] = defaultdict(list)
-    for row in group:
-        by_name[row.representation].append(row)
-    return [_line(name, seeds) for name, seeds in by_name.items()]
-
-
-def _line(name: str, seeds: Sequence[Row]) -> list[str]:
-    return [
-        f"{name}, mean of {len(seeds)} seeds" if len(seeds) > 1 else name,
-        f"{sum(row.value for row in seeds) / len(seeds):.3f}",
-        _widest([(row.low, row.high) for row in seeds], ".3f"),
-        _widest([(row.delta_low, row.delta_high) for row in seeds], "+.3f"),
-        f"{sum(row.seconds for row in seeds):.1f}",
+        groups[row.protocol, row.split].append(row)
+    parts = [
+        "\n".join([f"{protocol}, {split}", *_aligned(_block(group))])
+        for (protocol, split), group in groups.items()
     ]
+    notes = dict.fromkeys(f"{row.protocol}: {row.note}" for row in rows if row.note)
+    legend = [_LEGEND] if any(row.delta_low is not None for row in rows) else []
+    return "\n\n".join([*parts, *(["\n".join([*legend, *notes])] if legend or notes else [])])
+
+
+_BETTER, _WORSE = "<", ">"
+_LEGEND = (
+    "Values with 95 % intervals; < less than this encoder's, > more: the paired 95 % interval of the "
+    "difference, shown for the first figure, does not hold 0."
+)
+
+
+def _block(group: Sequence[Row]) -> list[list[str]]:
+    """A header and a line a representation."""
+    metrics = list(dict.fromkeys(row.metric for row in group))
+    lines = [["", *metrics, "this minus it", "seconds"]]
+    for name in dict.fromkeys(row.representation for row in group):
+        own = [row for row in group if row.representation == name]
+        by_metric = [[row for row in own if row.metric == metric] for metric in metrics]
+        seeds = len(by_metric[0])
+        called = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
+        seconds = sum(row.seconds for row in by_metric[0])
+        delta = _widest([(row.delta_low, row.delta_high) for row in by_metric[0]], "+.3f")
+        lines.append([called, *map(_cell, by_metric), delta, f"{seconds:.1f}"])
+    return lines
+
+
+def _cell(seeds: Sequence[Row]) -> str:
+    """Value, interval and mark of one metric."""
+    if not seeds:
+        return ""
+    value = f"{sum(row.value for row in seeds) / len(seeds):.3f}"
+    interval = _widest([(row.low, row.high) for row in seeds], ".3f")
+    return f"{value} ({interval}) {_mark(seeds)}" if interval else value
+
+
+def _mark(seeds: Sequence[Row]) -> str:
+    if all(row.delta_low is not None and row.delta_low > 0 for row in seeds):
+        return _BETTER
+    worse = all(row.delta_high is not None and row.delta_high < 0 for row in seeds)
+    return _WORSE if worse else " "
 
 
 def _widest(intervals: Sequence[tuple[float | None, float | None]], form: str) -> str:
@@ -85,7 +102,15 @@ def _widest(intervals: Sequence[tuple[float | None, float | None]], form: str) -
     return f"{min(lows):{form}} to {max(highs):{form}}" if lows and highs else ""
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    numbers = "  ".join(cell.rjust(width) for cell, width in others)
-    return f"  {first[0].ljust(first[1])}  {numbers}".rstrip()
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns, the first flush left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            [
+                f"  {line[0]:<{widths[0]}}",
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for line in lines
+    ]
