@@ -1,5 +1,6 @@
 """From a configuration to the objects that train: encoder, views, method, plan."""
 
+import contextlib
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selftaught import distributed
+from selftaught.answer import meanwhile
 from selftaught.config import Config, DataSettings, ViewSettings, typed, with_overrides
 from selftaught.data.batches import Feed
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import open_encoder
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, DataError, nearest
 from selftaught.machine import cache_folder
 from selftaught.methods import find
 from selftaught.methods.method import Method
@@ -38,7 +40,9 @@ def complete(config: Config) -> Config:
     defaults = dataclasses.asdict(cls())
     for name in config.options:
         if name not in defaults:
-            raise ConfigError(f"{config.method} has no option {name!r}", nearest(name, defaults))
+            raise ConfigError(
+                f"{config.method} has no option {name!r:.80}", nearest(name[:80], defaults)
+            )
     options = typed(cls, defaults | config.options, config.method)
     return replace(config, options=dataclasses.asdict(options))
 
@@ -149,15 +153,17 @@ def opened(config: Config, cache: Path | None, threads: int) -> "Images":
 
     settings = config.data
     first = distributed.rank() == 0
+    text = f"Reading {settings.path!r} and looking at every image; the cache keeps what is found."
     for turn in (True, False):
         if turn == first:
-            images = open_images(
-                settings.path,
-                cache=cache_folder(cache),
-                threads=threads,
-                min_side=settings.min_side,
-                store_size=settings.store_size,
-            )
+            with meanwhile(text) if first else contextlib.nullcontext():
+                images = open_images(
+                    settings.path,
+                    cache=cache_folder(cache),
+                    threads=threads,
+                    min_side=settings.min_side,
+                    store_size=settings.store_size,
+                )
         distributed.agree(False)
     return images
 
@@ -166,14 +172,18 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
     """The encoder's kNN accuracy on labelled images, to be watched during training.
 
     Raises:
-        DataError: The images have no labels.
+        DataError: The images have no labels, or another number of channels.
     """
     from selftaught.data.labels import label
+    from selftaught.evaluation.evaluate import check_channels
     from selftaught.evaluation.knn import knn_accuracy
     from selftaught.features import features
 
     images = opened(Config(data=DataSettings(labelled)), cache, threads)
+    check_channels(training.method.encoder, images)
     labels = label(images.checked)
+    if not labels.classes:
+        raise DataError(f"the labels of --probe {labelled} are numbers", "give classes")
 
     def measure() -> float:
         vectors_ND = features(
@@ -204,5 +214,7 @@ def with_encoder_of(config: Config, found: Encoder) -> Config:
         "network.encoder": shape.architecture,
         "network.image_size": shape.image_size,
         "network.stem": shape.stem,
+        "network.width": shape.options.get("width"),
+        "network.stem_stride": shape.options.get("stem_stride"),
     }
-    return with_overrides(config, changes | {f"network.{k}": v for k, v in shape.options.items()})
+    return with_overrides(config, changes, "--init")

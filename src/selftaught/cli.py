@@ -52,7 +52,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     else:
         command = _command(name)
         result = command.run(parse(name, arguments))
-        if result is not None:
+        if result is not None and str(result):  # of several processes, the first one speaks
             _print(str(result))
 
 

@@ -18,9 +18,10 @@ from selftaught.data.store import Images
 from selftaught.encoders.encoder import encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, nearest
-from selftaught.files import read_json, write_bytes, write_json, write_table
+from selftaught.evaluation.row import Row
+from selftaught.files import read_json, temporary, write_bytes, write_json, write_table
 from selftaught.machine import cache_folder, describe, pick_device
-from selftaught.outputs import claim
+from selftaught.outputs import check_out, claim
 from selftaught.presets import policy_settings
 from selftaught.rng import Key, permutation
 from selftaught.views import policy as policies
@@ -38,19 +39,20 @@ def check(chosen: options.Check) -> Answer:
     from selftaught.report.contents import facts_of
 
     device = torch.device(pick_device(chosen.device))
+    check_out(chosen.out, overwrite=chosen.overwrite, inputs=[chosen.data])
     data = DataSettings(assemble.lasting(chosen.data), min_side=chosen.min_side)
     images = assemble.opened(Config(data=data), chosen.cache, chosen.threads)
     advice = recipe.recommend(images.checked, str(device))
     advised = dataclasses.replace(recipe.apply_advice(advice), seed=0)
     data = dataclasses.replace(advised.data, path=data.path, min_side=data.min_side)
     advised = assemble.complete(dataclasses.replace(advised, data=data))
-    claim(chosen.out, overwrite=chosen.overwrite)
-    chosen.out.mkdir(exist_ok=True)
     found: dict[str, Any] = facts_of(images.checked) | {
         "recipe": {choice.what: choice.why for choice in advice}
     }
     if chosen.time_steps:
         found["expected_seconds"] = _expected(advised, device, chosen)
+    claim(chosen.out, overwrite=chosen.overwrite)
+    chosen.out.mkdir(exist_ok=True)
     write_index(images.checked, chosen.out)
     config.write(advised, chosen.out / "config.yaml")
     write_json(chosen.out / "check.json", found)
@@ -68,20 +70,19 @@ def views(chosen: options.Views) -> Answer:
     from selftaught.report.sheets import views_sheet
 
     device = torch.device(pick_device(chosen.device))
-    wanted = Config(data=DataSettings(assemble.lasting(chosen.data)))
-    images = assemble.opened(wanted, chosen.cache, chosen.threads)
+    changes = _policy_changes(chosen.preset) | parse_assignments(chosen.set)
+    with_overrides(Config(), changes)
+    check_out(chosen.out, overwrite=chosen.overwrite, file=True)
+    images = _opened(chosen.data, chosen)
     advised = recipe.apply_advice(
         recipe.recommend(images.checked, str(device), image_size=chosen.image_size)
     )
-    changes = _policy_changes(chosen.preset) | parse_assignments(chosen.set)
     advised = dataclasses.replace(with_overrides(advised, changes), seed=chosen.seed)
     count = min(chosen.rows, len(images.store))
     rows = np.sort(permutation(Key(chosen.seed, "views sheet"), len(images.store))[:count])
     raw, intensity = list(images.store.read(rows)), images.checked.intensity
     drawn = seen(raw, assemble.view_specs(advised)[0], intensity, seed=chosen.seed, number=8)
-    if chosen.out.exists() and not chosen.overwrite:
-        raise FileError(f"{chosen.out} exists", "choose another --out, or add --overwrite")
-    claim(chosen.out, overwrite=True)
+    claim(chosen.out, overwrite=chosen.overwrite, file=True)
     write_bytes(chosen.out, views_sheet(raw, drawn, intensity))
     return Answer(str(chosen.out), f"{count} images, each with 8 views: {chosen.out}")
 
@@ -97,15 +98,17 @@ def evaluate(chosen: options.Evaluate) -> Answer:
     """
     from selftaught.evaluation import evaluate as evaluation
 
+    device, protocols = pick_device(chosen.device), chosen.protocol or ("knn", "linear")
+    evaluation.check_protocols(protocols, chosen.few)
     encoder = open_encoder(chosen.run)
-    device = pick_device(chosen.device)
+    kept_rows(Path(chosen.run))  # damaged ones are found before minutes of work
     images = _opened(chosen.labelled, chosen)
     labels = label(images.checked, column=chosen.label)
     rows = evaluation.evaluate(
         encoder,
         images,
         labels,
-        protocols=chosen.protocol or ("knn", "linear"),
+        protocols=protocols,
         few=chosen.few,
         device=device,
         threads=chosen.threads,
@@ -120,11 +123,24 @@ def keep_evaluation(run: Path, data: str, rows: Sequence[dict[str, Any]]) -> Non
     """Add rows to RUN/evaluation.json, in place of earlier ones of the same question."""
     if not (run / "config.yaml").exists():
         return
-    path = run / _EVALUATION
-    kept = read_json(path) if path.exists() else []
     asked = {(data, row["protocol"], row["split"]) for row in rows}
-    kept = [r for r in kept if (r["data"], r["protocol"], r["split"]) not in asked]
-    write_json(path, [*kept, *({"data": data, **row} for row in rows)])
+    kept = [r for r in kept_rows(run) if (r["data"], r["protocol"], r["split"]) not in asked]
+    write_json(run / _EVALUATION, [*kept, *({"data": data, **row} for row in rows)])
+
+
+def kept_rows(run: Path) -> list[dict[str, Any]]:
+    """The rows of RUN/evaluation.json; none where there is no such file.
+
+    Raises:
+        FileError: It is damaged.
+    """
+    path = run / _EVALUATION
+    rows = read_json(path) if path.exists() else []
+    fields = dataclasses.fields(Row)
+    names = {"data", *(f.name for f in fields if f.default is dataclasses.MISSING)}
+    if isinstance(rows, list) and all(isinstance(r, dict) and r.keys() >= names for r in rows):
+        return rows
+    raise FileError(f"{path} is not a table of evaluations", "remove it, or restore it")
 
 
 def embed(chosen: options.Embed) -> Answer:
@@ -135,10 +151,12 @@ def embed(chosen: options.Embed) -> Answer:
         FileError: --out is in the way.
     """
     from selftaught.embed import embed as vectors_of
+    from selftaught.evaluation.evaluate import check_channels
 
+    check_out(chosen.out, overwrite=chosen.overwrite, file=True)
     encoder = open_encoder(chosen.run)
     images = _opened(chosen.data, chosen)
-    claim(chosen.out, overwrite=chosen.overwrite)
+    check_channels(encoder, images)
     table = vectors_of(
         encoder,
         images,
@@ -146,6 +164,7 @@ def embed(chosen: options.Embed) -> Answer:
         threads=chosen.threads,
         cache=cache_folder(chosen.cache),
     )
+    claim(chosen.out, overwrite=chosen.overwrite, file=True)
     write_table(chosen.out, table)
     text = f"{table.num_rows:,} vectors of {encoder.dim} numbers: {chosen.out}"
     return Answer({"out": str(chosen.out), "rows": table.num_rows, "dim": encoder.dim}, text)
@@ -171,7 +190,7 @@ def report(chosen: options.Report) -> Answer:
         images,
         config=config.to_dict(resolved),
         specs=assemble.view_specs(resolved),
-        rows=read_json(run / _EVALUATION) if (run / _EVALUATION).exists() else [],
+        rows=kept_rows(run),
         device=pick_device(chosen.device),
         threads=chosen.threads,
         cache=cache_folder(chosen.cache),
@@ -187,17 +206,20 @@ def export(chosen: options.Export) -> Answer:
         ConfigError: That library cannot express the network.
         FileError: The outputs differ, or --out is in the way.
     """
+    from selftaught.evaluation.evaluate import check_channels
+    from selftaught.export import check_export
     from selftaught.export import export as hand_over
 
+    inputs = (chosen.run, chosen.data)
+    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     encoder = open_encoder(chosen.run)
-    data = chosen.data or _data_of(Path(chosen.run))
-    images = _opened(data, chosen)
+    check_export(encoder, chosen.to)
+    images = _opened(chosen.data or _data_of(Path(chosen.run)), chosen)
+    check_channels(encoder, images)
     rows = permutation(Key(0, "export"), len(images.store))[:16]
-    part = chosen.out.with_name(f".{chosen.out.name}.tmp-export")
-    if not chosen.overwrite:
-        claim(chosen.out, overwrite=False)
+    part = temporary(chosen.out)
     difference = hand_over(encoder, chosen.to, part, list(images.store.read(rows)))
-    claim(chosen.out, overwrite=True)  # now that it is known that the other library can
+    claim(chosen.out, overwrite=chosen.overwrite)  # now that it is known that they agree
     part.rename(chosen.out)
     text = (
         f"{chosen.out}: for {chosen.to}; on {len(rows)} of the images the outputs differ by "

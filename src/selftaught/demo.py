@@ -12,6 +12,7 @@ from typing import Any
 from selftaught import commands, config, options
 from selftaught.answer import Answer
 from selftaught.assemble import opened, view_specs
+from selftaught.data.images import find
 from selftaught.data.labels import Labelled, label
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
@@ -75,6 +76,7 @@ def demo(chosen: options.Demo) -> Answer:
         StopRun: It was stopped; what was trained can be resumed.
     """
     story = STORIES[chosen.data]
+    find(chosen.data)  # a package that is not there is missed before anything is removed
     claim(chosen.out, overwrite=chosen.overwrite)
     chosen.out.mkdir(exist_ok=True)
     print(story.licence, file=sys.stderr)

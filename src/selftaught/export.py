@@ -48,12 +48,8 @@ def export(encoder: Encoder, to: str, folder: Path, images: "Sequence[Picture]")
         DataError: There are no images.
         FileError: The outputs differ. In all cases nothing is left behind.
     """
-    if to not in _TARGETS:
-        raise ConfigError(f"there is no export to {to!r}", nearest(to, _TARGETS))
-    refuse, load, usage = _TARGETS[to]
-    reason = refuse(encoder)
-    if reason:
-        raise ConfigError(f"{to} cannot express this encoder", reason)
+    check_export(encoder, to)
+    _, load, usage = _TARGETS[to]
     if not len(images):
         raise DataError("there are no images to compare on", "give some")
     ours = copy.deepcopy(encoder).float().cpu().eval()
@@ -66,6 +62,19 @@ def export(encoder: Encoder, to: str, folder: Path, images: "Sequence[Picture]")
                 "nothing was written; please report it",
             )
     return difference
+
+
+def check_export(encoder: Encoder, to: str) -> None:
+    """Whether that library can express the network.
+
+    Raises:
+        ConfigError: It cannot; the reason is named.
+    """
+    if to not in _TARGETS:
+        raise ConfigError(f"there is no export to {to!r}", nearest(to, _TARGETS))
+    reason = _TARGETS[to][0](encoder)
+    if reason:
+        raise ConfigError(f"{to} cannot express this encoder", reason)
 
 
 def largest_difference(ours: Encoder, theirs: nn.Module, images: "Sequence[Picture]") -> float:

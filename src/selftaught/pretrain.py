@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selftaught import assemble, config, distributed
-from selftaught.answer import Answer
+from selftaught.answer import Answer, meanwhile
 from selftaught.config import Config, with_overrides
 from selftaught.encoders.folder import CONFIG, WEIGHTS, save_config, save_encoder
 from selftaught.errors import FileError
 from selftaught.files import locked, remove_leftovers, write_json
 from selftaught.machine import describe, pick_device
 from selftaught.options import Machine, Pretrain, Resume
-from selftaught.outputs import claim
 from selftaught.training import checkpoint, log
 from selftaught.training.checkpoint import Checkpoint
 from selftaught.training.log import Log, cut_back
@@ -38,11 +37,10 @@ def pretrain(options: Pretrain) -> Answer:
     device = distributed.start(torch.device(pick_device(options.device)))
     try:
         resolved = resolve(options, device)
+        run = _Run(options.out, resolved.config, resolved.images, options, device)
+        run.prepare()
         _claim(options)
-        with (
-            _held(options.out),
-            _Run(options.out, resolved.config, resolved.images, options, device) as run,
-        ):
+        with _held(options.out), run:
             run.say(resolved.echo)
             run.fix_steps(options.seconds)
             run.write_inputs()
@@ -84,6 +82,7 @@ class _Run:
         self.folder, self.config, self.images = folder, assemble.complete(config), images
         self.machine, self.device = machine, device
         self.log: Log | None = None
+        self._prepared: Training | None = None
 
     def __enter__(self) -> "_Run":
         return self
@@ -103,7 +102,8 @@ class _Run:
         """With a deadline, the number of steps that it allows, measured on some."""
         if seconds is None:
             return
-        pace = torch.tensor([seconds_per_step(self.training())], dtype=torch.float64)
+        with meanwhile("Timing 20 steps, to know how many the time allows."):
+            pace = torch.tensor([seconds_per_step(self.training())], dtype=torch.float64)
         distributed.broadcast_([pace])
         steps = steps_within(seconds, pace.item())
         self.config = with_overrides(self.config, {"loop.total_steps": steps})
@@ -120,8 +120,16 @@ class _Run:
             write_index(self.images.checked, self.folder)
             (self.folder / "checkpoints").mkdir(exist_ok=True)
 
+    def prepare(self) -> None:
+        """Build all that can be wrong before --out is touched: a mistake costs no older run."""
+        self._prepared = self.training()
+        self._probe(self._prepared)
+
     def training(self) -> Training:
-        """Method, views and plan as the configuration says."""
+        """Method, views and plan as the configuration says, at step 0."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            return prepared
         return assemble.training(self.config, self.images, self.device, self.machine.threads)
 
     def go_on(self, found: Checkpoint, complaints: list[str]) -> Answer:
@@ -222,6 +230,8 @@ class _Run:
 
 def _claim(options: Pretrain) -> None:
     """Make --out, once; the other processes wait."""
+    from selftaught.outputs import claim
+
     if distributed.rank() == 0:
         claim(options.out, overwrite=options.overwrite)
         options.out.mkdir(exist_ok=True)

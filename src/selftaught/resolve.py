@@ -4,17 +4,18 @@ Precedence, from weak to strong: the recipe for these images (or --preset, or --
 flag of its own.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 
-from selftaught import assemble, config, recipe
+from selftaught import assemble, config, distributed, recipe
 from selftaught.config import Config, Overrides, parse_assignments, with_overrides
 from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, check_architecture
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError
 from selftaught.options import Pretrain
+from selftaught.outputs import check_out
 from selftaught.presets import preset
 
 _FLAGS = {  # field of options.Pretrain: name in the configuration
@@ -47,24 +48,44 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     Raises:
         ConfigError: An option is unknown, mistyped or contradicts another.
         DataError: The images cannot be used.
+        FileError: --out or --init cannot be used.
     """
     _refuse_contradictions(options)
-    given = _given(options)
-    base = _base(options)
-    first = with_overrides(base or Config(), given)
-    if not first.data.path:
-        raise ConfigError("pretrain was given no images", "name a folder, a list or a table")
+    given, base = _given(options), _base(options)
+    first = with_overrides(base or Config(), given, "pretrain")
+    init = _before_reading(first, given, options)
     images = assemble.opened(first, options.cache, options.threads)
-    if base is not None:
-        chosen, echo = first, ""
+    if base is None:
+        size = init.config.image_size if init else given.get("network.image_size")
+        start = recipe.apply_advice(recipe.recommend(images.checked, str(device), image_size=size))
+    chosen = with_overrides(base or start, given, "pretrain")
+    if init is not None:
+        chosen = assemble.with_encoder_of(chosen, init)
     else:
-        advice = recipe.recommend(images.checked, str(device), image_size=options.image_size)
-        chosen = with_overrides(recipe.apply_advice(advice), given)
-        echo = "The recipe for these images; flags change it:\n" + recipe.text(advice)
-    chosen = _with_fitting_network(chosen, options)
+        chosen = _with_fitting_options(chosen, base or start, given)
     if chosen.data != first.data:
         images = assemble.opened(chosen, options.cache, options.threads)
-    return Resolved(assemble.complete(chosen), images, echo)
+    chosen = assemble.complete(chosen)
+    return Resolved(chosen, images, _echo(chosen, images, from_recipe=base is None))
+
+
+def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encoder | None:
+    """Whatever can be wrong without a look at the images; the encoder that --init names."""
+    if not first.data.path:
+        raise ConfigError("pretrain was given no images", "name a folder, a list or a table")
+    assemble.complete(first)
+    if distributed.rank() == 0:
+        inputs = (first.data.path, first.network.init, first.probe)
+        check_out(options.out, overwrite=options.overwrite, inputs=inputs)
+    if first.network.init is None:
+        check_architecture(first.network.encoder)
+        return None
+    for name in given:
+        if name.startswith("network.") and name != "network.init":
+            flag = {place: f"--{flag.replace('_', '-')}" for flag, place in _FLAGS.items()}
+            remedy = f"leave {flag.get(name, f'--set {name}')} out"
+            raise ConfigError("--init brings its own network", remedy)
+    return open_encoder(first.network.init)
 
 
 def _refuse_contradictions(options: Pretrain) -> None:
@@ -102,18 +123,23 @@ def _given(options: Pretrain) -> Overrides:
     return overrides
 
 
-def _with_fitting_network(chosen: Config, options: Pretrain) -> Config:
-    """With --init the network is the one found there; options of a network go with it."""
-    if chosen.network.init:
-        if options.encoder:
-            raise ConfigError("--init brings its own network", "leave --encoder out")
-        return assemble.with_encoder_of(chosen, open_encoder(chosen.network.init))
-    named = {a.partition("=")[0] for a in options.set}
-    if recipe.is_small_resnet(chosen.network.encoder):
+def _with_fitting_options(chosen: Config, start: Config, given: Overrides) -> Config:
+    """Options of a network that was exchanged go with it; what was asked for stays."""
+    small = recipe.is_small_resnet
+    if chosen.network.encoder == start.network.encoder or small(chosen.network.encoder):
         return chosen
-    network = chosen.network
-    if "network.width" not in named:
-        network = dataclasses.replace(network, width=None)
-    if "network.stem_stride" not in named:
-        network = dataclasses.replace(network, stem_stride=None)
-    return dataclasses.replace(chosen, network=network)
+    gone = {n: None for n in ("network.width", "network.stem_stride") if n not in given}
+    return with_overrides(chosen, gone, "pretrain")
+
+
+def _echo(chosen: Config, images: Images, *, from_recipe: bool) -> str:
+    """What will be done, in a line or two."""
+    network, loop = chosen.network, chosen.loop
+    steps = loop.total_steps and f"{loop.total_steps:,} steps"
+    text = (
+        f"{chosen.method} with {network.encoder} on {len(images.store):,} images at "
+        f"{network.image_size} px: batch {loop.batch_size}, {steps or f'{loop.epochs} epochs'}, "
+        f"{loop.optimizer}, lr {loop.lr:g}."
+    )
+    why = "\nThis is the recipe for these images and your flags; selftaught check says why."
+    return text + why * from_recipe

@@ -10,10 +10,9 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-import selftaught.export
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
 from selftaught.errors import ConfigError, DataError, FileError
-from selftaught.export import TOLERANCE, export, largest_difference
+from selftaught.export import _TARGETS, TOLERANCE, export, largest_difference
 
 PICTURES = [np.random.default_rng(n).integers(0, 256, (70 + n, 80, 3), np.uint8) for n in range(3)]
 
@@ -94,9 +93,7 @@ def test_other_outputs_leave_nothing_behind(difference, tmp_path, monkeypatch):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return encoder.eval()(x) + difference
 
-    monkeypatch.setitem(
-        selftaught.export._TARGETS, "timm", (lambda e: "", lambda e, folder: Other(), "")
-    )
+    monkeypatch.setitem(_TARGETS, "timm", (lambda e: "", lambda e, folder: Other(), ""))
     with pytest.raises(FileError, match="timm gives other outputs"):
         export(encoder, "timm", tmp_path / "out", PICTURES)
     assert not list(tmp_path.iterdir())

@@ -140,6 +140,18 @@ def build(config: EncoderConfig, *, seed: int = 0) -> Encoder:
     return Encoder(resolved, trunk, dim=dim)
 
 
+def check_architecture(name: str) -> None:
+    """Refuse what `build` does not know, before any work is done for it.
+
+    Raises:
+        ConfigError: There is no network of this name.
+    """
+    import timm
+
+    if name not in CIFAR_RESNETS and ("." in name or not timm.is_model(name)):
+        raise ConfigError(f"there is no encoder {name!r}", _known_architectures(name))
+
+
 def encoder_id(encoder: Encoder) -> str:
     """SHA-256 of the canonical configuration and of every tensor's name, type, shape and bytes.
 
@@ -181,8 +193,7 @@ def _timm(config: EncoderConfig) -> nn.Module:
     import timm
 
     name = config.architecture
-    if "." in name or not timm.is_model(name):
-        raise ConfigError(f"there is no encoder {name!r}", _known_architectures(name))
+    check_architecture(name)
     for option, value in config.options.items():  # others of timm's name files and addresses
         if option not in _TIMM_OPTIONS:
             raise ConfigError(f"{name} has no option {option!r}", nearest(option, _TIMM_OPTIONS))

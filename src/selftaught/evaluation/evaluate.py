@@ -110,8 +110,8 @@ def evaluate(
         DataError: The labels are numbers, no image is for training or none for the test, or the
             images have another number of channels than the encoder takes.
     """
-    _check(protocols, few)
-    _check_channels(encoder, images)
+    check_protocols(protocols, few)
+    check_channels(encoder, images)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
@@ -265,7 +265,12 @@ def _first(
     return of_class[:few]
 
 
-def _check(protocols: Sequence[str], few: int | None) -> None:
+def check_protocols(protocols: Sequence[str], few: int | None = None) -> None:
+    """Refuse what `evaluate` would refuse, before any image is read.
+
+    Raises:
+        ConfigError: A protocol is unknown, or `few` is below 1.
+    """
     if few is not None and few < 1:
         raise ConfigError(f"few is {few}", "train on 1 image a class at least")
     for name in protocols:
@@ -273,7 +278,12 @@ def _check(protocols: Sequence[str], few: int | None) -> None:
             raise ConfigError(f"there is no protocol {name!r}", nearest(name, PROTOCOLS))
 
 
-def _check_channels(encoder: "Encoder", images: "Images") -> None:
+def check_channels(encoder: "Encoder", images: "Images") -> None:
+    """Whether the encoder takes such images.
+
+    Raises:
+        DataError: They have another number of channels.
+    """
     takes, channels = encoder.config.in_channels, images.store.channels
     if takes != channels:
         raise DataError(
