@@ -59,8 +59,8 @@ def as_text(rows: Sequence[Row]) -> str:
 
 _BETTER, _WORSE = "<", ">"
 _LEGEND = (
-    "Values with 95 % intervals; < less than this encoder's, > more: the paired 95 % interval of the "
-    "difference, shown for the first figure, does not hold 0."
+    "Values with 95 % intervals; < less than this encoder's, > more: the paired 95 % interval of "
+    "the difference, shown for the first figure, does not hold 0."
 )
 
 

@@ -112,7 +112,8 @@ def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
     for row in rows:
         fields = {name: value for name, value in row.items() if name != "data"}
         by_data.setdefault(str(row["data"]), []).append(Row(**fields))
-    return [table_section(group, title=f"Evaluation on {data}") for data, group in by_data.items()]
+    titles = {data: data if data.endswith("?") else f"Evaluation on {data}" for data in by_data}
+    return [table_section(group, title=titles[data]) for data, group in by_data.items()]
 
 
 def sheet(images: Images, spec: ViewSpec, intensity: Intensity, *, seed: int) -> bytes:
