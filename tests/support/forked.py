@@ -62,10 +62,10 @@ class Server:
         self._process.kill()
         self._process.communicate()
 
-    def start(self, *arguments: object, stderr: Path | None = None) -> "Child":
-        """`selftaught ARGUMENTS`; what it says goes to a file."""
-        said = str(stderr or os.devnull)
-        return Child(self, self.ask("start", said, *map(str, arguments)))
+    def start(self, *arguments: object, said: Path | None = None) -> "Child":
+        """`selftaught ARGUMENTS`; what it says on both streams is added to a file."""
+        where = str(said or os.devnull)
+        return Child(self, self.ask("start", where, *map(str, arguments)))
 
     def ask(self, *words: Any) -> Any:
         """One question to the server, and its answer."""
@@ -122,8 +122,8 @@ def _become(said: str, arguments: tuple[str, ...]) -> int:
 
     os.setsid()
     devnull = os.open(os.devnull, os.O_RDWR)
-    stderr = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for old, new in ((devnull, 0), (devnull, 1), (stderr, 2)):
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for old, new in ((devnull, 0), (file, 1), (file, 2)):
         os.dup2(old, new)
     return cli.main(arguments)
 

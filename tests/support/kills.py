@@ -105,7 +105,7 @@ class KillLoop:
         """A new run that has written its first line."""
         said = self.folder / f"{run.name}.txt"
         child = self.server.start(
-            "pretrain", *self.train, "--out", run, "--cache", self.cache, stderr=said
+            "pretrain", *self.train, "--out", run, "--cache", self.cache, said=said
         )
         log = run / "metrics.jsonl"
         _until(lambda: log.exists() and log.stat().st_size > 0, child)
@@ -113,7 +113,7 @@ class KillLoop:
 
     def _resume(self, run: Path) -> Child:
         said = self.folder / f"{run.name}.txt"
-        return self.server.start("resume", run, "--cache", self.cache, stderr=said)
+        return self.server.start("resume", run, "--cache", self.cache, said=said)
 
     def _killed(self, child: Child, run: Path) -> bool:
         """Kill it at a random moment; False where it had finished before."""

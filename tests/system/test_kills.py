@@ -88,7 +88,7 @@ def test_signals_to_the_command_line(
         assert f"stopped by {number.name} after step {found.step} of 150" in last
         assert f"selftaught resume {run}" in last
         assert found.step == metrics(run)[-1]["step"]  # all that was done is saved
-    child = server.start("resume", run, "--cache", cache, stderr=tmp_path / "said.txt")
+    child = server.start("resume", run, "--cache", cache, said=tmp_path / "said.txt")
     assert child.wait() == 0, (tmp_path / "said.txt").read_text()
     assert ended(run) == straight
 
@@ -102,7 +102,7 @@ def test_a_signal_to_a_run_that_was_resumed(
     server: Server, cache: Path, straight: Ended, tmp_path: Path
 ) -> None:
     run, said = tmp_path / "run", tmp_path / "said.txt"
-    child = server.start("pretrain", *ARGUMENTS, "--out", run, "--cache", cache, stderr=said)
+    child = server.start("pretrain", *ARGUMENTS, "--out", run, "--cache", cache, said=said)
     for _ in range(3):
         lines = line_count(run)
         while line_count(run) < lines + 5:
@@ -110,7 +110,7 @@ def test_a_signal_to_a_run_that_was_resumed(
             time.sleep(0.01)
         child.signal(signal.SIGTERM)
         assert child.wait() == STOPPED
-        child = server.start("resume", run, "--cache", cache, "--threads", 1, stderr=said)
+        child = server.start("resume", run, "--cache", cache, "--threads", 1, said=said)
     assert child.wait() == 0
     assert ended(run) == straight
 
