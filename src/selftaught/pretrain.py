@@ -11,7 +11,7 @@ from selftaught import assemble, config, distributed
 from selftaught.answer import Answer, meanwhile
 from selftaught.config import Config, with_overrides
 from selftaught.encoders.folder import CONFIG, WEIGHTS, save_config, save_encoder
-from selftaught.errors import FileError
+from selftaught.errors import FileError, StopRun
 from selftaught.files import locked, remove_leftovers, write_json
 from selftaught.machine import describe, pick_device
 from selftaught.options import Machine, Pretrain, Resume
@@ -23,6 +23,8 @@ from selftaught.training.training import NotFinite, Training
 
 if TYPE_CHECKING:
     from selftaught.data.store import Images
+
+_NOT_FINITE = "not_finite.json"
 
 
 def pretrain(options: Pretrain) -> Answer:
@@ -174,7 +176,7 @@ class _Run:
             outcome = loop.finish()
         except NotFinite as stop:
             self._record(stop)
-            raise
+            raise StopRun(f"{stop} (named in {self.folder / _NOT_FINITE})") from None
         return self._finish(training, outcome)
 
     def _finish(self, training: Training, outcome: Outcome) -> Answer:
@@ -225,7 +227,7 @@ class _Run:
         if distributed.rank() == 0:
             names = self.images.checked.images["path"].to_pylist()
             images = [{"row": row, "path": names[row]} for row in stop.rows]
-            write_json(self.folder / "not_finite.json", {"step": stop.step, "images": images})
+            write_json(self.folder / _NOT_FINITE, {"step": stop.step, "images": images})
 
 
 def _claim(options: Pretrain) -> None:
@@ -257,7 +259,7 @@ def _newest(run: Path) -> tuple[Checkpoint, list[str]]:
     found, complaints = checkpoint.newest(run / "checkpoints")
     if found is None:
         raise FileError(
-            " ".join([f"{run} has no checkpoint that verifies.", *complaints]),
+            " ".join([f"{run} has no checkpoint that verifies.", *complaints]).rstrip("."),
             "start again with selftaught pretrain --config config.yaml",
         )
     return found, complaints
