@@ -59,7 +59,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
 def _print(text: str) -> None:
     """Print a result; a reader that has seen enough (`| head`) is no fault."""
     try:
-        print(text, flush=True)
+        print("\n".join(map(_printable, text.split("\n"))), flush=True)
     except BrokenPipeError:  # the interpreter flushes once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -149,8 +149,11 @@ def _without_none(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without line ends, and without characters that would steer a terminal."""
-    line = " ".join(text.split())
+    return _printable(" ".join(text.split()))
+
+
+def _printable(line: str) -> str:
+    """Without characters that would steer a terminal, and without what is not Unicode."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 

@@ -236,7 +236,8 @@ def typed(cls: type[T], values: Any, where: str) -> T:
         ConfigError: A name is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected names and values, found {_said(values)}", "see docs")
+        remedy = "write it as a config.yaml of a run has it"
+        raise ConfigError(f"{where}: expected names and values, found {_said(values)}", remedy)
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
