@@ -272,7 +272,7 @@ def checked_value(hint: Any, value: Any, where: str) -> Any:
         return dict(value)
     if hint is float and type(value) is int and abs(value) < 2**1000:
         return float(value)
-    if isinstance(hint, type) and type(value) is hint:
+    if hint is (Path if isinstance(value, Path) else type(value)):
         return value
     raise ConfigError(f"{where}: {_said(value)} is not {_describe(hint)}", "correct the value")
 
@@ -295,9 +295,12 @@ def _said(value: Any) -> str:
 
 def _describe(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    arguments = typing.get_args(hint)
+    if arguments[1:] == (...,):
+        return "a list"
     if typing.get_origin(hint) is tuple:
-        return f"{len(typing.get_args(hint))} numbers"
-    return names.get(hint, str(getattr(hint, "__name__", hint)).lower())
+        return f"{len(arguments)} numbers"
+    return names.get(hint, "a path" if hint is Path else "a list of names and values")
 
 
 def _plain(value: Any) -> Any:

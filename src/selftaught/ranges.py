@@ -23,10 +23,8 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Whether a number is in the range."""
-        return math.isfinite(value) and self.low <= value <= self.high and not self._is_low(value)
-
-    def _is_low(self, value: float) -> bool:
-        return self.above and value == self.low
+        inside = self.low <= value <= self.high and value != math.inf
+        return inside and not (self.above and value == self.low)
 
     def __str__(self) -> str:
         if self.high == math.inf:

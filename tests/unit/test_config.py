@@ -1,5 +1,8 @@
 """R5: the written configuration, fed back, is the same; what is wrong with one is named."""
 
+import contextlib
+import os
+import typing
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftaught import config as configuration
+from selftaught import ranges
+from selftaught.api import COMMANDS
 from selftaught.config import Config, parse_assignments, to_dict, with_overrides
 from selftaught.errors import ConfigError
 from selftaught.presets import PRESETS, preset
@@ -50,6 +55,10 @@ BAD = {
     "three for a pair": ({"views__crop_scale": [1, 2, 3]}, "crop_scale"),
     "list for a section": ({"loop": [1]}, "loop"),
     "text for a number": ({"loop__lr": "fast"}, "lr"),
+    "a word that is not known": ({"loop__optimizer": "adam"}, "adamw"),
+    "a number that is no text": ({"options": {1: 2}}, "options"),
+    "more than a float holds": ({"loop__lr": 10**400}, "lr"),
+    "a key of many letters": ({"x" * 5_000: 1}, "no option"),
 }
 
 
@@ -71,11 +80,142 @@ def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
         configuration.read(tmp_path / "bomb.yaml")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 60_000, b"a: b: c", b""])
+OUT_OF_RANGE: dict[str, list[object]] = {
+    "loop__batch_size": [0, -1, 10**12],
+    "loop__epochs": [0, -3],
+    "loop__total_steps": [-1],
+    "loop__lr": [0, -1e-3, float("inf"), float("nan")],
+    "loop__weight_decay": [-1e-9, float("nan")],
+    "loop__momentum": [1.1],
+    "loop__log_every": [0],
+    "loop__checkpoint_seconds": [0, float("nan")],
+    "loop__probe_every": [-1],
+    "network__image_size": [7, 5_000],
+    "network__width": [0],
+    "data__store_size": [0],
+    "data__min_side": [0],
+    "views__flip": [-0.1, 1.1, float("nan")],
+    "views__jitter": [2],
+    "views__gray": [2],
+    "views__blur": [-1],
+    "views__brightness": [-1],
+    "views__hue": [0.6],
+    "views__crop_scale": [[0.5, 0.2], [0, 1], [0.5, 1.5], [float("nan"), 1]],
+    "views__crop_ratio": [[2, 1], [0, 1]],
+    "views__sigma": [[2, 1], [-1, 1]],
+    "seed": [-1, 2**63],
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_what_is_out_of_range_is_named(tmp_path: Path, name: str) -> None:
+    for value in OUT_OF_RANGE[name]:
+        path = written(tmp_path, **{name: value})
+        with pytest.raises(ConfigError, match=name.replace("__", r"\.")) as caught:
+            configuration.read(path)
+        assert str(path) in str(caught.value) and "give " in caught.value.remedy
+
+
+def test_every_number_has_a_range() -> None:
+    values = configuration.flatten(to_dict(Config()))
+    pairs_and_numbers = {
+        name for name, v in values.items() if type(v) in (int, float, list)
+    } - ranges.SETTINGS.keys()
+    assert pairs_and_numbers == set()
+    assert ranges.SETTINGS.keys() <= values.keys()
+    for command in COMMANDS.values():
+        hints = typing.get_type_hints(command.options)
+        numbers = {n for n, h in hints.items() if {int, float} & {h, *typing.get_args(h)}}
+        assert numbers <= ranges.FLAGS.keys(), command.options
+
+
+ODD = [
+    b"\xff\xfe\x00",
+    b"[" * 60_000,
+    b"a: b: c",
+    b"",
+    b"seed: 2024-13-45",
+    b"seed: !!int abc",
+    b"seed: !!int ''",
+    b"seed: !!timestamp x",
+    b"seed: !!bool x",
+    b"seed: !!python/object/apply:os.system [true]",
+    b"seed: " + b"9" * 5_000,
+    b"seed: 0x" + b"f" * 5_000,
+    b"seed: 0b_",
+    b"seed: " + b"1:" * 300 + b"1.5",
+    b"0x" + b"f" * 5_000 + b": 1",
+    b"? [a, b]\n: 1",
+    b"seed: 1\n" * 20_000,
+]
+
+
+@pytest.mark.parametrize("content", ODD, ids=lambda content: content[:20].decode("latin-1"))
 def test_what_is_not_a_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.yaml").write_bytes(content)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         configuration.read(tmp_path / "odd.yaml")
+    assert len(str(caught.value)) < 1_000 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [content.decode() for content in ODD[4:14]])
+def test_an_odd_value_in_a_whole_configuration_is_refused(tmp_path: Path, line: str) -> None:
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("seed: 0", line))
+    with pytest.raises(ConfigError):
+        configuration.read(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
+            configuration.read(path)
+
+
+@given(place=st.integers(0, 900), bytes_=st.binary(max_size=8), cut=st.integers(0, 8))
+def test_a_damaged_configuration_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, place: int, bytes_: bytes, cut: int
+) -> None:
+    whole = yaml.safe_dump(to_dict(Config()), sort_keys=False).encode()
+    path = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    path.write_bytes(whole[:place] + bytes_ + whole[place + cut :])
+    with contextlib.suppress(ConfigError):
+        configuration.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-3", -3),
+        ("1e-3", 1e-3),
+        (".5", 0.5),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("0.2, 1", [0.2, 1]),
+        ("12:30", "12:30"),
+        ("2024-01-02", "2024-01-02"),
+        ("1_000", "1_000"),
+        ("paper", "paper"),
+        ("", ""),
+    ],
+)
+def test_values_are_numbers_truths_or_text(text: str, value: object) -> None:
+    found = parse_assignments([f"x={text}"])["options.x"]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("path", ["2024", "1,5.npz", "true", "a=b", "12:30", "null"])
+def test_the_name_of_the_images_is_text(path: str) -> None:
+    config = with_overrides(Config(), parse_assignments([f"data.path={path}"]))
+    assert config.data.path == path
+
+
+def test_a_text_that_may_be_missing_can_be_taken_away() -> None:
+    config = with_overrides(Config(), {"network.init": "run", "probe": "x"})
+    assert with_overrides(config, parse_assignments(["network.init=null"])).network.init is None
 
 
 def test_assignments_are_typed_and_bare_names_belong_to_the_method() -> None:
@@ -90,7 +230,14 @@ def test_assignments_are_typed_and_bare_names_belong_to_the_method() -> None:
 
 @pytest.mark.parametrize(
     ("assignment", "remedy"),
-    [("loop.epoch=3", "loop.epochs"), ("view.blur=1", "views.blur"), ("temperature", "NAME=VALUE")],
+    [
+        ("loop.epoch=3", "loop.epochs"),
+        ("view.blur=1", "views.blur"),
+        ("temperature", "NAME=VALUE"),
+        ("options.=3", "NAME=VALUE"),
+        ("=3", "NAME=VALUE"),
+        ("loop..lr=3", "NAME=VALUE"),
+    ],
 )
 def test_a_misspelt_assignment_gets_the_nearest_name(assignment: str, remedy: str) -> None:
     with pytest.raises(ConfigError, match=remedy):
