@@ -305,6 +305,25 @@ def test_a_reader_that_has_seen_enough_is_no_fault(arguments: list[str]) -> None
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_run_goes_on_when_nobody_reads_its_log(original: Path, tmp_path: Path) -> None:
+    """selftaught pretrain ... 2>&1 | head -1."""
+    read, write = os.pipe()
+    os.close(read)
+    given = [original / "photos", "--out", tmp_path / "run", "--cache", tmp_path / "cache", *TINY]
+    try:
+        done = subprocess.run(
+            command("pretrain", *given),
+            stdout=subprocess.PIPE,
+            stderr=write,
+            env=environment(),
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert done.returncode == 0 and b"steps in" in done.stdout
+    assert (tmp_path / "run/encoder/model.safetensors").exists()
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_names_that_are_not_utf8_are_printed(tmp_path: Path, encoding: str) -> None:
     folder = write_images(tmp_path / "photos", 4)

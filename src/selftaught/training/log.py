@@ -7,6 +7,7 @@ finite is written as null and named in "nonfinite".
 import errno
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ class Log:
             self._printed = line["step"], time.monotonic()
             self._text.write(text)
             if not (self.quiet or self._terminal):
-                print(text, file=sys.stderr, flush=True)
+                _tell(text)
 
     def say(self, text: str) -> None:
         """Print a sentence, above the bar if there is one, and keep it in log.txt."""
@@ -74,7 +75,7 @@ class Log:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def close(self) -> None:
         """Leave the bar as it stands and close the files; a second time does nothing."""
@@ -101,6 +102,14 @@ class Log:
             self._bar = _bar(self.total_steps, self.start_step)
         self._bar.update(self._bar.task_ids[0], completed=line["step"], description=_short(line))
         self._bar.refresh()
+
+
+def _tell(text: str) -> None:
+    """A line to stderr; a run goes on when nobody reads it any more (`2>&1 | head`)."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def read(run: Path) -> list[dict[str, Any]]:
