@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StopRun as stop:
         return _complain(stop, STOPPED)
     except KeyboardInterrupt:
-        return _complain("stopped before there was work to save", STOPPED)
+        return _complain("stopped at once; what was saved before that is kept", STOPPED)
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
