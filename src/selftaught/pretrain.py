@@ -85,6 +85,7 @@ class _Run:
         self.machine, self.device = machine, device
         self.log: Log | None = None
         self._prepared: Training | None = None
+        self._begun = False  # whether this is a run that is resumed
 
     def __enter__(self) -> "_Run":
         return self
@@ -132,10 +133,14 @@ class _Run:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             return prepared
-        return assemble.training(self.config, self.images, self.device, self.machine.threads)
+        built = self.config
+        if built.network.init and self._begun:  # what it began from may be gone since
+            built = with_overrides(built, {"network.init": str(self.folder)})
+        return assemble.training(built, self.images, self.device, self.machine.threads)
 
     def go_on(self, found: Checkpoint, complaints: list[str]) -> Answer:
         """From a checkpoint to the end."""
+        self._begun = True
         if found.state.get("complete"):  # killed when all but the encoder was written
             training = self.training()
             training.restore(found)
@@ -158,9 +163,8 @@ class _Run:
             if self.log is not None:
                 self.log.close()
             self.log = Log(self.folder, total_steps=training.plan.total_steps, start_step=start)
-            if not (
-                self.folder / "encoder" / CONFIG
-            ).exists():  # so that a stopped run can be opened
+            # So that a stopped run can be opened:
+            if not (self.folder / "encoder" / CONFIG).exists():
                 save_config(training.method.encoder, self.folder / "encoder")
         loop = Loop(
             training,
