@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selftaught.data.batches import Raw, ahead, as_tensors, to_device
-from selftaught.data.store import Images
 from selftaught.distributed import agree, all_gather, rank, world
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.errors import FileError
@@ -24,10 +24,13 @@ from selftaught.views.policy import Policy, evaluation
 from selftaught.views.sample import ViewParams, sample
 from selftaught.views.tensors import apply
 
+if TYPE_CHECKING:
+    from selftaught.data.store import Images
+
 
 def features(
     encoder: Encoder,
-    images: Images,
+    images: "Images",
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 256,
@@ -69,7 +72,7 @@ def features(
 
 def _computed(
     encoder: Encoder,
-    images: Images,
+    images: "Images",
     policy: Policy,
     device: torch.device,
     batch_size: int,
@@ -94,7 +97,7 @@ def _computed(
 
 def _read(
     encoder: Encoder,
-    images: Images,
+    images: "Images",
     policy: Policy,
     device: torch.device,
     rows_B: NDArray[np.int64],
@@ -121,7 +124,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _path(cache: Path, encoder: Encoder, images: Images, policy: Policy) -> Path:
+def _path(cache: Path, encoder: Encoder, images: "Images", policy: Policy) -> Path:
     text = f"{encoder_id(encoder)}/{images.content}/{policy}/{encoder.config.image_size}"
     return cache / "features" / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,21 @@ def test_threads_change_nothing(kind: str, tmp_path: Path) -> None:
         assert equal(list(feed(images, threads=threads).epoch(None, START)), one)
 
 
-def test_the_number_of_torch_threads_stays_and_changes_nothing(tmp_path: Path) -> None:
-    images = array_set(tmp_path, 130, 32)
-    before, batches = torch.get_num_threads(), []
+def elsewhere() -> int:
+    """torch's number of threads in a thread that has not set its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_each_thread_computes_with_one_core_and_others_as_before(number: int) -> None:
+    before = torch.get_num_threads()
     try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            batches.append(list(feed(images, threads=2).epoch(None, START)))
-            assert torch.get_num_threads() == number
+        torch.set_num_threads(number)
+        for inside in ahead(lambda item: torch.get_num_threads(), range(9), threads=3):
+            assert (inside, torch.get_num_threads(), elsewhere()) == (1, number, number)
     finally:
         torch.set_num_threads(before)
-    assert equal(*batches)
 
 
 def test_an_epoch_is_a_permutation_without_its_end(tmp_path: Path) -> None:
@@ -188,6 +193,48 @@ def test_a_file_that_goes_bad_during_the_epoch(tmp_path: Path) -> None:
     rest = list(batches)
     assert len(rest) == 5 and len(one.replaced) == 1
     assert len(set(rows([first, *rest]))) == 96
+
+
+def test_an_image_that_was_good_may_go_bad_later(tmp_path: Path) -> None:
+    """The search for a first bad file has found all others good; one of them goes bad after it."""
+    images = file_set(tmp_path, 200)
+    one = feed(images)
+    order = permutation(Key(5, "order", 3), 200)
+    for place in (20, 25):  # in the same batch
+        spoil(images, [int(order[place])])
+        found = list(one.epoch(None, START))
+        assert int(order[place]) not in rows(found)
+    assert len(one.replaced) == 2
+
+
+def test_a_bad_file_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = file_set(tmp_path, 96)
+    one = feed(images)
+    spoil(images, [7])
+    list(one.epoch(None, START))
+    asked: list[int] = []
+    read = images.store.read
+
+    def spy(rows_n: Any) -> Any:
+        asked.extend(rows_n.tolist())
+        return read(rows_n)
+
+    monkeypatch.setattr(images.store, "read", spy)
+    list(one.epoch(None, START))
+    assert 7 not in asked and len(asked) == 96
+
+
+def test_a_stand_in_is_new_to_the_batch(tmp_path: Path) -> None:
+    """Where a method's order names rows several times, and pairs of them."""
+    images = file_set(tmp_path, 200)
+    spoil(images, [150, 151])
+    order = np.arange(200).reshape(200, 1) % 100 + np.array([0, 0, 1])
+    order[3, 2], order[5, 0] = 150, 151
+    order[192:] = [[2, 2, 2], [170, 171, 9], [180, 180, 180], [180, 180, 180], *[[190] * 3] * 4]
+    first = next(feed(images).epoch(Draws(order), START))
+    expected = order[:16, 0].copy()
+    expected[[3, 5]] = 180, 190
+    assert first.rows.tolist() == expected.tolist()
 
 
 def test_a_store_that_was_decoded_without_the_file(tmp_path: Path) -> None:

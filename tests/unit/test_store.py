@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from selftaught.data import store
+from selftaught.data import flat, store
 from selftaught.data.check import Checked, check
 from selftaught.data.decode import BadImage, decode_file
 from selftaught.data.images import find
@@ -208,7 +208,7 @@ def test_what_fits_decides(
     """A quarter of the memory, else half of what the disk has free."""
     size = sum(image.nbytes for image in everything(open_store(checked, cache=tmp_path)))
     monkeypatch.setattr(store, "_memory", lambda: memory * size)
-    monkeypatch.setattr(store, "_free", lambda folder: free * size)
+    monkeypatch.setattr(flat, "free", lambda folder: free * size)
     found = open_store(checked, cache=tmp_path / "new")
     assert isinstance(found, kind)
     assert isinstance(getattr(found, "_flat", None), np.memmap) == mapped

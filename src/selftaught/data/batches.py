@@ -328,6 +328,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     before, ready = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # a thread's first question would set the process's number here
         torch.set_num_threads(1)
         ready.wait()
 
