@@ -143,8 +143,14 @@ def training(config: Config, images: "Images", device: torch.device, threads: in
 
 
 def lasting(name: str) -> str:
-    """A path that means the same from another working directory; other names as they are."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    """A path that means the same from another working directory; other names as they are.
+
+    The name of a packaged set means the set, as `data.images.find` has it, whatever lies here.
+    """
+    from selftaught.data.images import PACKAGED
+
+    is_path = name not in PACKAGED and Path(name).exists()
+    return str(Path(name).resolve()) if is_path else name
 
 
 def opened(config: Config, cache: Path | None, threads: int) -> "Images":

@@ -1,7 +1,6 @@
 """The short commands: each joins a few parts and says what came out."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from selftaught.machine import cache_folder, describe, pick_device
 from selftaught.outputs import check_out, claim
 from selftaught.presets import policy_settings
 from selftaught.rng import Key, permutation
+from selftaught.training import log
 from selftaught.views import policy as policies
 
 _EVALUATION = "evaluation.json"
@@ -115,7 +115,8 @@ def evaluate(chosen: options.Evaluate) -> Answer:
         cache=cache_folder(chosen.cache),
     )
     value = evaluation.as_dicts(rows)
-    keep_evaluation(Path(chosen.run), chosen.labelled, value)
+    asked = chosen.labelled + (f", {chosen.label}" if chosen.label else "")
+    keep_evaluation(Path(chosen.run), asked, value)
     return answer(value, evaluation.as_text(rows), as_json=chosen.json)
 
 
@@ -313,8 +314,7 @@ def _info_of_run(run: Path) -> dict[str, Any]:
     if not (run / "config.yaml").exists():
         return {}
     resolved = config.read(run / "config.yaml")
-    lines = run.joinpath("metrics.jsonl")
-    last = json.loads(lines.read_text().splitlines()[-1]) if lines.exists() else {}
+    last = (log.read(run) or [{}])[-1]  # none is there before the first step
     return {
         "method": resolved.method,
         "images": resolved.data.path,

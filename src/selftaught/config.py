@@ -1,7 +1,7 @@
 """The resolved configuration of a run: everything that determines it, and nothing else.
 
 `RUN/config.yaml` is this dataclass; fed back with `--config` it repeats the run. Precedence, from
-weak to strong: the recipe, `--preset`, `--config`, `--set`, a flag of its own.
+weak to strong: the recipe (or `--preset`, or `--config`), `--set`, a flag of its own.
 """
 
 import dataclasses

@@ -6,7 +6,6 @@ import numpy as np
 
 from selftaught.config import Config, Overrides, with_overrides
 from selftaught.data.check import Checked
-from selftaught.encoders.resnet import CIFAR_RESNETS
 from selftaught.errors import DataError
 from selftaught.presets import policy_settings, preset
 from selftaught.views.policy import simclr_gray
@@ -144,8 +143,3 @@ def _colour_advice(channels: int) -> Advice:
     changes = {name: changes[name] for name in ("views.saturation", "views.hue", "views.gray")}
     why = f"{channels} channel{'s' * (channels != 1)}: brightness and contrast only"
     return Advice(changes, "no colour operations", why)
-
-
-def is_small_resnet(name: str) -> bool:
-    """Whether `network.width` and `network.stem_stride` mean something for this encoder."""
-    return name in CIFAR_RESNETS

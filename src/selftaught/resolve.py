@@ -13,6 +13,7 @@ from selftaught.config import Config, Overrides, parse_assignments, with_overrid
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder, check_architecture
 from selftaught.encoders.folder import open_encoder
+from selftaught.encoders.resnet import CIFAR_RESNETS
 from selftaught.errors import ConfigError
 from selftaught.options import Pretrain
 from selftaught.outputs import check_out
@@ -125,8 +126,8 @@ def _given(options: Pretrain) -> Overrides:
 
 def _with_fitting_options(chosen: Config, start: Config, given: Overrides) -> Config:
     """Options of a network that was exchanged go with it; what was asked for stays."""
-    small = recipe.is_small_resnet
-    if chosen.network.encoder == start.network.encoder or small(chosen.network.encoder):
+    encoder = chosen.network.encoder
+    if encoder == start.network.encoder or encoder in CIFAR_RESNETS:
         return chosen
     gone = {n: None for n in ("network.width", "network.stem_stride") if n not in given}
     return with_overrides(chosen, gone, "pretrain")

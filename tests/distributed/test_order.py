@@ -1,4 +1,4 @@
-"""Elastic data order (trust.md R3): processes and threads change neither order nor pixels."""
+"""Elastic data order: processes and threads change neither order nor pixels."""
 
 from functools import cache
 from pathlib import Path

@@ -153,6 +153,11 @@ def test_held_out_images_are_a_fifth_of_each_class_in_turn() -> None:
     assert len(list(linear.held_out(torch.zeros(5000), seed=0))) == 1
 
 
+def test_no_fold_is_empty_where_there_are_fewer_images_than_folds() -> None:
+    folds = torch.stack(list(linear.held_out(torch.tensor([0, 1, 1]), seed=0)))
+    assert folds.shape == (3, 3) and (folds.sum(dim=0) == 1).all() and (folds.sum(dim=1) == 1).all()
+
+
 # linear-sgd
 
 

@@ -7,11 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from selftaught.errors import FileError
 from selftaught.evaluation.row import Row
 from selftaught.report import plots
 from selftaught.report.page import Section, image, page, paragraph, table, text
-from selftaught.report.report import read_metrics, write_report
+from selftaught.report.report import write_report
 from selftaught.report.sections import (
     health_section,
     loss_section,
@@ -186,19 +185,6 @@ def test_a_long_curve_is_thinned_and_loses_no_spike():
     steps, kept = plots._thinned((np.arange(100_000), values))
     assert len(kept) <= 601 and kept.max() == 9.0 and steps[-1] == 99_999
     assert np.all(np.diff(steps) > 0) and np.isfinite(kept).all()
-
-
-def test_metrics_are_read_line_by_line(tmp_path):
-    assert read_metrics(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
-    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
-
-
-@pytest.mark.parametrize("line", ["{", "3", "[1]", '"words"'])
-def test_damaged_metrics_are_named(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(FileError, match=r"metrics\.jsonl"):
-        read_metrics(tmp_path)
 
 
 def test_a_page_without_sections_is_a_page():

@@ -173,5 +173,5 @@ def held_out(labels_n: Tensor, seed: int) -> Iterator[Tensor]:
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     fold_n: NDArray[np.int64] = np.empty(len(labels), np.int64)
     fold_n[by_class] = np.arange(len(labels)) % _FOLDS
-    for fold in range(1 if len(labels) >= _MANY else _FOLDS):
+    for fold in range(1 if len(labels) >= _MANY else min(_FOLDS, len(labels))):
         yield torch.from_numpy(fold_n == fold).to(labels_n.device)

@@ -19,7 +19,6 @@ from selftaught.evaluation.row import Row
 from selftaught.features import features
 from selftaught.neighbours import top_k
 from selftaught.report.page import Section
-from selftaught.report.report import read_metrics
 from selftaught.report.sections import (
     Neighbourhood,
     Picture,
@@ -30,8 +29,9 @@ from selftaught.report.sections import (
     trained_section,
     views_section,
 )
-from selftaught.report.sheets import data_uri, thumbnail, views_sheet
+from selftaught.report.sheets import picture, views_sheet
 from selftaught.rng import Key, permutation
+from selftaught.training import log
 from selftaught.views.policy import Intensity, ViewSpec
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply
@@ -65,7 +65,7 @@ def run_sections(
         threads: Data threads.
         cache: Where vectors are kept.
     """
-    metrics = read_metrics(run)
+    metrics = log.read(run)
     alarms = [words for line in metrics for words in line.get("alarms", [])]
     vectors_ND = features(encoder, images, device=device, threads=threads, cache=cache)
     facts = facts_of(images.checked)
@@ -164,12 +164,11 @@ def neighbourhoods(
     _, nearest = top_k(vectors_ND[own], vectors_ND, count, own=own)
     names = images.checked.images["path"]
 
-    def picture(row: int) -> Picture:
-        image = images.store.read(np.array([row]))[0]
-        name = names[row].as_py()
-        return Picture(data_uri(thumbnail(image, intensity)), name, words=name)
+    def small(row: int) -> Picture:
+        image, name = images.store.read(np.array([row]))[0], names[row].as_py()
+        return picture(image, intensity, name=name, words=name)
 
     return [
-        Neighbourhood(picture(query), [picture(int(row)) for row in found])
+        Neighbourhood(small(query), [small(int(row)) for row in found])
         for query, found in zip(queries, nearest, strict=True)
     ]

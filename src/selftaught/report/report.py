@@ -1,11 +1,8 @@
 """RUN/report.html: what was trained on what, whether it worked, and how one can tell."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from selftaught.errors import FileError
 from selftaught.files import write_text
 from selftaught.report.page import Section, page
 
@@ -25,17 +22,3 @@ def write_report(run: Path, sections: Sequence[Section], *, title: str = "") -> 
     name = title or f"{run.resolve().name}: what was learnt"
     write_text(path, page(name, sections, subtitle="A report by selftaught."))
     return path
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of the run's metrics.jsonl; none where no step was logged.
-
-    Raises:
-        FileError: A line is no JSON object.
-    """
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    try:
-        return [dict(json.loads(line)) for line in lines]
-    except (ValueError, TypeError):
-        raise FileError(f"{path} holds a line that is no JSON object", "restore the file") from None
