@@ -51,9 +51,10 @@ format: venv  ## what ruff can put right by itself
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-bench: venv  ## make bench NAME=...: run benchmarks/NAME.py; without NAME, list them
-	@if [ -n "$(NAME)" ]; then $(RUN)/python -m benchmarks.$(NAME); \
-	    else ls benchmarks/*.py | sed -nE 's#benchmarks/([a-z0-9_]+)\.py#  make bench NAME=\1#p'; fi
+bench: venv  ## make bench NAME=... ARGS="...": run benchmarks/NAME.py; without NAME, list them
+	@if [ -n "$(NAME)" ]; then $(RUN)/python -m benchmarks.$(NAME) $(ARGS); \
+	    else ls benchmarks/[a-z]*.py | grep -v measure.py \
+	        | sed -nE 's#benchmarks/([a-z0-9_]+)\.py#  make bench NAME=\1#p'; fi
 
 constraints: venv  ## write constraints.txt anew from what is installed
 	$(RUN)/python -m pip freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton)' > constraints.txt
