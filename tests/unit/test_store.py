@@ -144,6 +144,11 @@ def delete(path: Path) -> None:
     path.unlink()
 
 
+def exchange(path: Path) -> None:
+    """Another image of the same size."""
+    Image.fromarray(pixels(40, 60, 99)).save(path)
+
+
 @pytest.mark.parametrize("harm", [cut, flip, delete])
 @pytest.mark.parametrize("suffix", ["pixels", "json"])
 @pytest.mark.parametrize("form", ["memory", "disk"])
@@ -212,6 +217,7 @@ def test_what_fits_decides(
     found = open_store(checked, cache=tmp_path / "new")
     assert isinstance(found, kind)
     assert isinstance(getattr(found, "_flat", None), np.memmap) == mapped
+    assert bool(list((tmp_path / "new").rglob("*.pixels"))) == (kind == DecodedStore and free >= 2)
 
 
 def test_this_machine_has_memory() -> None:
@@ -234,7 +240,7 @@ def test_a_file_that_changed_is_named_and_the_others_are_read(
     assert np.array_equal(repaired.read(np.array([2]))[0], pixels(17, 31, 2))
 
 
-@pytest.mark.parametrize("harm", [cut, flip, delete])
+@pytest.mark.parametrize("harm", [cut, flip, delete, exchange])
 def test_a_file_that_goes_bad_while_it_is_used(
     checked: Checked, folder: Path, tmp_path: Path, harm: object
 ) -> None:
