@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network.stem_stride": 2,
         "loop.batch_size": 256,
         "loop.optimizer": "adamw",
-        "loop.lr": 2e-3,
+        "loop.lr": 5e-3,
         "loop.scaling": "none",
         "loop.weight_decay": 1e-4,
         "options.temperature": 0.2,
