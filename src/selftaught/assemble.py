@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,9 +26,12 @@ from selftaught.training.training import Plan, Training
 from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop, ViewSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from selftaught.data.check import Checked
     from selftaught.data.store import Images
 
-VIEWS_AN_IMAGE = 2
+T = TypeVar("T")
 
 
 def complete(config: Config) -> Config:
@@ -62,7 +66,7 @@ def policy(settings: ViewSettings) -> Policy:
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:
     """The views that the method shall see."""
-    return (ViewSpec(policy(config.views), config.network.image_size, VIEWS_AN_IMAGE),)
+    return (ViewSpec(policy(config.views), config.network.image_size, find(config.method).views),)
 
 
 def encoder(config: Config, images: "Images") -> Encoder:
@@ -138,8 +142,23 @@ def training(config: Config, images: "Images", device: torch.device, threads: in
         threads=threads,
         device=device,
         intensity=built.encoder.config.intensity,
+        labels=_labels(built, images),
     )
     return Training(built, feed, plan(config, images, device), device)
+
+
+def _labels(method: Method, images: "Images") -> "NDArray[Any] | None":
+    """The data's labels by row, for a method that needs them or uses them where they are."""
+    from selftaught.data.labels import label
+
+    if "labels" not in method.needs | method.wants:
+        return None
+    try:
+        return label(images.checked).labels_N
+    except DataError:
+        if "labels" in method.needs:
+            raise
+        return None
 
 
 def lasting(name: str) -> str:
@@ -153,25 +172,44 @@ def lasting(name: str) -> str:
     return str(Path(name).resolve()) if is_path else name
 
 
-def opened(config: Config, cache: Path | None, threads: int) -> "Images":
-    """The images of a configuration; process 0 goes first and leaves the others its cache."""
-    from selftaught.data.store import open_images
+def checked(config: Config, cache: Path | None, threads: int) -> "Checked":
+    """What is in the images of a configuration, before any pixels are kept."""
+    from selftaught.data.check import check
+    from selftaught.data.images import find
 
-    settings = config.data
+    path, folder = config.data.path, cache_folder(cache)
+    text = f"Reading {path!r} and looking at every image; the cache keeps what is found."
+    return _in_turns(
+        lambda: check(find(path), cache=folder, threads=threads, min_side=config.data.min_side),
+        text,
+    )
+
+
+def opened(
+    config: Config, cache: Path | None, threads: int, looked: "Checked | None" = None
+) -> "Images":
+    """The images of a configuration and their pixels; `looked` is what `checked` has found."""
+    from selftaught.data.store import Images, open_store
+
+    found, folder = looked or checked(config, cache, threads), cache_folder(cache)
+    size = config.data.store_size
+    text = f"Decoding {len(found):,} images; the cache keeps their pixels."
+    store = _in_turns(
+        lambda: open_store(found, cache=folder, threads=threads, store_size=size), text
+    )
+    return Images(found, store)
+
+
+def _in_turns(work: Callable[[], T], text: str) -> T:
+    """Process 0 does the work first and leaves the others its cache; `text` says what it is."""
+    done: list[T] = []
     first = distributed.rank() == 0
-    text = f"Reading {settings.path!r} and looking at every image; the cache keeps what is found."
     for turn in (True, False):
         if turn == first:
             with meanwhile(text) if first else contextlib.nullcontext():
-                images = open_images(
-                    settings.path,
-                    cache=cache_folder(cache),
-                    threads=threads,
-                    min_side=settings.min_side,
-                    store_size=settings.store_size,
-                )
+                done.append(work())
         distributed.agree(False)
-    return images
+    return done[0]
 
 
 def probe(labelled: str, training: Training, threads: int, cache: Path | None) -> Probe:
@@ -181,12 +219,13 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
         DataError: The images have no labels, or another number of channels.
     """
     from selftaught.data.labels import label
-    from selftaught.evaluation.evaluate import check_channels
+    from selftaught.evaluation.evaluate import check_channels, check_range
     from selftaught.evaluation.knn import knn_accuracy
     from selftaught.features import features
 
     images = opened(Config(data=DataSettings(labelled)), cache, threads)
     check_channels(training.method.encoder, images)
+    check_range(training.method.encoder, images)
     labels = label(images.checked)
     if not labels.classes:
         raise DataError(f"the labels of --probe {labelled} are numbers", "give classes")
@@ -203,7 +242,10 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
 def _continued(config: Config, images: "Images") -> Encoder:
     """Weights from elsewhere; the channel count and the image size must be the data's."""
     assert config.network.init is not None
+    from selftaught.evaluation.evaluate import check_range
+
     found = open_encoder(config.network.init)
+    check_range(found, images)
     if found.config.in_channels != images.store.channels:
         raise ConfigError(
             f"--init {config.network.init} takes {found.config.in_channels} channels, "

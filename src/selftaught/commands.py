@@ -41,19 +41,20 @@ def check(chosen: options.Check) -> Answer:
     device = torch.device(pick_device(chosen.device))
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=[chosen.data])
     data = DataSettings(assemble.lasting(chosen.data), min_side=chosen.min_side)
-    images = assemble.opened(Config(data=data), chosen.cache, chosen.threads)
-    advice = recipe.recommend(images.checked, str(device))
+    looked = assemble.checked(Config(data=data), chosen.cache, chosen.threads)
+    advice = recipe.recommend(looked, str(device))
     advised = dataclasses.replace(recipe.apply_advice(advice), seed=0)
     data = dataclasses.replace(advised.data, path=data.path, min_side=data.min_side)
     advised = assemble.complete(dataclasses.replace(advised, data=data))
-    found: dict[str, Any] = facts_of(images.checked) | {
+    found: dict[str, Any] = facts_of(looked) | {
         "recipe": {choice.what: choice.why for choice in advice}
     }
     if chosen.time_steps:
-        found["expected_seconds"] = _expected(advised, device, chosen)
+        images = assemble.opened(advised, chosen.cache, chosen.threads, looked)
+        found["expected_seconds"] = _expected(advised, images, device, chosen.threads)
     claim(chosen.out, overwrite=chosen.overwrite)
     chosen.out.mkdir(exist_ok=True)
-    write_index(images.checked, chosen.out)
+    write_index(looked, chosen.out)
     config.write(advised, chosen.out / "config.yaml")
     write_json(chosen.out / "check.json", found)
     return answer(found, _check_text(found, advice, chosen.out, device), as_json=chosen.json)
@@ -73,11 +74,11 @@ def views(chosen: options.Views) -> Answer:
     changes = _policy_changes(chosen.preset) | parse_assignments(chosen.set)
     with_overrides(Config(), changes)
     check_out(chosen.out, overwrite=chosen.overwrite, file=True)
-    images = _opened(chosen.data, chosen)
-    advised = recipe.apply_advice(
-        recipe.recommend(images.checked, str(device), image_size=chosen.image_size)
-    )
-    advised = dataclasses.replace(with_overrides(advised, changes), seed=chosen.seed)
+    data = DataSettings(assemble.lasting(chosen.data))
+    looked = assemble.checked(Config(data=data), chosen.cache, chosen.threads)
+    advice = recipe.recommend(looked, str(device), image_size=chosen.image_size)
+    advised = with_overrides(recipe.apply_advice(advice), changes | {"seed": chosen.seed})
+    images = assemble.opened(advised, chosen.cache, chosen.threads, looked)
     count = min(chosen.rows, len(images.store))
     rows = np.sort(permutation(Key(chosen.seed, "views sheet"), len(images.store))[:count])
     raw, intensity = list(images.store.read(rows)), images.checked.intensity
@@ -152,12 +153,13 @@ def embed(chosen: options.Embed) -> Answer:
         FileError: --out is in the way.
     """
     from selftaught.embed import embed as vectors_of
-    from selftaught.evaluation.evaluate import check_channels
+    from selftaught.evaluation.evaluate import check_channels, check_range
 
     check_out(chosen.out, overwrite=chosen.overwrite, file=True)
     encoder = open_encoder(chosen.run)
     images = _opened(chosen.data, chosen)
     check_channels(encoder, images)
+    check_range(encoder, images)
     table = vectors_of(
         encoder,
         images,
@@ -207,7 +209,7 @@ def export(chosen: options.Export) -> Answer:
         ConfigError: That library cannot express the network.
         FileError: The outputs differ, or --out is in the way.
     """
-    from selftaught.evaluation.evaluate import check_channels
+    from selftaught.evaluation.evaluate import check_channels, check_range
     from selftaught.export import check_export
     from selftaught.export import export as hand_over
 
@@ -217,6 +219,7 @@ def export(chosen: options.Export) -> Answer:
     check_export(encoder, chosen.to)
     images = _opened(chosen.data or _data_of(Path(chosen.run)), chosen)
     check_channels(encoder, images)
+    check_range(encoder, images)
     rows = permutation(Key(0, "export"), len(images.store))[:16]
     part = temporary(chosen.out)
     difference = hand_over(encoder, chosen.to, part, list(images.store.read(rows)))
@@ -269,12 +272,11 @@ def _opened(data: str, machine: options.Machine) -> Images:
     return assemble.opened(wanted, machine.cache, machine.threads)
 
 
-def _expected(advised: Config, device: torch.device, chosen: options.Check) -> float:
+def _expected(advised: Config, images: Images, device: torch.device, threads: int) -> float:
     """Seconds that the recipe takes on this machine, from 20 steps of it."""
     from selftaught.training.loop import seconds_per_step
 
-    images = assemble.opened(advised, chosen.cache, chosen.threads)
-    training = assemble.training(advised, images, device, chosen.threads)
+    training = assemble.training(advised, images, device, threads)
     return seconds_per_step(training) * training.plan.total_steps
 
 
@@ -288,8 +290,8 @@ def _check_text(
         lines.append(f"and {len(found['rejected']) - 10} more: {out / 'rejected.parquet'}")
     lines += ["", "The recipe:", recipe.text(advice)]
     if "expected_seconds" in found:
-        minutes = found["expected_seconds"] / 60
-        lines.append(f"  about {minutes:.0f} minutes on {describe(str(device))}")
+        minutes = max(1, round(found["expected_seconds"] / 60))
+        lines.append(f"  about {minutes:,} minutes on {describe(str(device))}")
     lines += ["", f"selftaught pretrain --config {out / 'config.yaml'} --out RUN trains with it."]
     return "\n".join(lines)
 

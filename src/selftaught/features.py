@@ -90,6 +90,7 @@ def _computed(
             if device.type != "cpu":
                 raw = apply(to_device(raw, device), params, policy, encoder.config.intensity)
             assert isinstance(raw, Tensor)
+            raw = raw.to(next(encoder.parameters(), raw).dtype)  # float64 runs are probed too
             h_BD = encoder(raw.contiguous(memory_format=torch.channels_last))
             h_nD[start : start + len(raw)] = h_BD
     return all_gather(h_nD)[:N]

@@ -125,7 +125,7 @@ class Evaluate(Machine):
     labelled: Positional[str]
     """Class folders, train/ and test/ of them, a table with labels, or .npz with labels."""
     protocol: Texts = ()
-    """knn, linear, linear-sgd; by default knn and linear."""
+    """knn, linear, linear-sgd, clusters; by default knn and linear."""
     label: str | None = None
     """The label's column, where there are several."""
     few: int | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from selftaught.errors import FileError
 from selftaught.files import delete, locked, temporary, unwritable
 
-_OURS = (  # one of these is in each folder that a command writes
+_MARKS = (  # one of these is in each folder that a command writes
     ".lock",
     "config.yaml",
     "images.parquet",
@@ -18,6 +18,11 @@ _OURS = (  # one of these is in each folder that a command writes
     "check/config.yaml",
     "run/config.yaml",
 )
+_OURS = {  # and nothing else is
+    *(".lock", "config.yaml", "images.parquet", "rejected.parquet", "check.json", "metrics.jsonl"),
+    *("log.txt", "checkpoints", "encoder", "encoder.old", "evaluation.json", "not_finite.json"),
+    *("report.html", "config.json", "model.safetensors", "README.md", "check", "run"),
+}
 
 
 def claim(out: Path, *, overwrite: bool, file: bool = False) -> None:
@@ -97,9 +102,11 @@ def _check_place(out: Path) -> None:
 def _check_ours(out: Path) -> None:
     if out.is_symlink() or not out.is_dir():
         return
-    if not any((out / mark).exists() for mark in _OURS):
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in _OURS and ".tmp-" not in p.name)
+    if foreign or not any((out / mark).exists() for mark in _MARKS):
+        example = f", such as {foreign[0]!r}" if foreign else ""
         raise FileError(
-            f"{out} holds files that selftaught did not write",
+            f"{out} holds files that selftaught did not write{example}",
             "choose another --out, or remove the folder yourself",
         )
     if (out / ".lock").exists():

@@ -4,6 +4,7 @@ Precedence, from weak to strong: the recipe for these images (or --preset, or --
 flag of its own.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from selftaught.encoders.encoder import Encoder, check_architecture
 from selftaught.encoders.folder import open_encoder
 from selftaught.encoders.resnet import CIFAR_RESNETS
 from selftaught.errors import ConfigError
+from selftaught.methods import find
 from selftaught.options import Pretrain
 from selftaught.outputs import check_out
 from selftaught.presets import preset
@@ -55,18 +57,17 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     given, base = _given(options), _base(options)
     first = with_overrides(base or Config(), given, "pretrain")
     init = _before_reading(first, given, options)
-    images = assemble.opened(first, options.cache, options.threads)
+    looked = assemble.checked(first, options.cache, options.threads)
     if base is None:
         size = init.config.image_size if init else given.get("network.image_size")
-        start = recipe.apply_advice(recipe.recommend(images.checked, str(device), image_size=size))
+        start = recipe.apply_advice(recipe.recommend(looked, str(device), image_size=size))
     chosen = with_overrides(base or start, given, "pretrain")
     if init is not None:
         chosen = assemble.with_encoder_of(chosen, init)
     else:
         chosen = _with_fitting_options(chosen, base or start, given)
-    if chosen.data != first.data:
-        images = assemble.opened(chosen, options.cache, options.threads)
-    chosen = assemble.complete(chosen)
+    chosen = assemble.complete(_with_own_options(chosen, given))
+    images = assemble.opened(chosen, options.cache, options.threads, looked)
     return Resolved(chosen, images, _echo(chosen, images, from_recipe=base is None))
 
 
@@ -74,7 +75,7 @@ def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encod
     """Whatever can be wrong without a look at the images; the encoder that --init names."""
     if not first.data.path:
         raise ConfigError("pretrain was given no images", "name a folder, a list or a table")
-    assemble.complete(first)
+    assemble.complete(_with_own_options(first, given))
     if distributed.rank() == 0:
         inputs = (first.data.path, first.network.init, first.probe)
         check_out(options.out, overwrite=options.overwrite, inputs=inputs)
@@ -92,8 +93,6 @@ def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encod
 def _refuse_contradictions(options: Pretrain) -> None:
     if options.seconds is not None and options.epochs is not None:
         raise ConfigError("--seconds and --epochs contradict each other", "give one of them")
-    if options.seconds is not None and options.seconds <= 0:
-        raise ConfigError(f"--seconds {options.seconds:g} is no time", "give more than 0")
     if options.preset and options.config:
         raise ConfigError("--preset and --config are both a beginning", "give one of them")
 
@@ -131,6 +130,14 @@ def _with_fitting_options(chosen: Config, start: Config, given: Overrides) -> Co
         return chosen
     gone = {n: None for n in ("network.width", "network.stem_stride") if n not in given}
     return with_overrides(chosen, gone, "pretrain")
+
+
+def _with_own_options(chosen: Config, given: Overrides) -> Config:
+    """Options that the recipe chose for another method are left out; what was asked for stays."""
+    known = {field.name for field in dataclasses.fields(find(chosen.method).Options)}
+    asked = {name.removeprefix("options.") for name in given if name.startswith("options.")}
+    kept = {n: v for n, v in chosen.options.items() if n in known | asked}
+    return dataclasses.replace(chosen, options=kept)
 
 
 def _echo(chosen: Config, images: Images, *, from_recipe: bool) -> str:

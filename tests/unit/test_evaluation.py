@@ -18,7 +18,7 @@ from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation import knn
-from selftaught.evaluation.evaluate import DRAWS, Entry, evaluate, measure
+from selftaught.evaluation.evaluate import DRAWS, Entry, Measured, evaluate, measure
 from selftaught.evaluation.linear_sgd import batches
 from selftaught.evaluation.metrics import interval, resampled_counts
 from selftaught.evaluation.representation import (
@@ -339,3 +339,12 @@ def test_digits_end_to_end(
     assert raw["knn"] > 0.9 and raw["linear"] > 0.9
     assert all(row.delta_low is not None for row in rows if row.representation != "this encoder")
     assert "random init, mean of 3 seeds" in as_text(rows)
+
+
+def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
+    """An accuracy of 0.83 had an interval up to 1.002."""
+    resampled = np.concatenate([np.full(20, 0.5), np.full(80, 1.0)])
+    assert Measured.centred(0.95, resampled).resampled.max() == 1.0
+    assert Measured.centred(0.05, 1 - resampled).resampled.min() == 0.0
+    beyond = Measured.centred(9.5, 10 * resampled).resampled
+    assert beyond.max() == pytest.approx(10.5)

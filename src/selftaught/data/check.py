@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ class Checked:
     def __len__(self) -> int:
         return len(self.index_N)
 
-    @property
+    @cached_property
     def content(self) -> str:
         """SHA-256 of hashes and shapes in order: what is computed from the images is kept by it."""
         columns = ("sha256", "height", "width", "channels", "dtype")

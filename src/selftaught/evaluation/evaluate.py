@@ -112,6 +112,7 @@ def evaluate(
     """
     check_protocols(protocols, few)
     check_channels(encoder, images)
+    check_range(encoder, images)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
@@ -156,7 +157,10 @@ def measure(
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure, and what it is in each resample, (B,), shifted so that their mean is the value."""
+    """A figure, and what it is in each resample, (B,), shifted so that their mean is the value.
+
+    A share stays one: the shift leads neither below 0 nor above 1.
+    """
 
     value: float
     resampled: NDArray[np.float64]
@@ -164,7 +168,10 @@ class Measured:
     @classmethod
     def centred(cls, value: float, resampled_B: NDArray[np.float64]) -> "Measured":
         """Without the bias of resampling: doubled images make precision and NMI look better."""
-        return cls(value, resampled_B - np.nanmean(resampled_B) + value)
+        shifted_B = resampled_B - np.nanmean(resampled_B) + value
+        all_B = [*resampled_B, value]
+        is_share = np.nanmin(all_B) >= 0 and np.nanmax(all_B) <= 1
+        return cls(value, shifted_B.clip(0, 1) if is_share else shifted_B)
 
 
 @dataclass(frozen=True)
@@ -289,6 +296,22 @@ def check_channels(encoder: "Encoder", images: "Images") -> None:
         raise DataError(
             f"the encoder takes images of {takes} channels, these have {channels}",
             "give images like those that it was trained on",
+        )
+
+
+def check_range(encoder: "Encoder", images: "Images") -> None:
+    """Whether the values of these images fill the range that the encoder was made for.
+
+    Raises:
+        DataError: They would be cut off, or be nearly black: their range is less than half or more
+            than twice as wide.
+    """
+    ours, theirs = encoder.config.intensity, images.checked.intensity
+    if not 0.5 <= (theirs.high - theirs.low) / (ours.high - ours.low) <= 2.0:
+        raise DataError(
+            f"the encoder takes values from {ours.low:g} to {ours.high:g}, "
+            f"these images have {theirs.low:g} to {theirs.high:g}",
+            "give images of the kind that it was trained on",
         )
 
 

@@ -44,12 +44,14 @@ class Method(nn.Module):
         needs: What it cannot do without ("labels", "frames", "run").
         wants: What it uses if it is there, for metrics only ("labels").
         contrasts_images: Whether the loss of one image depends on the others of the batch.
+        views: How many views of an image it sees, where all are made alike.
     """
 
     Options: ClassVar[type[Any]]
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     contrasts_images: ClassVar[bool] = False
+    views: ClassVar[int] = 1
 
     encoder: "Encoder"
     policy: "tuple[ViewSpec, ...]"

@@ -149,7 +149,7 @@ class SimCLR(Method):
     """
 
     Options = SimCLROptions
-    contrasts_images = True
+    contrasts_images, views = True, 2
 
     def __init__(
         self, encoder: "Encoder", options: SimCLROptions, *, policy: "tuple[ViewSpec, ...]"

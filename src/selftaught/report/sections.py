@@ -36,6 +36,10 @@ _HEALTH = {  # key of metrics.jsonl: title of its plot, what it says in words
         "Contrastive accuracy",
         "How often an image's other view is the nearest of the batch.",
     ),
+    "probe_accuracy": (
+        "Probe accuracy",
+        "kNN on the labelled images of --probe; watched, never used to choose.",
+    ),
     "lr": ("Learning rate", "As the schedule set it."),
     "images_per_second": ("Images a second", "The speed of training."),
 }

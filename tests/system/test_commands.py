@@ -1,0 +1,115 @@
+"""Commands on a run, end to end: what they say, keep and write."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+import selftaught
+from selftaught.cli import main
+from selftaught.files import read_json
+from tests.support.runs import lines, pretrain
+
+STEPS = ("--set", "loop.total_steps=6")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("place") / "run"
+    assert pretrain("digits", out, *STEPS, "--probe", "digits") == 0
+    return out
+
+
+def cached(run: Path) -> list[str]:
+    return ["--cache", str(run.parent / "cache")]
+
+
+def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["encoder"], found["method"], found["steps"]) == ("resnet8", "simclr", "6")
+
+
+def test_info_before_the_first_step_is_logged(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/metrics.jsonl").write_text("")
+    assert main(["info", str(tmp_path / "run")]) == 0
+    assert "steps       0\n" in capsys.readouterr().out
+
+
+def test_a_probe_is_logged_and_drawn(run: Path) -> None:
+    assert 0 <= lines(run)[-1]["probe_accuracy"] <= 1
+    assert main(["report", str(run), *cached(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "Probe accuracy" in page and "watched, never used to choose" in page
+
+
+def test_a_run_in_float64_can_be_probed(tmp_path: Path) -> None:
+    more = ("--probe", "digits", "--set", "loop.precision=float64")
+    assert pretrain("digits", tmp_path / "run", *STEPS, *more) == 0
+    assert "probe_accuracy" in lines(tmp_path / "run")[-1]
+
+
+def test_embed_writes_a_vector_an_image(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.parquet"
+    assert main(["embed", str(run), "digits", "--out", str(out), *cached(run)]) == 0
+    table = parquet.read_table(out)
+    assert table.num_rows == 1797 and set(table.column_names) == {"row", "path", "label", "vector"}
+
+
+def test_labels_by_column_are_kept_apart(run: Path, tmp_path: Path) -> None:
+    """evaluate --label b took the place of the rows of --label a."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    table = ["path,a,b"]
+    for i in range(40):
+        Image.fromarray(noise.integers(0, 256, (8, 8), np.uint8)).save(folder / f"{i:02}.png")
+        table.append(f"images/{i:02}.png,{'xy'[i % 2]},{'uvw'[i % 3]}")
+    (tmp_path / "table.csv").write_text("\n".join(table))
+    for label in "ab":
+        arguments = ["evaluate", str(run), str(tmp_path / "table.csv"), "--label", label]
+        assert main([*arguments, "--protocol", "knn", *cached(run)]) == 0
+    kept = {row["data"].rpartition(", ")[2] for row in read_json(run / "evaluation.json")}
+    assert kept >= {"a", "b"}
+
+
+def test_a_folder_that_has_the_name_of_a_packaged_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    arguments = ["check", "digits", "--out", "out", "--cache", "cache", "--no-time-steps"]
+    assert main(arguments) == 0
+    assert "usable images: 1797" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint16"), (2, "float32"), (5, "uint8")])
+def test_any_number_of_channels_goes_the_whole_way(
+    tmp_path: Path, channels: int, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0)
+    top = {"uint8": 255, "uint16": 60_000, "float32": 1}[dtype]
+    images = (noise.random((48, 20, 24, channels)) * top).astype(dtype)
+    images[::2] = images[::2] / 2
+    data = tmp_path / "images.npz"
+    np.savez(data, images=images, labels=np.arange(48) % 2)
+    run, cache = tmp_path / "run", ["--cache", str(tmp_path / "cache")]
+    assert main(["check", str(data), "--out", str(tmp_path / "checked"), *cache]) == 0
+    assert pretrain(data, run, *STEPS) == 0
+    assert main(["evaluate", str(run), str(data), *cache]) == 0
+    assert main(["report", str(run), *cache]) == 0
+    encoder = selftaught.load(run)
+    assert encoder.preprocess(list(images[:3])).shape == (3, channels, 16, 16)
+    sheet = tmp_path / "views.png"
+    assert main(["views", str(data), "--out", str(sheet), *cache]) == 0
+    with Image.open(sheet) as drawn:
+        assert drawn.width > 100
