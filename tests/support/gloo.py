@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 MOST = 4  # processes
+_NOT_CONNECTED = "connectFullMesh failed"
 AFTERMATH = 2.0  # seconds in which the other ranks may say what they know of a failure
 
 
@@ -38,9 +39,23 @@ class Pool:
     ) -> list[Any]:
         """What `function(*args)` returns on each of the ranks 0 .. world - 1.
 
+        On a machine that is short of time gloo may fail to connect the processes, before the
+        function was called at all; they are then started anew, twice at most.
+
         Raises:
             RankFailed: It raised, died or did not return within `timeout` seconds on some rank.
         """
+        for _ in range(2):
+            try:
+                return self._run(world, function, args, timeout)
+            except RankFailed as failed:
+                if _NOT_CONNECTED not in str(failed):
+                    raise
+        return self._run(world, function, args, timeout)
+
+    def _run(
+        self, world: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float
+    ) -> list[Any]:
         assert 1 <= world <= self.size
         if not self._members:
             self._members = [_spawn() for _ in range(self.size)]

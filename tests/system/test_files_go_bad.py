@@ -17,6 +17,7 @@ from selftaught.training import training as step_of
 from tests.support.runs import lines, newest, pretrain
 
 IMAGES, STEPS = 150, 27  # nine steps an epoch; two bad files are more than 1 %
+CHECK = import_module("selftaught.data.check")
 STORE = import_module("selftaught.data.store")
 
 
@@ -50,14 +51,14 @@ def kept_as(monkeypatch, form: Form) -> None:
 
 def after_check(monkeypatch, action) -> None:
     """Do something between the check and the decoding of the store."""
-    check = STORE.check
+    check = CHECK.check
 
     def checked(*arguments, **options):
         found = check(*arguments, **options)
         action()
         return found
 
-    monkeypatch.setattr(STORE, "check", checked)
+    monkeypatch.setattr(CHECK, "check", checked)
 
 
 def after_step(monkeypatch, step: int, action) -> None:
