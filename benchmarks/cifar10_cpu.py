@@ -2,8 +2,7 @@
 
     python -m benchmarks.cifar10_cpu --data DIR [--seconds 600] [--seeds 0 1 2] [--out runs/cifar10]
 
-DIR holds train.npz and test.npz (images uint8 NHWC, labels); `python ../shared/data/unpack.py OUT
-cifar10` makes them. Each seed is trained by `selftaught pretrain` in a process of its own, as a
+DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each seed is trained by `selftaught pretrain` in a process of its own, as a
 person would, on the 50,000 training images without their labels, and judged on all 10,000 test
 images by `selftaught evaluate`, beside random init and raw pixels. A seed whose run is there is not
 trained again.
@@ -42,17 +41,22 @@ def _arguments() -> argparse.Namespace:
 
 
 def _judged(chosen: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    run = chosen.out / f"seed{seed}"
-    if not (run / "encoder/model.safetensors").exists():
-        train = chosen.data / "train.npz"
-        _selftaught(
-            *("pretrain", train, "--out", run, "--overwrite", "--seed", seed, *RECIPE),
-            *("--seconds", chosen.seconds),
-        )
-    printed = _selftaught("evaluate", run, chosen.data, "--json")
-    rows = [{"run": seed, **row} for row in json.loads(printed)]
-    (chosen.out / f"seed{seed}.json").write_text(json.dumps(rows, indent=1))
-    return rows
+    run, judged = chosen.out / f"seed{seed}", chosen.out / f"seed{seed}.json"
+    if not judged.exists():
+        if not (run / "encoder/model.safetensors").exists():
+            _selftaught(
+                *("pretrain", chosen.data / "train.npz", "--out", run, "--overwrite", *RECIPE),
+                *("--seed", seed, "--seconds", chosen.seconds),
+            )
+        judged.write_text(_selftaught("evaluate", run, chosen.data, "--json"))
+    return [{"run": seed, **row} for row in json.loads(judged.read_text())]
+
+
+def _steps(chosen: argparse.Namespace, seed: int) -> int:
+    """Steps that a seed's run took in its time."""
+    lines = (chosen.out / f"seed{seed}" / "metrics.jsonl").read_text().splitlines()
+    steps: int = json.loads(lines[-1])["step"]
+    return steps
 
 
 def _selftaught(*arguments: object) -> str:
@@ -86,6 +90,8 @@ def _markdown(chosen: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
             ]
             cells = " | ".join(f"{100 * v:.1f}" for v in [*values, mean(values)])
             lines.append(f"| {protocol} | {name} | {cells} |")
+    steps = " | ".join(f"{_steps(chosen, seed):,}" for seed in chosen.seeds)
+    lines.append(f"| | steps of 256 images | {steps} | |")
     lines += ["", f"Random init is itself the mean of three networks. {hardware()}; "]
     lines[-1] += ", ".join(f"{k} {v}" for k, v in versions().items()) + "."
     lines.append("`python -m benchmarks.cifar10_cpu` measures it anew.")
