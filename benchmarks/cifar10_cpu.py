@@ -2,10 +2,10 @@
 
     python -m benchmarks.cifar10_cpu --data DIR [--seconds 600] [--seeds 0 1 2] [--out runs/cifar10]
 
-DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each seed is trained by `selftaught pretrain` in a process of its own, as a
-person would, on the 50,000 training images without their labels, and judged on all 10,000 test
-images by `selftaught evaluate`, beside random init and raw pixels. A seed whose run is there is not
-trained again.
+DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each seed is
+trained by `selftaught pretrain` in a process of its own, as a person would, on the 50,000 training
+images without their labels, and judged on all 10,000 test images by `selftaught evaluate`, beside
+random init and raw pixels. A seed whose figures or whose run are in --out is not measured again.
 """
 
 import argparse
@@ -54,9 +54,7 @@ def _judged(chosen: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 
 def _steps(chosen: argparse.Namespace, seed: int) -> int:
     """Steps that a seed's run took in its time."""
-    lines = (chosen.out / f"seed{seed}" / "metrics.jsonl").read_text().splitlines()
-    steps: int = json.loads(lines[-1])["step"]
-    return steps
+    return max(int(c.name) for c in (chosen.out / f"seed{seed}/checkpoints").glob("[0-9]*"))
 
 
 def _selftaught(*arguments: object) -> str:
