@@ -24,7 +24,8 @@ FLOORS = {
     3: "clustering neighbours features",
     4: "methods",
     5: "training evaluation search explore embed cluster export report",
-    6: "options ranges answer config presets recipe assemble resolve pretrain demo commands api",
+    6: "options ranges answer config presets recipe assemble resolve probe"
+    " pretrain demo commands api",
     7: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

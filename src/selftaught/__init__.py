@@ -5,6 +5,7 @@
 >>> encoder = selftaught.load("run")  # doctest: +SKIP
 """
 
+import os
 import sys
 from types import ModuleType
 
@@ -22,6 +23,10 @@ from selftaught.api import (
     resume,
     views,
 )
+
+# torch's threads would spin while they wait, and so keep cores from the data threads: on two busy
+# cores training then runs at a sixth of its speed. Read when torch is imported, if it is not yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

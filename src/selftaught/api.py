@@ -60,7 +60,7 @@ class Command:
 
     def _by_name(self, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         """All arguments by name, as Python itself would bind them."""
-        order = _positional(self.options)
+        order = positionals(self.options)
         if len(positional) > len(order):
             raise TypeError(
                 f"{len(positional)} positional arguments were given, at most {len(order)} are "
@@ -73,7 +73,7 @@ class Command:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        order = _positional(self.options)
+        order = positionals(self.options)
         kinds = inspect.Parameter
         parameters = [
             kinds(
@@ -121,7 +121,8 @@ def load(run: str | Path) -> "Encoder":
     return open_encoder(str(run)).eval()
 
 
-def _positional(cls: type[Any]) -> list[str]:
+def positionals(cls: type[Any]) -> list[str]:
+    """The options of a command that are given without their name, in their order."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return [f.name for f in dataclasses.fields(cls) if "Positional" in str(hints[f.name])]
 

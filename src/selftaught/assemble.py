@@ -11,7 +11,7 @@ import torch
 
 from selftaught import distributed
 from selftaught.answer import meanwhile
-from selftaught.config import Config, DataSettings, ViewSettings, typed, with_overrides
+from selftaught.config import Config, ViewSettings, typed, with_overrides
 from selftaught.data.batches import Feed
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import open_encoder
@@ -20,7 +20,6 @@ from selftaught.machine import cache_folder
 from selftaught.methods import find
 from selftaught.methods.method import Method
 from selftaught.rng import torch_seed
-from selftaught.training.loop import Probe
 from selftaught.training.schedule import scaled_lr, warmup_steps
 from selftaught.training.training import Plan, Training
 from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop, ViewSpec
@@ -210,33 +209,6 @@ def _in_turns(work: Callable[[], T], text: str) -> T:
                 done.append(work())
         distributed.agree(False)
     return done[0]
-
-
-def probe(labelled: str, training: Training, threads: int, cache: Path | None) -> Probe:
-    """The encoder's kNN accuracy on labelled images, to be watched during training.
-
-    Raises:
-        DataError: The images have no labels, or another number of channels.
-    """
-    from selftaught.data.labels import label
-    from selftaught.evaluation.evaluate import check_channels, check_range
-    from selftaught.evaluation.knn import knn_accuracy
-    from selftaught.features import features
-
-    images = opened(Config(data=DataSettings(labelled)), cache, threads)
-    check_channels(training.method.encoder, images)
-    check_range(training.method.encoder, images)
-    labels = label(images.checked)
-    if not labels.classes:
-        raise DataError(f"the labels of --probe {labelled} are numbers", "give classes")
-
-    def measure() -> float:
-        vectors_ND = features(
-            training.method.encoder, images, device=str(training.device), threads=threads
-        )
-        return knn_accuracy(vectors_ND, labels.labels_N, labels.train, labels.test)
-
-    return measure
 
 
 def _continued(config: Config, images: "Images") -> Encoder:

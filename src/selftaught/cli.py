@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from selftaught.api import COMMANDS, Command
+from selftaught.api import COMMANDS, Command, positionals
 from selftaught.errors import ConfigError, StopRun, UserError, nearest
 
 DONE, BUG, USER, STOPPED = 0, 1, 2, 3
@@ -24,9 +24,6 @@ _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Results go to stdout, all else to stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # torch's threads would spin while they wait, and so keep cores from the data threads: measured
-    # on two busy cores, training ran at a sixth of its speed. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed with escapes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -96,7 +93,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         if not stop.code:
             _print(_without_none(answer.getvalue()).removesuffix("\n"))
             raise
-        raise ConfigError(_gist(complaint.getvalue()), f"see selftaught {name} --help") from None
+        words = complaint.getvalue()
+        gist = _needs(name, command) if "Missing from" in words else _gist(words)
+        raise ConfigError(gist, f"see selftaught {name} --help") from None
 
 
 def overview() -> str:
@@ -131,6 +130,16 @@ def _flags(command: Command) -> set[str]:
     """The options as they are written, without the dashes: what is on is switched off by no-."""
     fields = dataclasses.fields(command.options)
     return {("no-" if f.default is True else "") + f.name.replace("_", "-") for f in fields}
+
+
+def _needs(name: str, command: Command) -> str:
+    """What must be given, of which something is missing."""
+    required = [
+        f.name for f in dataclasses.fields(command.options) if f.default is dataclasses.MISSING
+    ]
+    places = positionals(command.options)
+    written = [n.upper() if n in places else f"--{n.replace('_', '-')}" for n in required]
+    return f"selftaught {name} needs {' and '.join(sorted(written, key=lambda w: w[0] == '-'))}"
 
 
 def _gist(complaint: str) -> str:

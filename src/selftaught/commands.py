@@ -18,7 +18,7 @@ from selftaught.encoders.encoder import encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, nearest
 from selftaught.evaluation.row import Row
-from selftaught.files import read_json, temporary, write_bytes, write_json, write_table
+from selftaught.files import quoted, read_json, temporary, write_bytes, write_json, write_table
 from selftaught.machine import cache_folder, describe, pick_device
 from selftaught.outputs import check_out, claim
 from selftaught.presets import policy_settings
@@ -292,7 +292,8 @@ def _check_text(
     if "expected_seconds" in found:
         minutes = max(1, round(found["expected_seconds"] / 60))
         lines.append(f"  about {minutes:,} minutes on {describe(str(device))}")
-    lines += ["", f"selftaught pretrain --config {out / 'config.yaml'} --out RUN trains with it."]
+    config_file = quoted(out / "config.yaml")
+    lines += ["", f"selftaught pretrain --config {config_file} --out RUN trains with it."]
     return "\n".join(lines)
 
 

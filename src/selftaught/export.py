@@ -100,8 +100,14 @@ def _why_not_timm(encoder: Encoder) -> str:
     if is_timms(encoder.config):
         return ""
     if encoder.config.architecture in CIFAR_RESNETS:
-        return f"it has no {encoder.config.architecture}; load it with selftaught"
-    return "its ResNets have no small stem; train with --stem standard, or load it with selftaught"
+        return (
+            f"it has no {encoder.config.architecture}; train with --encoder resnet18 "
+            "--set network.stem=standard, or load it with selftaught"
+        )
+    return (
+        "its ResNets have no small stem; train with --set network.stem=standard, "
+        "or load it with selftaught"
+    )
 
 
 def _why_not_torchvision(encoder: Encoder) -> str:

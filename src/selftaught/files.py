@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import struct
 from collections.abc import Iterator
@@ -195,6 +196,11 @@ def sha256(path: Path) -> str:
     """The file's SHA-256 as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a command that can be pasted into a shell."""
+    return shlex.quote(str(path))
 
 
 def sync_folder(path: Path) -> None:

@@ -72,6 +72,8 @@ def check_out(
             raise FileError(
                 f"{out} exists", "choose another --out, or add --overwrite to replace it"
             )
+        if not file and out.is_file():
+            raise FileError(f"{out} is a file", "choose another --out: a folder will be written")
         for name in filter(None, inputs):
             if os.path.exists(name) and Path(name).resolve().is_relative_to(out.resolve()):
                 raise FileError(f"{out} holds {name}, which is read", "choose another --out")

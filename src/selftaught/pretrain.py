@@ -12,7 +12,7 @@ from selftaught.answer import Answer, meanwhile
 from selftaught.config import Config, with_overrides
 from selftaught.encoders.folder import CONFIG, WEIGHTS, save_config, save_encoder
 from selftaught.errors import FileError, StopRun
-from selftaught.files import locked, remove_leftovers, write_json
+from selftaught.files import locked, quoted, remove_leftovers, write_json
 from selftaught.machine import describe, pick_device
 from selftaught.options import Machine, Pretrain, Resume
 from selftaught.training import checkpoint, log
@@ -204,7 +204,9 @@ class _Run:
     def _probe(self, training: Training) -> Probe | None:
         if self.config.probe is None:
             return None
-        return assemble.probe(self.config.probe, training, self.machine.threads, self.machine.cache)
+        from selftaught.probe import probe
+
+        return probe(self.config.probe, training, self.machine.threads, self.machine.cache)
 
     def _circumstances(self) -> dict[str, Any]:
         """What may round differently elsewhere."""
@@ -328,5 +330,6 @@ def _summary(folder: Path, training: Training, outcome: Outcome) -> str:
         names = ", ".join(training.feed.replaced[:5])
         lines.append(f"Files that went bad meanwhile, replaced by others: {names}")
     lines += [f"ALARM. {words}" for words in outcome.alarms]
-    lines.append(f"Next: selftaught evaluate {folder} LABELLED, selftaught report {folder}")
+    run = quoted(folder)
+    lines.append(f"Next: selftaught evaluate {run} LABELLED, selftaught report {run}")
     return "\n".join(lines)

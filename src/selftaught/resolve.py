@@ -68,7 +68,9 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
         chosen = _with_fitting_options(chosen, base or start, given)
     chosen = assemble.complete(_with_own_options(chosen, given))
     images = assemble.opened(chosen, options.cache, options.threads, looked)
-    return Resolved(chosen, images, _echo(chosen, images, from_recipe=base is None))
+    return Resolved(
+        chosen, images, _echo(chosen, images, options.seconds, from_recipe=base is None)
+    )
 
 
 def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encoder | None:
@@ -140,14 +142,17 @@ def _with_own_options(chosen: Config, given: Overrides) -> Config:
     return dataclasses.replace(chosen, options=kept)
 
 
-def _echo(chosen: Config, images: Images, *, from_recipe: bool) -> str:
+def _echo(chosen: Config, images: Images, seconds: float | None, *, from_recipe: bool) -> str:
     """What will be done, in a line or two."""
     network, loop = chosen.network, chosen.loop
-    steps = loop.total_steps and f"{loop.total_steps:,} steps"
+    length = f"{loop.total_steps:,} steps" if loop.total_steps else f"{loop.epochs} epochs"
+    length = length if seconds is None else f"{seconds:g} s"
+    left_out = images.checked.rejected.num_rows
     text = (
         f"{chosen.method} with {network.encoder} on {len(images.store):,} images at "
-        f"{network.image_size} px: batch {loop.batch_size}, {steps or f'{loop.epochs} epochs'}, "
+        f"{network.image_size} px: batch {loop.batch_size}, {length}, "
         f"{loop.optimizer}, lr {loop.lr:g}."
     )
     why = "\nThis is the recipe for these images and your flags; selftaught check says why."
-    return text + why * from_recipe
+    out = f"\n{left_out} images are left out: rejected.parquet says why." if left_out else ""
+    return text + out + why * from_recipe

@@ -149,6 +149,7 @@ def fails(how: str) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "message"),
     [("raises", "a message to be found"), ("dies", "died"), ("hangs", "in time")],

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from selftaught.distributed import rank
@@ -22,6 +23,7 @@ def computed(folder: Path, cache: Path | None) -> NDArray[np.float32]:
     return features(build(CONFIG), array_set(folder, 10), batch_size=2, cache=cache)
 
 
+@pytest.mark.slow
 def test_processes_share_the_work(tmp_path: Path) -> None:
     truth = computed(tmp_path, None)
     for world in (2, 3, 4):  # of 10 rows: 5 + 5, 4 + 4 + 2, 3 + 3 + 3 + 1

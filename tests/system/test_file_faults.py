@@ -118,6 +118,7 @@ def assert_resumable(folder: Path, before: int) -> int:
     return found.step
 
 
+@pytest.mark.slow
 def test_A1_25_kills_and_always_a_resumable_state(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     save(folder, some(1))

@@ -310,6 +310,7 @@ def test_views_of_linear_sgd_are_crops_and_flips_anew_each_epoch(
 # The whole path.
 
 
+@pytest.mark.slow
 def test_digits_end_to_end(
     digits: tuple[Images, Labelled], encoder: Encoder, tmp_path: Path
 ) -> None:

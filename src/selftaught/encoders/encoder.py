@@ -105,10 +105,13 @@ class Encoder(nn.Module):
             (N, C, S, S) float32 on the encoder's device.
 
         Raises:
-            DataError: An array has another type or shape, or channels that cannot be converted.
+            DataError: An array has another type or shape, channels that cannot be converted, or
+                values that would be cut off.
         """
         config = self.config
         arrays = [_pixels(image, config.in_channels) for image in _as_list(images)]
+        for array in arrays:
+            _check_values(array, config.intensity)
         if not arrays:
             raise DataError("there are no images to preprocess", "give at least one")
         policy = evaluation(config.image_size)
@@ -296,6 +299,12 @@ def _as_list(images: Any) -> "list[Picture]":
 
 def _pixels(image: Any, channels: int) -> NDArray[Any]:
     """One image as raw values (H, W, channels)."""
+    from PIL import Image
+
+    if not isinstance(image, np.ndarray | Image.Image):
+        raise DataError(
+            f"{type(image).__name__} is no image", "give a PIL image, or an array (H, W, C)"
+        )
     array = image if isinstance(image, np.ndarray) else from_pillow(image)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -332,3 +341,21 @@ def _luminance(image_HWC: NDArray[Any]) -> NDArray[Any]:
     else:
         weighted = (image_HWC.astype(np.int64) @ _LUMA + 0x8000) >> 16
     return weighted[:, :, None].astype(image_HWC.dtype)
+
+
+def _check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
+    """Whether these are values of the kind that the encoder was made for.
+
+    Raises:
+        DataError: More than half of them lie outside the range, or all of them at its lowest
+            hundredth although the range is not that of fractions.
+    """
+    low, high = intensity.low, intensity.high
+    outside = float(np.mean((image_HWC < low) | (image_HWC > high)))
+    fractions = image_HWC.dtype.kind == "f" and 0 < image_HWC.max() <= 1 and high - low > 100
+    if outside > 0.5 or fractions:
+        found = f"from {image_HWC.min():g} to {image_HWC.max():g}"
+        raise DataError(
+            f"an image has values {found}, the encoder takes {low:g} to {high:g}",
+            "give raw values of the kind that it was trained on",
+        )

@@ -144,8 +144,10 @@ def model_card(encoder: Encoder, card: str = "") -> str:
     """README.md of an encoder folder: what it is, what it eats, how to load it."""
     config = encoder.config
     low, high = config.intensity.low, config.intensity.high
-    in_timm = _IN_TIMM if is_timms(config) else _NOT_IN_TIMM.format(config.stem)
+    timms = is_timms(config)
+    in_timm = _IN_TIMM if timms else _NOT_IN_TIMM.format(config.stem)
     return _CARD.format(
+        library="timm" if timms else "selftaught",
         name=config.architecture,
         dim=encoder.dim,
         side=config.image_size,
@@ -326,7 +328,7 @@ def _headless(name: str, path: Path) -> dict[str, Tensor]:
 
 _CARD = """\
 ---
-library_name: timm
+library_name: {library}
 tags:
 - image-feature-extraction
 - self-supervised

@@ -16,6 +16,7 @@ from typing import Any
 from selftaught import distributed
 from selftaught.data.batch import Batch
 from selftaught.errors import StopRun
+from selftaught.files import quoted
 from selftaught.training import checkpoint, health
 from selftaught.training.log import Log
 from selftaught.training.signals import StopSignals
@@ -154,7 +155,9 @@ class Loop:
 
     def _where(self) -> str:
         step, total = self.training.step, self.plan.total_steps
-        return f"step {step:,} of {total:,}; selftaught resume {self.run} goes on from there"
+        return (
+            f"step {step:,} of {total:,}; selftaught resume {quoted(self.run)} goes on from there"
+        )
 
 
 def seconds_per_step(training: Training) -> float:
