@@ -149,11 +149,12 @@ def intensity(looks: Sequence[Look], channels: int, dtype: str) -> tuple[Intensi
     outside = float(((values_PC < low) | (values_PC > high)).mean())
     scaled = np.clip((values_PC.astype(np.float64) - low) / (high - low), 0, 1)
     std = np.maximum(scaled.std(0), _SMALLEST_STD)
+    share = f"about {outside:.2%}" if outside else "none"
     kind = "16-bit" if dtype == "uint16" else "float"
     text = (
         f"The {kind} values {low:g} to {high:g} become 0 to 1; the images hold "
-        f"{min(x.low for x in looks):g} to {max(x.high for x in looks):g}, about "
-        f"{outside:.2%} of the values lie outside and are clipped."
+        f"{min(x.low for x in looks):g} to {max(x.high for x in looks):g}, "
+        f"{share} of the values lie outside and are clipped."
     )
     return Intensity(low, high, _numbers(scaled.mean(0)), _numbers(std)), [text]
 
