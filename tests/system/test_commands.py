@@ -12,6 +12,7 @@ from pyarrow import parquet
 import selftaught
 from selftaught.cli import main
 from selftaught.files import read_json
+from tests.support.bad_files import write_bad, write_good
 from tests.support.runs import lines, pretrain
 
 STEPS = ("--set", "loop.total_steps=6")
@@ -113,3 +114,20 @@ def test_any_number_of_channels_goes_the_whole_way(
     assert main(["views", str(data), "--out", str(sheet), *cache]) == 0
     with Image.open(sheet) as drawn:
         assert drawn.width > 100
+
+
+@pytest.mark.slow
+def test_I1_a_folder_with_bad_files_trains_on_exactly_the_good_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    good = write_good(photos, 30)
+    reasons = write_bad(photos)
+    arguments = ["check", str(photos), "--out", str(tmp_path / "checked"), "--no-time-steps"]
+    assert main([*arguments, "--cache", str(tmp_path / "cache")]) == 0
+    assert pretrain(photos, tmp_path / "run", *STEPS) == 0
+    used = parquet.read_table(tmp_path / "run/images.parquet")["path"].to_pylist()
+    left_out = parquet.read_table(tmp_path / "run/rejected.parquet")["path"].to_pylist()
+    assert set(good) <= set(used) and not set(used) & set(left_out)
+    assert {name for name, reason in reasons.items() if reason} == set(left_out)
+    assert f"{len(left_out)} images are left out" in capsys.readouterr().err
