@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from selftaught import assemble, config, options, recipe
@@ -67,8 +66,7 @@ def views(chosen: options.Views) -> Answer:
         ConfigError: There is no such policy or option.
         FileError: --out is in the way.
     """
-    from selftaught.report.contents import seen
-    from selftaught.report.sheets import views_sheet
+    from selftaught.report.contents import sheet
 
     device = torch.device(pick_device(chosen.device))
     changes = _policy_changes(chosen.preset) | parse_assignments(chosen.set)
@@ -80,11 +78,10 @@ def views(chosen: options.Views) -> Answer:
     advised = with_overrides(recipe.apply_advice(advice), changes | {"seed": chosen.seed})
     images = assemble.opened(advised, chosen.cache, chosen.threads, looked)
     count = min(chosen.rows, len(images.store))
-    rows = np.sort(permutation(Key(chosen.seed, "views sheet"), len(images.store))[:count])
-    raw, intensity = list(images.store.read(rows)), images.checked.intensity
-    drawn = seen(raw, assemble.view_specs(advised)[0], intensity, seed=chosen.seed, number=8)
+    spec, intensity = assemble.view_specs(advised)[0], images.checked.intensity
+    drawn = sheet(images, spec, intensity, seed=chosen.seed, number=count)
     claim(chosen.out, overwrite=chosen.overwrite, file=True)
-    write_bytes(chosen.out, views_sheet(raw, drawn, intensity))
+    write_bytes(chosen.out, drawn)
     return Answer(str(chosen.out), f"{count} images, each with 8 views: {chosen.out}")
 
 
@@ -153,13 +150,12 @@ def embed(chosen: options.Embed) -> Answer:
         FileError: --out is in the way.
     """
     from selftaught.embed import embed as vectors_of
-    from selftaught.evaluation.evaluate import check_channels, check_range
+    from selftaught.evaluation.evaluate import check_fits
 
     check_out(chosen.out, overwrite=chosen.overwrite, file=True)
     encoder = open_encoder(chosen.run)
     images = _opened(chosen.data, chosen)
-    check_channels(encoder, images)
-    check_range(encoder, images)
+    check_fits(encoder, images)
     table = vectors_of(
         encoder,
         images,
@@ -209,7 +205,7 @@ def export(chosen: options.Export) -> Answer:
         ConfigError: That library cannot express the network.
         FileError: The outputs differ, or --out is in the way.
     """
-    from selftaught.evaluation.evaluate import check_channels, check_range
+    from selftaught.evaluation.evaluate import check_fits
     from selftaught.export import check_export
     from selftaught.export import export as hand_over
 
@@ -218,8 +214,7 @@ def export(chosen: options.Export) -> Answer:
     encoder = open_encoder(chosen.run)
     check_export(encoder, chosen.to)
     images = _opened(chosen.data or _data_of(Path(chosen.run)), chosen)
-    check_channels(encoder, images)
-    check_range(encoder, images)
+    check_fits(encoder, images)
     rows = permutation(Key(0, "export"), len(images.store))[:16]
     part = temporary(chosen.out)
     difference = hand_over(encoder, chosen.to, part, list(images.store.read(rows)))

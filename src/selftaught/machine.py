@@ -1,5 +1,6 @@
 """The machine at hand: which device, how many cores, where the cache lies."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -47,6 +48,14 @@ def cache_folder(chosen: Path | None) -> Path:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use, at most."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 def describe(device: str) -> str:

@@ -6,7 +6,7 @@ from selftaught import assemble
 from selftaught.config import Config, DataSettings
 from selftaught.data.labels import label
 from selftaught.errors import DataError
-from selftaught.evaluation.evaluate import check_channels, check_range
+from selftaught.evaluation.evaluate import check_fits
 from selftaught.evaluation.knn import knn_accuracy
 from selftaught.features import features
 from selftaught.training.loop import Probe
@@ -20,8 +20,7 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
         DataError: The images have no labels, or another number of channels.
     """
     images = assemble.opened(Config(data=DataSettings(labelled)), cache, threads)
-    check_channels(training.method.encoder, images)
-    check_range(training.method.encoder, images)
+    check_fits(training.method.encoder, images)
     labels = label(images.checked)
     if not labels.classes:
         raise DataError(f"the labels of --probe {labelled} are numbers", "give classes")

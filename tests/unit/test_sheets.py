@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from selftaught.report.page import data_uri
 from selftaught.report.sections import Neighbourhood, neighbours_section, views_section
-from selftaught.report.sheets import contact_sheet, data_uri, picture, thumbnail, views_sheet
+from selftaught.report.sheets import contact_sheet, picture, thumbnail, views_sheet
 from selftaught.views.policy import CenterCrop, Intensity, Policy
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply

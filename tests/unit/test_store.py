@@ -212,7 +212,7 @@ def test_what_fits_decides(
 ) -> None:
     """A quarter of the memory, else half of what the disk has free."""
     size = sum(image.nbytes for image in everything(open_store(checked, cache=tmp_path)))
-    monkeypatch.setattr(store, "_memory", lambda: memory * size)
+    monkeypatch.setattr(store, "memory", lambda: memory * size)
     monkeypatch.setattr(flat, "free", lambda folder: free * size)
     found = open_store(checked, cache=tmp_path / "new")
     assert isinstance(found, kind)
@@ -221,7 +221,7 @@ def test_what_fits_decides(
 
 
 def test_this_machine_has_memory() -> None:
-    assert 2**28 < store._memory() < 2**50
+    assert 2**28 < store.memory() < 2**50
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,7 +4,6 @@ Shapes:  n images; H height, W width, C channels.
 """
 
 import math
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from selftaught.data.decode import shown
 from selftaught.errors import DataError
+from selftaught.machine import memory
 
 Set = tuple[tuple[str, ...], NDArray[Any], dict[str, NDArray[Any]]]
 """Names, images (n, H, W, C), columns."""
@@ -92,7 +92,7 @@ def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[int, ...]]
     if "images" not in shapes:
         known = ", ".join(sorted(shapes)) or "nothing"
         raise _refused(path, f"has no array 'images' (it has {known})", "save it under that name")
-    if claimed > _MEMORY_SHARE * _memory():
+    if claimed > _MEMORY_SHARE * memory():
         raise _refused(
             path,
             f"would take {claimed / 2**30:.1f} GiB of memory",
@@ -134,10 +134,6 @@ def _images(images: NDArray[Any], path: Path) -> NDArray[Any]:
 
 def _kind(images: NDArray[Any]) -> str:
     return f"{images.dtype} of shape {images.shape[1:]}"
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _refused(path: Path, what: str, remedy: str) -> DataError:

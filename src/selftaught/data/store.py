@@ -9,7 +9,6 @@ Shapes:  N images; n rows asked for; H, W height and width as stored; C channels
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from selftaught.data.check import Checked, check
 from selftaught.data.decode import BadImage, as_channels, decode, read_image
 from selftaught.data.flat import Bad, Image, Layout, Pixels
 from selftaught.data.images import find
+from selftaught.machine import memory
 from selftaught.views.tensors import resize
 
 Form = Literal["memory", "disk", "encoded"]
@@ -167,17 +167,9 @@ def open_store(
 
 
 def _form(layout: Layout, cache: Path) -> Form:
-    if layout.size <= _MEMORY_SHARE * _memory():
+    if layout.size <= _MEMORY_SHARE * memory():
         return "memory"
     return "disk" if layout.size <= flat.DISK_SHARE * flat.free(cache) else "encoded"
-
-
-def _memory() -> int:
-    """Bytes of memory that this process may use, at most."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)
 
 
 # --- the pixels of one row

@@ -111,8 +111,7 @@ def evaluate(
             images have another number of channels than the encoder takes.
     """
     check_protocols(protocols, few)
-    check_channels(encoder, images)
-    check_range(encoder, images)
+    check_fits(encoder, images)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
@@ -285,11 +284,11 @@ def check_protocols(protocols: Sequence[str], few: int | None = None) -> None:
             raise ConfigError(f"there is no protocol {name!r}", nearest(name, PROTOCOLS))
 
 
-def check_channels(encoder: "Encoder", images: "Images") -> None:
+def check_fits(encoder: "Encoder", images: "Images") -> None:
     """Whether the encoder takes such images.
 
     Raises:
-        DataError: They have another number of channels.
+        DataError: They have another number of channels, or values of another range.
     """
     takes, channels = encoder.config.in_channels, images.store.channels
     if takes != channels:
@@ -297,6 +296,7 @@ def check_channels(encoder: "Encoder", images: "Images") -> None:
             f"the encoder takes images of {takes} channels, these have {channels}",
             "give images like those that it was trained on",
         )
+    check_range(encoder, images)
 
 
 def check_range(encoder: "Encoder", images: "Images") -> None:

@@ -116,10 +116,12 @@ def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
     return [table_section(group, title=titles[data]) for data, group in by_data.items()]
 
 
-def sheet(images: Images, spec: ViewSpec, intensity: Intensity, *, seed: int) -> bytes:
-    """A contact sheet of some images, each with views as in training."""
+def sheet(
+    images: Images, spec: ViewSpec, intensity: Intensity, *, seed: int, number: int = _SHEET_IMAGES
+) -> bytes:
+    """A contact sheet of `number` images drawn at random, each with views as in training."""
     order = permutation(Key(seed, "views sheet"), len(images.store))
-    rows_N = np.sort(order[:_SHEET_IMAGES])
+    rows_N = np.sort(order[:number])
     raw = list(images.store.read(rows_N))
     return views_sheet(raw, seen(raw, spec, intensity, seed=seed, number=_SHEET_VIEWS), intensity)
 

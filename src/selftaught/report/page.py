@@ -130,7 +130,7 @@ def figure(inside: Html, caption: object = "") -> Html:
 
 def image(data: bytes | str, alt: object) -> Html:
     """A PNG, WebP or JPEG file's bytes, or a `data:` URI of one, as an image with its words."""
-    source = data if isinstance(data, str) else _data_uri(data)
+    source = data if isinstance(data, str) else data_uri(data)
     assert source.startswith("data:image/"), "a page loads nothing from elsewhere"
     return Html(f'<img src="{html.escape(source)}" alt="{text(alt)}">')
 
@@ -140,7 +140,8 @@ def grid(parts: Iterable[Html], *, kind: str = "plots") -> Html:
     return Html(f'<div class="{kind}">{"".join(parts)}</div>')
 
 
-def _data_uri(data: bytes) -> str:
+def data_uri(data: bytes) -> str:
+    """A PNG, WebP or JPEG file as a `data:` URI."""
     kind = next(kind for magic, kind in _MAGIC.items() if data.startswith(magic))
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 

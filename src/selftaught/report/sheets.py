@@ -6,7 +6,6 @@ first three. Raw values go through the intensity's range, as they do on their wa
 Shapes:  N images; C channels; H, W height and width; S side of a view. Raw images are (H, W, C).
 """
 
-import base64
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from selftaught.report.page import data_uri
 from selftaught.report.sections import Picture
 from selftaught.views.policy import Intensity
 from selftaught.views.tensors import resize, to_unit
@@ -28,12 +28,6 @@ _PAPER = 255  # a sheet's background
 def thumbnail(image_HWC: NDArray[Any], intensity: Intensity, *, side: int = 64) -> bytes:
     """A raw image as a WebP file whose longer side is `side` pixels."""
     return _file(_small(image_HWC, intensity, side), "WEBP", quality=85)
-
-
-def data_uri(data: bytes) -> str:
-    """A PNG or WebP file as a `data:` URI."""
-    kind = "png" if data.startswith(b"\x89PNG") else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def picture(
