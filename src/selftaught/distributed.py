@@ -10,6 +10,7 @@ Shapes:  W processes; N rows on each; C channels; S statistics.
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -55,12 +56,15 @@ def start(device: torch.device) -> torch.device:
             )
         device, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
+    # torch's own functions take the group of their first import as a default and would keep it
+    # alive: its threads would outlive `stop`, and abort the process when Python goes down.
+    import_module("torch.distributed.nn")
     dist.init_process_group(backend)
     return device
 
 
 def stop() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the group of processes, if there is one; its threads have ended then."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -1,6 +1,8 @@
 """The collectives, and the pool of processes that the other tests here use."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -25,6 +27,29 @@ def test_one_process_needs_no_group() -> None:
     distributed.average_gradients([parameter])
     distributed.broadcast_([x])
     assert torch.equal(parameter.grad, torch.ones(2, 3)) and torch.equal(parameter, x)
+
+
+THREADS_LEFT = """
+import glob, torch
+from selftaught import distributed
+distributed.start(torch.device("cpu"))
+import torch._dynamo  # as optimizers do; it imports all of torch.distributed
+torch.distributed.all_reduce(torch.ones(1))
+names = lambda: [open(path).read() for path in glob.glob("/proc/self/task/*/comm")]
+before = sum("gloo" in name for name in names())
+distributed.stop()
+print(before > 0, sum("gloo" in name for name in names()))
+"""
+
+
+@pytest.mark.slow
+def test_no_thread_of_a_group_outlives_it() -> None:
+    """One that does may release a tensor while Python goes down, which aborts the process."""
+    one = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    words = [sys.executable, "-c", THREADS_LEFT]
+    done = subprocess.run(words, env=os.environ | one, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "0"]
 
 
 def names() -> tuple[int, int]:
