@@ -1,24 +1,31 @@
-"""NT-Xent, forward and backward: ours against lightly's and against a plain cross-entropy.
+"""NT-Xent, forward and backward: ours against lightly's, a plain cross-entropy, and exp and sums.
 
-    python -m benchmarks.nt_xent [--threads 1] [--device cpu] [--repeats 51]
+    python -m benchmarks.nt_xent [--threads 1] [--device cpu] [--repeats 1] [--json FILE]
 
-Each pair takes turns in one process. Before anything is timed, losses and gradients must agree.
+Each pair takes turns in one process; --repeats multiplies the turns. Before anything is timed,
+losses and gradients must agree. On the CPU, memory stands beside: the peak of a fresh process after
+a loss of 8,192 views, less its peak after one of 64, again for ours and for lightly's.
 
 Shapes:  N images; D size of z. A loss takes the first views and the second views, (N, D) each.
 """
 
 import argparse
-from collections.abc import Callable
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Row, append, compare, markdown, publish
+from benchmarks import measure
+from benchmarks.measure import Row, append, compare, markdown
 from selftaught.methods.simclr import nt_xent
 
-VIEWS = (512, 2048)  # 2N
+TURNS = {512: 101, 2048: 25, 8192: 7, 16384: 3}  # by 2N
+LARGE, SMALL, PROCESSES = 8192, 64, 3  # 2N whose memory is measured, and how often
 D, TAU = 128, 0.1
 RESULTS, ROWS = Path("docs/results.md"), Path("runs/benchmarks/nt_xent.jsonl")
 
@@ -39,25 +46,44 @@ def plain(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
     return F.cross_entropy(s, positive)
 
 
+def exp_and_sums(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
+    """Eq. 1 as it is printed, without a care for overflow: the form of solo-learn's loss."""
+    z = F.normalize(torch.cat([z0_ND, z1_ND]), dim=1)
+    e = torch.exp(z @ z.T / TAU)
+    sums = e.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0).sum(1)
+    positive = torch.exp(z.unflatten(0, (2, -1)).prod(0).sum(1) / TAU)
+    return -torch.log(positive.repeat(2) / sums).mean()
+
+
 def rivals() -> dict[str, Loss]:
-    """Other people's losses, and the plain one."""
+    """Other people's losses, and the plain ones."""
     from lightly.loss import NTXentLoss
 
-    return {"lightly": NTXentLoss(temperature=TAU), "plain cross-entropy": plain}
+    return {
+        "lightly": NTXentLoss(temperature=TAU),
+        "plain cross-entropy": plain,
+        "exp and sums": exp_and_sums,
+    }
 
 
-def measure(views: int, device: str, threads: int, repeats: int) -> list[Row]:
-    """Ours against each rival, on one batch of this many views."""
+def rows_of(views: int, device: str = "cpu") -> list[Tensor]:
+    """First views and second views of a batch of so many, as different as after some training."""
     numbers = torch.Generator().manual_seed(0)
     z0, noise = torch.randn(2, views // 2, D, generator=numbers)
-    z = [rows.to(device).requires_grad_() for rows in (z0, z0 + noise)]
+    return [rows.to(device).requires_grad_() for rows in (z0, z0 + noise)]
+
+
+def measured(views: int, device: str, threads: int, repeats: int) -> list[Row]:
+    """Ours against each rival, on one batch of this many views."""
+    z = rows_of(views, device)
     where = device if device != "cpu" else f"{threads} thread{'s' * (threads != 1)}"
     work = f"NT-Xent, forward and backward, 2N = {views:,}, D = {D}, float32, {where}"
     rows = []
     for name, rival in rivals().items():
         _must_agree(ours, rival, z)
         variants = {"selftaught": _work(ours, z), name: _work(rival, z)}
-        rows.append(compare(work, variants, repeats=repeats, warmup=3, packages=["lightly"]))
+        warmup = 3 if views < LARGE else 1
+        rows.append(compare(work, variants, repeats=repeats, warmup=warmup, packages=["lightly"]))
     return rows
 
 
@@ -71,26 +97,85 @@ def _must_agree(a: Loss, b: Loss, z: list[Tensor]) -> None:
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-7)
 
 
-def main() -> None:
+def memory(threads: int) -> Row:
+    """Peak memory of ours and of lightly's, in processes of their own that take turns."""
+    peaks: dict[str, list[float]] = {"selftaught": [], "lightly": []}
+    for _ in range(PROCESSES):
+        for name, found in peaks.items():
+            found.append(_peak_in_a_process(name, threads))
+    ours, rival = peaks.values()
+    ratios = [theirs / mine for mine, theirs in zip(ours, rival, strict=True)]
+    ranges = {"ours": ours, "rival": rival, "ratio": ratios}
+    return Row(
+        work=f"NT-Xent, peak memory, 2N = {LARGE:,}, D = {D}, float32, threads: {threads}",
+        ours="selftaught",
+        rival="lightly",
+        ours_value=statistics.median(ours),
+        rival_value=statistics.median(rival),
+        unit="MiB",
+        ratio=statistics.median(ratios),
+        spread={"repeats": PROCESSES, **{k: (min(v), max(v)) for k, v in ranges.items()}},
+        versions=measure.versions(["lightly"]),
+        hardware=measure.hardware(),
+    )
+
+
+def _peak_in_a_process(name: str, threads: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.nt_xent", "--child", name]
+    command += ["--threads", str(threads)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def peak(name: str) -> float:
+    """MiB that a large loss takes beyond what a small one took."""
+    loss = ours if name == "selftaught" else rivals()[name]
+    z = rows_of(LARGE)
+    _work(loss, rows_of(SMALL))()
+    before = measure.peak_mib()
+    _work(loss, z)()
+    return measure.peak_mib() - before
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the rows and their part of docs/results.md."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=51)
-    chosen = parser.parse_args()
+    chosen = parser().parse_args(arguments)
     torch.set_num_threads(chosen.threads)
+    if chosen.child:
+        print(peak(chosen.child))
+        return
     rows = [
         row
-        for views in VIEWS
-        for row in measure(views, chosen.device, chosen.threads, chosen.repeats)
+        for views in chosen.views
+        for row in measured(views, chosen.device, chosen.threads, TURNS[views] * chosen.repeats)
     ]
+    report = markdown(rows)
+    if chosen.device == "cpu":
+        rows.append(used := memory(chosen.threads))
+        report += (
+            f"\n{used.work}: {used.ours_value:.0f} MiB, lightly {used.rival_value:.0f} MiB, "
+            f"that is 1/{used.ratio:.0f} of it.\n"
+        )
     for row in rows:
         append(ROWS, row)
-    table = markdown(rows)
-    print(table)
-    where = "cpu" if chosen.device == "cpu" else "gpu"
-    publish(RESULTS, f"nt_xent {where}", f"## The loss ({where.upper()})\n\n{table}")
+    print(report)
+    if chosen.json:
+        measure.write_json(chosen.json, rows)
+    if measure.publishes(chosen):
+        where = "cpu" if chosen.device == "cpu" else "gpu"
+        measure.publish(RESULTS, f"nt_xent {where}", f"## The loss ({where.upper()})\n\n{report}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--views", type=int, nargs="+", choices=TURNS, default=list(TURNS))
+    options.add_argument("--repeats", type=int, default=1)
+    options.add_argument("--child", choices=("selftaught", "lightly"), help=argparse.SUPPRESS)
+    measure.output_options(options)
+    return options
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ FLOORS = {
     0: "errors",
     1: "files outputs rng distributed machine",
     2: "views encoders data",
-    3: "clustering neighbours features",
+    3: "clustering neighbours features contrast",
     4: "methods",
     5: "training evaluation search explore embed cluster export report",
-    6: "options ranges answer config presets recipe assemble resolve probe"
+    6: "options ranges answer config assignments presets recipe keep assemble resolve figure probe"
     " pretrain demo commands api",
     7: "cli __main__",
 }

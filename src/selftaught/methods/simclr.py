@@ -3,7 +3,7 @@
 Each view must find the other view of its image among all views of the batch: `SimCLR` below.
 
 Shapes:  N images on this process, M on all of them; D projection size; J negatives a query.
-         Rows k and k+N of a 2N-row tensor are the two views of image k (2k-1 and 2k in the paper).
+         Of 2N rows, 2k and 2k+1 are the two views of image k (2k-1 and 2k in the paper).
 Letters: f encoder, g head, h = f(x~) what is kept, z = g(h) what is contrasted, s_ij the cosine
          of z_i and z_j, tau the temperature.
 """
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selftaught.distributed import all_gather, rank, same, world
+from selftaught import contrast
+from selftaught.distributed import rank, world
 from selftaught.errors import ConfigError, UserError
 from selftaught.methods.method import Method, at_least_float32, stood_at_chance, without_autocast
 
@@ -71,27 +72,25 @@ def nt_xent(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> Tensor:
     Raises:
         UserError: There is one image only, or processes hold different numbers of images.
     """
-    return F.cross_entropy(*contrasts(z0_ND, z1_ND, tau))
+    z_N2D = unit(torch.stack([z0_ND, z1_ND], dim=1))
+    return eq_1(*contrast.gathered(z_N2D), tau)
 
 
-def contrasts(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """s_ij / tau, (2N, 2M) with -inf where a view meets itself; each positive's column, (2N,)."""
-    assert z0_ND.shape == z1_ND.shape
-    N, M = len(z0_ND), len(z0_ND) * world()
-    if M < 2:
-        raise UserError("a batch of one image has no negatives", "use a larger --batch-size")
-    if not same(N):
-        raise UserError(
-            f"process {rank()} holds {N} images, another holds more or fewer",
-            "choose a batch size that the number of processes divides",
-        )
-    with without_autocast(z0_ND):
-        z_N2D = torch.stack([unit(z0_ND), unit(z1_ND)], dim=1)  # s_ij = z_i . z_j / (|z_i| |z_j|)
-        z_MD = torch.cat(all_gather(z_N2D).unbind(1))  # 2M rows, the same on every process
-        s = torch.cat(z_N2D.unbind(1)) / tau @ z_MD.T  # 2N x 2M: s_ij / tau
-    me = rank() * N + torch.arange(N, device=s.device)
-    i, j = torch.cat([me, me + M]), torch.cat([me + M, me])  # own column, positive's column
-    return s.scatter_(1, i[:, None], -math.inf), j  # the sum skips k = i
+def eq_1(z_iD: Tensor, z_kD: Tensor, tau: float) -> Tensor:
+    """Eq. 1 of z / |z|: this process's views (2N, D) and all (2M, D); j = i ^ 1 is i's positive.
+
+    `contrast` sums exp(s_ik/tau) over k != i, j of many rows without holding s, and Eq. 1 is then
+    -log sigmoid( s_ij/tau - log of that sum ).
+    """
+    first = rank() * len(z_iD)
+    if contrast.fits(len(z_kD), tau, z_kD.dtype):
+        s_ij = (z_iD[0::2] * z_iD[1::2]).sum(1, keepdim=True)  # = s_ji
+        others = contrast.log_sum_exp(z_iD, z_kD, tau, first).view(-1, 2)
+        return -F.logsigmoid(s_ij / tau - others).mean()
+    with without_autocast(z_iD):
+        s_ik = z_iD / tau @ z_kD.T  # (2N, 2M): s_ik / tau
+    i = first + torch.arange(len(z_iD), device=s_ik.device)
+    return F.cross_entropy(s_ik.scatter_(1, i[:, None], -math.inf), i ^ 1)  # the sum skips k = i
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class SimCLR(Method):
             raise ConfigError("simclr compares two views of one size", "ask for two views")
         self.encoder, self.policy, self.options = encoder, policy, options
         self.head = Head(encoder.dim, options)
-        self._accuracy: Tensor | None = None  # of the last batch, on its device
+        self._last: tuple[Tensor, Tensor] | None = None  # rows that were contrasted, for metrics
 
     def embed(self, batch: "Batch") -> dict[str, Tensor]:
         """h (N, 2, dim) and z (N, 2, projection); both views pass as one batch of 2N."""
@@ -170,10 +169,9 @@ class SimCLR(Method):
 
     def loss(self, embedded: dict[str, Tensor], batch: "Batch") -> Tensor:
         """L of Algorithm 1, over this process's images."""
-        z0_ND, z1_ND = embedded["z"].unbind(1)
-        s, j = contrasts(z0_ND, z1_ND, self.options.temperature)
-        self._accuracy = (s.detach().argmax(1) == j).float().mean()
-        return F.cross_entropy(s, j)
+        z_iD, z_kD = contrast.gathered(unit(embedded["z"]))
+        self._last = z_iD.detach(), z_kD.detach()
+        return eq_1(z_iD, z_kD, self.options.temperature)
 
     def chance(self, batch: "Batch") -> float:
         """ln(2M - 1): all views alike."""
@@ -181,7 +179,9 @@ class SimCLR(Method):
 
     def metrics(self) -> dict[str, float]:
         """Contrastive accuracy: the share of views that are most similar to their positive."""
-        return {} if self._accuracy is None else {"contrastive_accuracy": self._accuracy.item()}
+        if self._last is None:
+            return {}
+        return {"contrastive_accuracy": contrast.accuracy(*self._last, rank() * len(self._last[0]))}
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
         """Whether the loss has stood at chance for 200 steps while views were found by guessing."""
