@@ -52,10 +52,12 @@ class Views(Machine):
     """Images, in any form that check takes."""
     out: Path
     """The picture to write (.png)."""
-    preset: str | None = None
-    """A policy by name: simclr_imagenet, simclr_cifar, simclr_gray; by default the recipe's."""
+    policy: str | None = None
+    """simclr_imagenet, simclr_cifar or simclr_gray; figure: each operation by itself."""
     image_size: int | None = None
     """Side of a view in pixels; by default the recipe's."""
+    keep: Texts = ()
+    """colour, orientation or scale, as for pretrain."""
     set: Texts = ()
     """views.NAME=VALUE, as for pretrain."""
     rows: int = 8
@@ -86,6 +88,8 @@ class Pretrain(Machine):
     """Passes over the images."""
     batch_size: int | None = None
     """Images a step, over all processes."""
+    micro_batch: int | None = None
+    """Images a process embeds at once; the loss still sees the whole batch. 0, the default: all."""
     seed: int | None = None
     """Of everything random. By default 0."""
     seconds: float | None = None
@@ -100,6 +104,8 @@ class Pretrain(Machine):
     """Weights to start from: RUN, an encoder folder, or timm:NAME."""
     probe: str | None = None
     """Labelled images: their kNN accuracy is logged now and then, and never used to choose."""
+    keep: Texts = ()
+    """colour, orientation or scale: leave out what would teach the encoder to ignore it."""
     set: Texts = ()
     """NAME=VALUE: a method's option (temperature=0.2), or loop.*, views.*, network.*, data.*"""
     config: Path | None = None

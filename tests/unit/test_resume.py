@@ -110,6 +110,7 @@ class Setup:
     precision: str = "float32"
     optimizer: str = "adamw"
     steps: int = STEPS
+    micro_batch: int = 0
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,7 @@ def training(images: Images, setup: Setup, run: Path, threads: int, stop: Stop) 
         log_every=1,
         checkpoint_seconds=1e9,
         stop_on_alarm=False,
+        micro_batch=setup.micro_batch,
     )
     made = Stopping(method, feed, plan, torch.device("cpu"))
     made.stop, made.run = stop, run
@@ -265,6 +267,13 @@ def test_other_optimizers(
     setup = Setup(optimizer=optimizer)
     made = stopped_and_resumed(images, setup, tmp_path, 1, Stop(6))
     assert_equal(made, tmp_path, straight(setup))
+
+
+def test_micro_batches(images: Images, straight: Straight, tmp_path: Path) -> None:
+    setup = Setup(micro_batch=4)
+    made = stopped_and_resumed(images, setup, tmp_path, 1, Stop(6))
+    assert_equal(made, tmp_path, straight(setup))
+    assert straight(setup).hashes != straight(Setup()).hashes
 
 
 @pytest.mark.parametrize("step", [2, 7])

@@ -44,6 +44,7 @@ class Plan:
     log_every: int
     checkpoint_seconds: float
     stop_on_alarm: bool
+    micro_batch: int = 0
 
 
 class Training:
@@ -108,13 +109,9 @@ class Training:
 
     def take(self, batch: Batch) -> None:
         """One step: embed, loss, backward, the mean over processes, update."""
-        plan, progress = self.plan, batch.step
-        torch.manual_seed(torch_seed(plan.seed, self.step, distributed.rank()))
+        progress = batch.step
         self.method.train()
-        with self._autocast():
-            embedded = self.method.embed(self._prepared(batch))
-        loss = self.method.loss(embedded, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        embedded, loss = self._backward(self._prepared(batch))
         self.check_finite()  # of the step before: no device waits for the host
         distributed.average_gradients(self.method.parameters())
         self.method.before_step(progress)
@@ -230,6 +227,24 @@ class Training:
             weight_decay=self.plan.weight_decay,
             momentum=self.plan.momentum,
         )
+
+    def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Embeddings and loss; their gradients stand in the parameters."""
+        if self.plan.micro_batch:
+            from selftaught.training import micro_batches
+
+            return micro_batches.backward(self.method, batch, self.plan.micro_batch, self._embed)
+        embedded = self._embed(batch)
+        loss = self.method.loss(embedded, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return embedded, loss
+
+    def _embed(self, batch: Batch, micro_batch: int = 0) -> dict[str, Tensor]:
+        """The method's embeddings, with random numbers that the step and the part determine."""
+        seed = torch_seed(self.plan.seed, self.step, distributed.rank(), micro_batch)
+        torch.manual_seed(seed)
+        with self._autocast():
+            return self.method.embed(batch)
 
     def _prepared(self, batch: Batch) -> Batch:
         for number, view in enumerate(batch.views):
