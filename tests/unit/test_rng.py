@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught.rng import Key, permutation, philox, torch_seed, uniform, words
+from selftaught.rng import Key, permutation, philox, torch_seed, uniform, uniform_fours, words
 
 # Known answers of Philox4x32-10 that the authors publish with their own code (Random123).
 KNOWN_ANSWERS = [
@@ -62,6 +62,13 @@ def test_a_draw_s_numbers_do_not_depend_on_its_batch(
 def test_asking_for_more_numbers_does_not_change_the_first(n: int, more: int) -> None:
     draws_N = np.arange(5)
     assert np.array_equal(words(BASE, draws_N, n + more)[:, :n], words(BASE, draws_N, n))
+
+
+@given(draws=DRAWS, keys=st.lists(st.sampled_from([BASE, *OTHERS]), min_size=1))
+def test_several_keys_at_once_give_what_each_gives_alone(draws: list[int], keys: list[Key]) -> None:
+    draws_N = np.array(draws)
+    alone = [uniform(key, draws_N, 4) for key in keys]
+    assert np.array_equal(uniform_fours(keys, draws_N), np.stack(alone))
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -3,10 +3,16 @@
 A policy is a box rule (which part of the image) and a tuple of operations, each with the
 probability and the ranges it is drawn from. Sources: Chen et al. 2020, section 3 and appendix A,
 and google-research/simclr for what the paper leaves open; docs/methods/simclr.md names the
-deviations.
+deviations. The paper's figure 4 shows rotation, cutout, noise and Sobel filtering without their
+parameters: those are ours, said where they stand.
+
+Units: sides and thresholds of pixel values are shares; pixel values are in [0, 1].
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+from selftaught.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,24 @@ class CenterCrop:
 
 
 @dataclass(frozen=True)
+class CornerCrop:
+    """A square as large as CenterCrop's, in a corner of the image."""
+
+    fraction: float = 1.0
+    bottom: bool = False
+    right: bool = False
+
+
+@dataclass(frozen=True)
 class Flip:
-    """Mirror left and right."""
+    """Mirror left and right. It belongs to the box: it comes first wherever the policy names it."""
+
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """A turn by 90, 180 or 270 degrees, each as likely (the angles of the paper's figure 4)."""
 
     p: float = 0.5
 
@@ -45,11 +67,45 @@ class Jitter:
     hue: float = 0.2
     p: float = 0.8
 
+    def live(self, channels: int) -> list[int]:
+        """Those of the four, in the order of the fields, that change anything."""
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        return [k for k in range(4 if channels == 3 else 2) if strengths[k]]
+
+
+@dataclass(frozen=True)
+class ChannelJitter:
+    """For channels that are no colours: gain * x ** gamma + offset, drawn for each channel apart.
+
+    Clipped to [0, 1]. The ranges are ours: a fifth up or down, and a tenth of the range.
+    """
+
+    gain: tuple[float, float] = (0.8, 1.25)
+    offset: tuple[float, float] = (-0.1, 0.1)
+    gamma: tuple[float, float] = (0.8, 1.25)
+    p: float = 0.8
+
+
+@dataclass(frozen=True)
+class BandDrop:
+    """Channels set to 0, each with probability `share`, never all of them. Two channels or more."""
+
+    share: float = 0.2
+    p: float = 0.5
+
 
 @dataclass(frozen=True)
 class Gray:
-    """Colour drop: the luminance in all three channels. No operation on other channel counts."""
+    """Colour drop: the luminance in all three channels. Three channels only."""
 
+    p: float = 0.2
+
+
+@dataclass(frozen=True)
+class Solarise:
+    """Values from the threshold on are inverted: 1 - x (Grill et al. 2020, appendix B)."""
+
+    threshold: float = 0.5
     p: float = 0.2
 
 
@@ -65,17 +121,80 @@ class Blur:
         return 2 * (size // 10 // 2) + 1
 
 
-Box = RandomCrop | CenterCrop
-Operation = Flip | Jitter | Gray | Blur
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise for every value apart, clipped to [0, 1]. The range of sigma is ours."""
+
+    sigma: tuple[float, float] = (0.02, 0.1)
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Sobel:
+    """The gradient's magnitude, each channel apart, over 4 and clipped to [0, 1].
+
+    A quarter brings a step from 0 to 1 to full scale. The paper says no more than "Sobel".
+    """
+
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A square filled with the channel's mean, its centre anywhere (DeVries and Taylor 2017).
+
+    `side` is a range in sides of the view; theirs is 1/2 for CIFAR-10. What sticks out is cut off.
+    """
+
+    side: tuple[float, float] = (0.25, 0.5)
+    p: float = 0.5
+
+
+Box = RandomCrop | CenterCrop | CornerCrop
+Operation = (
+    Flip
+    | Rotate
+    | Jitter
+    | ChannelJitter
+    | BandDrop
+    | Gray
+    | Solarise
+    | Blur
+    | Noise
+    | Sobel
+    | Cutout
+)
+"""In the order in which a configuration applies them."""
+
+FUSED = (Flip, Jitter, Gray, Blur, Noise)
+"""What the fused kernel can do, in its order."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A box rule and the operations that follow it, in order; `normalise` ends the chain."""
+    """A box rule and the operations that follow it, in order; `normalise` ends the chain.
+
+    Attributes:
+        box: Which part of the image is seen.
+        operations: Each kind once at most.
+        normalise: Whether the chain ends with (x - mean) / std.
+        interpolation: How the box is resized, with antialiasing: bilinear (torchvision's default)
+            or bicubic with a = -0.5, clipped to [0, 1] (google-research/simclr).
+
+    Raises:
+        ConfigError: An operation stands there twice.
+    """
 
     box: Box
     operations: tuple[Operation, ...] = ()
     normalise: bool = True
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        kinds = [type(operation).__name__ for operation in self.operations]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ConfigError(f"a policy names {kind} twice", "name each operation once")
 
 
 @dataclass(frozen=True)
@@ -100,6 +219,41 @@ class Intensity:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
+    def statistics(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel.
+
+        Raises:
+            ConfigError: There is not one of each, or one a channel.
+        """
+        given = len(self.mean)
+        if given not in (1, channels) or len(self.std) != given:
+            raise ConfigError(
+                f"the intensity has {given} means and {len(self.std)} standard deviations, "
+                f"the images have {channels} channels",
+                "give one of each a channel",
+            )
+        repeat = channels // given
+        return self.mean * repeat, self.std * repeat
+
+
+def check_channels(policy: Policy, channels: int) -> None:
+    """Refuse what makes no sense for images of this many channels.
+
+    Raises:
+        ConfigError: Colour drop needs three channels, dropping bands two or more.
+    """
+    for operation in policy.operations:
+        if isinstance(operation, Gray) and channels != 3:
+            raise ConfigError(
+                f"colour drop needs images of 3 channels, these have {channels}",
+                "leave it out (views.gray=0)",
+            )
+        if isinstance(operation, BandDrop) and channels < 2:
+            raise ConfigError(
+                "dropping bands needs images of 2 channels or more, these have 1",
+                "leave it out (views.band_drop=0)",
+            )
+
 
 def simclr_imagenet(strength: float = 1.0) -> Policy:
     """SimCLR's policy for ImageNet: s = 1, blur on (Chen et al. 2020, appendix A)."""
@@ -121,6 +275,35 @@ def simclr_gray(strength: float = 0.5) -> Policy:
 def evaluation(size: int) -> Policy:
     """The view for evaluation: the central 87.5 % of the shorter side, all of it up to 32 px."""
     return Policy(CenterCrop(1.0 if size <= 32 else 0.875))
+
+
+def ten_crop(size: int, fraction: float = 0.875) -> tuple[ViewSpec, ...]:
+    """Ten views of an image: the centre and the corners, and all of them mirrored.
+
+    Krizhevsky et al. 2012 cut 224 px from 256 px: the fraction 0.875 of the shorter side.
+    """
+    corners = [
+        CornerCrop(fraction, bottom, right) for bottom in (False, True) for right in (False, True)
+    ]
+    boxes: list[Box] = [*corners, CenterCrop(fraction)]
+    mirrored = (Flip(p=1.0),)
+    return tuple(
+        ViewSpec(Policy(box, operations), size) for operations in ((), mirrored) for box in boxes
+    )
+
+
+def multi_crop(
+    policy: Policy, *, sizes: tuple[int, int] = (224, 96), counts: tuple[int, int] = (2, 6)
+) -> tuple[ViewSpec, ...]:
+    """Views of two sizes: large ones of most of the image, small ones of little.
+
+    Areas from 0.14 to 1 and from 0.05 to 0.14 of the image (Caron et al. 2020, appendix A).
+    """
+    scales = ((0.14, 1.0), (0.05, 0.14))
+    return tuple(
+        ViewSpec(replace(policy, box=RandomCrop(scale)), size, count)
+        for scale, size, count in zip(scales, sizes, counts, strict=True)
+    )
 
 
 def _jitter(strength: float) -> Jitter:

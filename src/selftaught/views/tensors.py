@@ -1,13 +1,17 @@
 """From pixels and parameters to one float batch of views, in batched PyTorch on any device.
 
-Definitions are torchvision's, on floats in [0, 1]. `apply` does a whole policy; the single
-operations take one parameter an image and return new tensors.
+`apply` does a whole policy, each operation (`views/operations.py`) for the images that it happens
+to. `everywhere` is the part of it that can be compiled: all operations for all images, of which the
+right ones are kept, so that shapes do not change from batch to batch.
 
-Shapes:  N images; C channels; H, W height and width; S side of a view; B side of a box.
-         A box is top, left, height, width in pixels. Raw images are (H, W, C), views (C, S, S).
+Shapes:  N images, n some of them; C channels; H, W height and width; S side of a view; B side of a
+         box; F pixels of an image along one axis. A box is top, left, height, width in pixels.
+         Raw images are (H, W, C), views (C, S, S).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,39 +20,87 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftaught.errors import ConfigError
-from selftaught.views.policy import Blur, Flip, Gray, Intensity, Jitter, Operation, Policy
+from selftaught.views import operations as op
+from selftaught.views.policy import (
+    BandDrop,
+    Blur,
+    ChannelJitter,
+    Cutout,
+    Flip,
+    Gray,
+    Intensity,
+    Jitter,
+    Noise,
+    Operation,
+    Policy,
+    Rotate,
+    Sobel,
+    Solarise,
+)
 from selftaught.views.sample import ViewParams
 
-_LUMINANCE = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R BT.601
 _WHOLE = {"cpu": 48 * 48, "cuda": 1 << 24}  # pixels up to which products beat cutting each box
-_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 28}  # numbers resampled at once: a core's cache, a GPU
+_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 28}  # numbers worked on at once: a core's cache, a GPU
+
+Numbers = Mapping[str, Any]
+"""The fields of a ViewParams: NumPy's arrays, or tensors on a device."""
 
 
 def apply(
-    images: Tensor | Sequence[Tensor], params: ViewParams, policy: Policy, intensity: Intensity
+    images: Tensor | Sequence[Tensor],
+    params: ViewParams,
+    policy: Policy,
+    intensity: Intensity,
+    *,
+    compiled: bool = False,
 ) -> Tensor:
     """Make one view of each image: (N, C, S, S) float32 on the images' device.
 
     Raw values between the intensity's low and high become 0 to 1, the rest is clipped; then come
-    the box, resized with antialiasing, and the policy's operations in their order. Mirroring is
-    done with the box wherever the policy names it, for it commutes with all other operations.
+    the box, resized with antialiasing, and the policy's operations in their order. Mirroring
+    belongs to the box: it comes first, wherever the policy names it. On a device nothing waits for
+    a result: what depends on the parameters is decided on the host.
 
     Args:
         images: (N, H, W, C) or N tensors (H, W, C) of uint8, uint16 or float32; one at least.
         params: What `sample` drew for them.
         policy: What it drew from.
         intensity: Range of the raw values; mean and standard deviation of each channel.
+        compiled: Do the operations by `everywhere`, compiled by torch. Worth it on a GPU.
 
     Raises:
         ConfigError: The intensity has not one mean, or one a channel.
     """
     device = images[0].device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        x = _boxes(images, params, intensity)
-        for operation in policy.operations:
-            x = _operate(x, operation, params)
-        return normalise(x, intensity) if policy.normalise else x
+        x = _boxes(images, params, policy, intensity)
+        if compiled:
+            return _compiled()(x, policy, on_device(params, device), intensity)
+        return _operate(x, policy, vars(params), intensity, _some)
+
+
+def on_device(params: ViewParams, device: torch.device) -> dict[str, Tensor]:
+    """The parameters as tensors; they are on their way to a GPU while this returns."""
+    fields = {name: value for name, value in vars(params).items() if name != "size"}
+    return {name: _to(value, device) for name, value in fields.items()}
+
+
+def everywhere(x_NCSS: Tensor, policy: Policy, numbers: Numbers, intensity: Intensity) -> Tensor:
+    """The policy's operations in their order, after the box and the mirror, and `normalise`.
+
+    Every operation is done to every image; the parameters (`on_device`) choose. For torch.compile.
+    """
+    return _operate(x_NCSS, policy, numbers, intensity, _all)
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(everywhere, dynamic=False)
+    return compiled
+
+
+def _to(values: Any, device: torch.device) -> Tensor:
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def to_unit(raw: Tensor, intensity: Intensity) -> Tensor:
@@ -64,15 +116,15 @@ def normalise(x_NCHW: Tensor, intensity: Intensity) -> Tensor:
     Raises:
         ConfigError: The intensity has not one mean, or one a channel.
     """
-    channels, given = x_NCHW.shape[1], len(intensity.mean)
-    if given not in (1, channels) or len(intensity.std) != given:
-        raise ConfigError(
-            f"the intensity has {given} means and {len(intensity.std)} standard deviations, "
-            f"the images have {channels} channels",
-            "give one of each a channel",
-        )
-    mean, std = (x_NCHW.new_tensor(v)[:, None, None] for v in (intensity.mean, intensity.std))
-    return (x_NCHW - mean).div_(std)
+    mean_C11, std_C11 = _statistics(x_NCHW, intensity)
+    return (x_NCHW - mean_C11).div_(std_C11)
+
+
+def _statistics(x_NCHW: Tensor, intensity: Intensity) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (C, 1, 1)."""
+    pair = torch.tensor(intensity.statistics(x_NCHW.shape[1]), dtype=x_NCHW.dtype)
+    mean_C11, std_C11 = pair[:, :, None, None].to(x_NCHW.device, non_blocking=True)
+    return mean_C11, std_C11
 
 
 def resize(image_HWC: NDArray[Any], height: int, width: int) -> NDArray[Any]:
@@ -90,24 +142,53 @@ def resize(image_HWC: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 # --- box, resize, mirror
 
 
-def resized_crop(x_NCHW: Tensor, box_N4: Tensor, size: int, flip_N: Tensor | None = None) -> Tensor:
-    """Each image's box as size x size pixels: antialiased bilinear that sees only the box.
+def resized_crop(
+    x_NCHW: Tensor,
+    box_N4: Tensor,
+    size: int,
+    flip_N: Tensor | None = None,
+    interpolation: str = "bilinear",
+) -> Tensor:
+    """Each image's box as size x size pixels: antialiased, and nothing outside the box is seen.
 
     Two products with banded matrices, W_rows x W_columns^T; a mirrored view has its columns turned.
+    What bicubic weights bring beyond [0, 1] is clipped.
     """
     top, left, height, width = box_N4.to(torch.float32).T
-    rows_NSH = resampling(top, height, size, x_NCHW.shape[2])
-    columns_NSW = resampling(left, width, size, x_NCHW.shape[3], flip_N)
-    return rows_NSH[:, None] @ x_NCHW @ columns_NSW[:, None].mT
+    kernel = _KERNELS[interpolation]
+    rows_NSH = resampling(top, height, size, x_NCHW.shape[2], kernel)
+    columns_NSW = resampling(left, width, size, x_NCHW.shape[3], kernel, flip_N)
+    out = rows_NSH[:, None] @ x_NCHW @ columns_NSW[:, None].mT
+    return out.clamp_(0, 1) if interpolation == "bicubic" else out
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return distance.neg_().add_(1).clamp_(min=0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys 1981 with a = -1/2, as Pillow has it: polynomials up to 1 and from there to 2."""
+    d = distance.clamp_(max=2)
+    near = d.mul(1.5).sub_(2.5).mul_(d).mul_(d).add_(1)
+    far = d.mul(-0.5).add_(2.5).mul_(d).sub_(4).mul_(d).add_(2)
+    return torch.where(d < 1, near, far)
+
+
+_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 def resampling(
-    start_N: Tensor, length_N: Tensor, size: int, full: int, flip_N: Tensor | None = None
+    start_N: Tensor,
+    length_N: Tensor,
+    size: int,
+    full: int,
+    kernel: Callable[[Tensor], Tensor] = _triangle,
+    flip_N: Tensor | None = None,
 ) -> Tensor:
     """Weights (N, size, full) that resize pixels start .. start + length - 1 to `size` pixels.
 
-    The triangle filter of antialiased bilinear resizing, normalised to a sum of 1; where `flip_N`
-    is set the last pixel comes first.
+    The kernel's values at distances in pixels of the coarser grid, normalised to a sum of 1: that
+    is antialiased resizing. Where `flip_N` is set the last pixel comes first.
     """
     center_NS = torch.arange(size, device=start_N.device).add(0.5).expand(len(start_N), -1)
     if flip_N is not None:
@@ -116,22 +197,19 @@ def resampling(
     pixel_N1F = torch.arange(full, device=start_N.device) - start_N[:, None, None]
     inside_N1F = (pixel_N1F >= 0) & (pixel_N1F < length_N[:, None, None])
     distance_NSF = (pixel_N1F + 0.5 - scale_N11 * center_NS[:, :, None]).abs_()
-    weights_NSF = distance_NSF.div_(-scale_N11.clamp(min=1)).add_(1).clamp_(min=0).mul_(inside_N1F)
+    weights_NSF = kernel(distance_NSF.div_(scale_N11.clamp(min=1))).mul_(inside_N1F)
     return weights_NSF.div_(weights_NSF.sum(dim=2, keepdim=True))
 
 
-def flip(x_NCHW: Tensor, flip_N: Tensor) -> Tensor:
-    """Left and right mirrored where asked."""
-    return torch.where(flip_N[:, None, None, None], x_NCHW.flip(3), x_NCHW)
-
-
-def _boxes(images: Tensor | Sequence[Tensor], params: ViewParams, intensity: Intensity) -> Tensor:
+def _boxes(
+    images: Tensor | Sequence[Tensor], params: ViewParams, policy: Policy, intensity: Intensity
+) -> Tensor:
     pixels = images[0].shape[0] * images[0].shape[1]
     if isinstance(images, Tensor) and pixels <= _limit(_WHOLE, images.device):
-        return _batched_boxes(images, params, intensity)
+        return _batched_boxes(images, params, policy, intensity)
     return torch.stack(
         [
-            _one_box(image, box, params.size, mirrored, intensity)
+            _one_box(image, box, params.size, mirrored, policy, intensity)
             for image, box, mirrored in zip(
                 images, params.box_N4.tolist(), params.flip_N.tolist(), strict=True
             )
@@ -139,17 +217,24 @@ def _boxes(images: Tensor | Sequence[Tensor], params: ViewParams, intensity: Int
     )
 
 
-def _batched_boxes(images_NHWC: Tensor, params: ViewParams, intensity: Intensity) -> Tensor:
-    n, device = len(images_NHWC), images_NHWC.device
-    step = max(1, _limit(_CHUNK, device) // images_NHWC[0].numel())
-    box_N4 = torch.from_numpy(params.box_N4).to(device)
-    flip_N = torch.from_numpy(params.flip_N).to(device)
+def _batched_boxes(
+    images_NHWC: Tensor, params: ViewParams, policy: Policy, intensity: Intensity
+) -> Tensor:
+    device = images_NHWC.device
+    box_N4, flip_N = _to(params.box_N4, device), _to(params.flip_N, device)
     out = []
-    for part in (slice(start, start + step) for start in range(0, n, step)):
+    for part in _chunks(len(images_NHWC), images_NHWC):
         x_NHWC = to_unit(images_NHWC[part], intensity)
         x_NCHW = x_NHWC.permute(0, 3, 1, 2).contiguous()
-        out.append(resized_crop(x_NCHW, box_N4[part], params.size, flip_N[part]))
+        box_n4, flip_n = box_N4[part], flip_N[part]
+        out.append(resized_crop(x_NCHW, box_n4, params.size, flip_n, policy.interpolation))
     return torch.cat(out)
+
+
+def _chunks(count: int, x: Tensor) -> list[slice]:
+    """So many at a time as are quickest, of `count` things as large as an element of x."""
+    step = max(1, _limit(_CHUNK, x.device) // x[0].numel())
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def _limit(limits: dict[str, int], device: torch.device) -> int:
@@ -157,192 +242,133 @@ def _limit(limits: dict[str, int], device: torch.device) -> int:
 
 
 def _one_box(
-    image_HWC: Tensor, box: list[int], size: int, mirrored: bool, intensity: Intensity
+    image_HWC: Tensor,
+    box: list[int],
+    size: int,
+    mirrored: bool,
+    policy: Policy,
+    intensity: Intensity,
 ) -> Tensor:
     top, left, height, width = box
     raw_BBC = image_HWC[top : top + height, left : left + width]
     x_1CBB = to_unit(raw_BBC, intensity).permute(2, 0, 1)[None]
-    x_CSS = _interpolate(x_1CBB.contiguous(), size, size)[0]
+    x_CSS = _interpolate(x_1CBB.contiguous(), size, size, policy.interpolation)[0]
     return x_CSS.flip(2) if mirrored else x_CSS
 
 
-def _interpolate(x_NCHW: Tensor, height: int, width: int) -> Tensor:
+def _interpolate(x_NCHW: Tensor, height: int, width: int, mode: str = "bilinear") -> Tensor:
     if x_NCHW.shape[2:] == (height, width):
         return x_NCHW
-    return F.interpolate(
-        x_NCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-
-
-# --- colour
-
-
-def brightness(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
-    """Times the factor, clipped to [0, 1]."""
-    return (x_NCHW * _column(factor_N)).clamp_(0, 1)
-
-
-def contrast(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
-    """Away from the image's mean, clipped to [0, 1].
-
-    The mean is that of the luminance for 3 channels and that of all channels otherwise.
-    """
-    mean_NC = x_NCHW.mean(dim=(2, 3))
-    three = x_NCHW.shape[1] == 3
-    mean_N = mean_NC @ mean_NC.new_tensor(_LUMINANCE) if three else mean_NC.mean(dim=1)
-    return _blend(x_NCHW, _column(mean_N), factor_N)
-
-
-def saturation(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
-    """Away from the luminance, clipped to [0, 1]. Three channels."""
-    return _blend(x_NCHW, _luminance(x_NCHW), factor_N)
-
-
-def hue(x_NCHW: Tensor, turns_N: Tensor) -> Tensor:
-    """The hue of HSV shifted, in turns; saturation and value stay. Three channels in [0, 1].
-
-    A channel is V - V S clip(2 - 6 d, 0, 1), where d is the distance in turns of the hue from the
-    one where that channel is lowest: 1/2 for red, 5/6 for green, 1/6 for blue.
-    """
-    red, green, blue = _planes(x_NCHW)
-    value = torch.maximum(red, green).maximum(blue)
-    chroma = value - torch.minimum(red, green).minimum(blue)
-    lowest = x_NCHW.new_tensor([1 / 2, 5 / 6, 1 / 6])[:, None, None]
-    turns = _hue(x_NCHW, value, chroma).add_(_column(turns_N))
-    d = turns - lowest
-    d = d.sub_(d.round()).abs_()
-    return value - d.mul_(-6).add_(2).clamp_(0, 1).mul_(chroma)
-
-
-def _hue(x_NCHW: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
-    """Hue in turns; of gray, which has none, 0."""
-    red, green, blue = _planes(x_NCHW)
-    sixth = chroma.clamp(min=torch.finfo(x_NCHW.dtype).tiny).mul_(6).reciprocal_()
-    from_red = (green - blue).mul_(sixth)
-    from_green = (blue - red).mul_(sixth).add_(1 / 3)
-    from_blue = (red - green).mul_(sixth).add_(2 / 3)
-    is_red, is_green = _equal(value, red), _equal(value, green)
-    return from_blue.lerp_(from_green, is_green).lerp_(from_red, is_red)
-
-
-def _equal(a: Tensor, b: Tensor) -> Tensor:
-    """1 where equal, 0 elsewhere: lerp with it chooses, several times as fast as torch.where."""
-    return torch.eq(a, b, out=torch.empty_like(a))
-
-
-def _planes(x_NCHW: Tensor) -> list[Tensor]:
-    return [x_NCHW[:, c : c + 1] for c in range(x_NCHW.shape[1])]
-
-
-def grayscale(x_NCHW: Tensor) -> Tensor:
-    """The luminance in all three channels."""
-    return _luminance(x_NCHW).expand_as(x_NCHW)
-
-
-def _luminance(x_NCHW: Tensor) -> Tensor:
-    red, green, blue = _planes(x_NCHW)
-    r, g, b = _LUMINANCE
-    return (red * r).add_(green, alpha=g).add_(blue, alpha=b)
-
-
-def _blend(x_NCHW: Tensor, other: Tensor, factor_N: Tensor) -> Tensor:
-    factor = _column(factor_N)
-    return torch.addcmul(other * (1 - factor), x_NCHW, factor).clamp_(0, 1)
-
-
-def _column(values_N: Tensor) -> Tensor:
-    return values_N[:, None, None, None]
-
-
-# --- blur
-
-
-def blur(x_NCHW: Tensor, sigma_N: Tensor, width: int) -> Tensor:
-    """Gaussian blur with a kernel of `width` (odd) pixels, reflected at the border.
-
-    Two products with banded matrices, which hold the reflection. sigma is in pixels, above 0.
-    """
-    rows_NHH = _gaussian(sigma_N, width, x_NCHW.shape[2])
-    columns_NWW = _gaussian(sigma_N, width, x_NCHW.shape[3])
-    return rows_NHH[:, None] @ x_NCHW @ columns_NWW[:, None].mT
-
-
-def _gaussian(sigma_N: Tensor, width: int, size: int) -> Tensor:
-    """Weights (N, size, size) of a blur along one axis."""
-    reach = width // 2
-    assert reach < size, "the border is reflected once"
-    tap_K = torch.arange(-reach, reach + 1, device=sigma_N.device)
-    kernel_NK = torch.softmax(-0.5 * (tap_K / sigma_N[:, None]) ** 2, dim=1)
-    source_SK = (torch.arange(size, device=sigma_N.device)[:, None] + tap_K).abs()
-    source_SK = size - 1 - (size - 1 - source_SK).abs()
-    weights_NSS = kernel_NK.new_zeros(len(sigma_N), size, size)
-    index = source_SK.expand(len(sigma_N), -1, -1)
-    return weights_NSS.scatter_add_(2, index, kernel_NK[:, None].expand(index.shape))
+    x = F.interpolate(x_NCHW, (height, width), mode=mode, antialias=True, align_corners=False)
+    return x.clamp_(0, 1) if mode == "bicubic" else x
 
 
 # --- a policy's operations, each for the images that it happens to
 
 
-def _operate(x: Tensor, operation: Operation, params: ViewParams) -> Tensor:
+def _operate(
+    x: Tensor,
+    policy: Policy,
+    numbers: Numbers,
+    intensity: Intensity,
+    choose: Callable[..., Tensor],
+) -> Tensor:
+    for operation in policy.operations:
+        for change in _changes(operation, numbers, x, intensity):
+            x = choose(x, *change)
+    return normalise(x, intensity) if policy.normalise else x
+
+
+def _some(
+    x: Tensor, happens_N: NDArray[np.bool_], change: Callable[..., Tensor], *numbers: NDArray[Any]
+) -> Tensor:
+    """Where it happens, x becomes change(x, *numbers); the other images are not touched."""
+    rows = np.flatnonzero(happens_N)
+    for part in _chunks(len(rows), x):
+        index_n = _to(rows[part], x.device)
+        numbers_n = [_to(values_N[rows[part]], x.device) for values_N in numbers]
+        x.index_copy_(0, index_n, change(x[index_n], *numbers_n))
+    return x
+
+
+def _all(x: Tensor, happens_N: Tensor, change: Callable[..., Tensor], *numbers: Tensor) -> Tensor:
+    """Where it happens, x becomes change(x, *numbers), which is worked out for all images."""
+    return torch.where(happens_N[:, None, None, None], change(x, *numbers), x)
+
+
+def _changes(
+    operation: Operation, numbers: Numbers, x: Tensor, intensity: Intensity
+) -> Iterator[tuple[Any, ...]]:
+    """An operation in steps: which images it happens to, what is done, by which parameters."""
     match operation:
         case Flip():  # done with the box
-            return x
+            return
+        case Rotate():
+            for quarters in (1, 2, 3):
+                turn = partial(torch.rot90, k=quarters, dims=(2, 3))
+                yield numbers["quarters_N"] == quarters, turn
         case Jitter():
-            return _jitter(x, operation, params)
+            yield from _jitter(operation, numbers, x.shape[1])
+        case ChannelJitter():
+            gain, gamma = numbers["gain_NC"], numbers["gamma_NC"]
+            offset = numbers["offset_NC"]
+            changed_NC = (gain != 1) | (gamma != 1) | (offset != 0)
+            yield changed_NC.any(1), op.channel_jitter, gain, gamma, offset
+        case BandDrop():
+            yield ~numbers["keep_NC"].all(1), op.band_drop, numbers["keep_NC"]
         case Gray():
-            return _where(x, params.gray_N & (x.shape[1] == 3), lambda part, rows: grayscale(part))
+            yield numbers["gray_N"], op.grayscale
+        case Solarise():
+            yield numbers["solarise_N"], partial(op.solarise, threshold=operation.threshold)
         case Blur():
-            width, sigma_N = operation.width(params.size), torch.from_numpy(params.sigma_N)
-            happens_N = (params.sigma_N > 0) & (width > 1)
-            return _where(
-                x, happens_N, lambda part, rows: blur(part, sigma_N[rows].to(x.device), width)
-            )
+            yield from _blur(numbers["sigma_N"], operation.width(x.shape[2]))
+        case Noise():
+            change = partial(op.noise, key=numbers["noise_key"])
+            yield numbers["noise_N"] > 0, change, numbers["noise_N"], numbers["draws_N"]
+        case Sobel():
+            yield numbers["sobel_N"], op.sobel
+        case Cutout():
+            box_N4 = numbers["cutout_N4"]
+            fill = partial(op.cutout, fill_C11=_statistics(x, intensity)[0])
+            yield box_N4[:, 2] > 0, fill, box_N4
 
 
-_JITTER = (brightness, contrast, saturation, hue)
+_JITTER = (op.brightness, op.contrast, op.saturation, op.hue)
 
 
-def _jitter(x: Tensor, jitter: Jitter, params: ViewParams) -> Tensor:
-    """Images are sorted by the order of their operations, and each such group is done at once."""
-    live, happens = _live(jitter, x.shape[1]), np.flatnonzero(params.jitter_N)
-    if not live or not len(happens):
-        return x
-    order_N4 = params.order_N4[happens]
-    order_NL = order_N4[np.isin(order_N4, live)].reshape(len(happens), len(live))
-    code_N = order_NL @ 4 ** np.arange(len(live))
-    by_code = code_N.argsort(kind="stable")
-    rows_N = torch.from_numpy(happens[by_code]).to(x.device)
-    factors_N4 = torch.from_numpy(params.factors_N4).to(x.device)[rows_N]
-    x_N = x[rows_N]
-    for group in _runs(code_N[by_code]):
-        order = order_NL[by_code[group.start]].tolist()
-        x_N[group] = _in_order(x_N[group], order, factors_N4[group])
-    return x.index_copy_(0, rows_N, x_N)
+def _jitter(jitter: Jitter, numbers: Numbers, channels: int) -> Iterator[tuple[Any, ...]]:
+    """Saturation and hue need three channels; what has no strength changes nothing.
+
+    On the host, images with the same order are done together. On a device all that comes first is
+    done, each for the images where it does, then all that comes second.
+    """
+    live = jitter.live(channels)
+    if not live:
+        return
+    jitter_N, order_N4, factors_N4 = (
+        numbers[name] for name in ("jitter_N", "order_N4", "factors_N4")
+    )
+    if not isinstance(order_N4, Tensor):
+        order_NL = order_N4[np.isin(order_N4, live)].reshape(len(order_N4), len(live))
+        for order_L in np.unique(order_NL, axis=0):
+            happens_N = jitter_N & (order_NL == order_L).all(1)
+            yield happens_N, partial(_in_order, order=order_L.tolist()), factors_N4
+        return
+    for place, k in product(range(4), live):
+        yield jitter_N & (order_N4[:, place] == k), _JITTER[k], factors_N4[:, k]
 
 
-def _in_order(x: Tensor, order: list[int], factors_N4: Tensor) -> Tensor:
+def _in_order(x: Tensor, factors_N4: Tensor, order: list[int]) -> Tensor:
     for k in order:
         x = _JITTER[k](x, factors_N4[:, k])
     return x
 
 
-def _live(jitter: Jitter, channels: int) -> list[int]:
-    """The operations that change anything: saturation and hue need three channels."""
-    strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-    return [k for k in range(4 if channels == 3 else 2) if strengths[k]]
-
-
-def _runs(code_N: NDArray[np.int64]) -> list[slice]:
-    """The runs of equal codes."""
-    edges = (np.flatnonzero(np.diff(code_N)) + 1).tolist()
-    return [slice(*pair) for pair in zip([0, *edges], [*edges, len(code_N)], strict=True)]
-
-
-def _where(
-    x: Tensor, happens_N: NDArray[np.bool_], change: Callable[[Tensor, NDArray[np.int64]], Tensor]
-) -> Tensor:
-    rows = np.flatnonzero(happens_N)
-    if not len(rows):
-        return x
-    rows_N = torch.from_numpy(rows).to(x.device)
-    return x.index_copy_(0, rows_N, change(x[rows_N], rows))
+def _blur(sigma_N: Any, width: int) -> Iterator[tuple[Any, ...]]:
+    """On the host, images whose sigma needs the same width are done together."""
+    if isinstance(sigma_N, Tensor):
+        yield sigma_N > 0, partial(op.blur, width=width), sigma_N
+        return
+    width_N = np.array([op.needed_width(sigma, width) for sigma in sigma_N.tolist()])
+    for one in range(3, width + 1, 2):
+        yield width_N == one, partial(op.blur, width=one), sigma_N

@@ -1,0 +1,237 @@
+"""A view after the other: the box, then tile by tile the operations on pixels, blur and noise.
+
+A tile is a few rows that stay in the cache. Contrast needs the mean of the whole view, so it ends
+one sweep over the tiles and begins another.
+
+Shapes:  N views; C channels; V = C * P numbers of a view, P = S * S pixels a plane, S its side.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.views.fused import colour
+from selftaught.views.fused.blur import PAIRS, blur, gaussian
+from selftaught.views.fused.box import SLOTS, Box, make_filter, resample, turn
+from selftaught.views.fused.colour import CONTRAST, Tile
+from selftaught.views.fused.compiled import ZERO, Floats, borrowed, compiled, entry, part
+from selftaught.views.fused.noise import BLOCKS, add_noise
+
+_TILE = 1024  # pixels
+
+
+class Pixels(NamedTuple):
+    """Raw pixels and what is cut from them; see `raw.Raw` and `sample.ViewParams`."""
+
+    flat: NDArray[Any]
+    starts_N: NDArray[np.int64]
+    widths_N: NDArray[np.int64]
+    box_N4: NDArray[np.int64]
+    flip_N: NDArray[np.bool_]
+
+
+class Drawn(NamedTuple):
+    """What is done to each view; see `sample.ViewParams`."""
+
+    draws_N: NDArray[np.int64]
+    jitter_N: NDArray[np.bool_]
+    order_N4: NDArray[np.int64]
+    factors: Floats
+    gray_N: NDArray[np.bool_]
+    sigma_N: Floats
+    noise_N: Floats
+
+
+class Setting(NamedTuple):
+    """What is the same for all views.
+
+    Attributes:
+        size: S.
+        channels: C.
+        low: The raw value that becomes 0.
+        gain: What raw values above it are multiplied by.
+        clipped: Whether there can be raw values below 0 or above 1 then.
+        cubic: Whether the box is resized bicubically.
+        live_4: Which operations of the jitter change anything.
+        reach: Half the width of the blur's kernel.
+        key0, key1: Of the field of noise.
+        scale_C, shift_C: x * scale + shift normalises.
+    """
+
+    size: int
+    channels: int
+    low: np.float32
+    gain: np.float32
+    clipped: bool
+    cubic: bool
+    live_4: NDArray[np.bool_]
+    reach: int
+    key0: int
+    key1: int
+    scale_C: Floats
+    shift_C: Floats
+
+
+class Scratch(NamedTuple):
+    """Memory of one call, used by one view after the other."""
+
+    row_first_S: NDArray[np.int64]
+    row_weights: Floats
+    column_first_S: NDArray[np.int64]
+    column_weights: Floats
+    row: Floats
+    ring: Floats
+    codes_4: NDArray[np.int64]
+    taps: Floats
+    padded: Floats
+    plane_P: Floats
+    uniform: Floats
+    x_V: Floats
+
+
+def scratch_for(pixels: Pixels, setting: Setting, half: bool) -> Scratch:
+    """As large as the largest box needs it."""
+    size, channels = setting.size, setting.channels
+    height, width = pixels.box_N4[:, 2:].max(axis=0, initial=1).tolist()
+    support = 4 if setting.cubic else 2
+    rows, columns = (math.ceil(support * max(1.0, n / size)) + 1 for n in (height, width))
+    taps = setting.reach + PAIRS
+    return Scratch(
+        row_first_S=np.zeros(size, np.int64),
+        row_weights=np.zeros(size * rows, np.float32),
+        column_first_S=np.zeros(size, np.int64),
+        column_weights=np.zeros(size * columns, np.float32),
+        row=np.zeros((width + columns) * channels, np.float32),
+        ring=np.zeros(SLOTS * channels * size, np.float32),
+        codes_4=np.zeros(4, np.int64),
+        taps=np.zeros(taps, np.float32),
+        padded=np.zeros(size + 2 * taps, np.float32),
+        plane_P=np.zeros(size * size, np.float32),
+        uniform=np.zeros(4 * BLOCKS, np.float32),
+        x_V=np.zeros(channels * size * size if half else 0, np.float32),
+    )
+
+
+@compiled
+def _box(k: int, pixels: Pixels, setting: Setting, scratch: Scratch) -> Box:
+    """Where the box lies; fills in the filters of its rows and columns."""
+    size, channels, cubic = setting.size, setting.channels, setting.cubic
+    top, left = pixels.box_N4[k, 0], pixels.box_N4[k, 1]
+    height, width = pixels.box_N4[k, 2], pixels.box_N4[k, 3]
+    stride = pixels.widths_N[k] * channels
+    first_S, weights = scratch.column_first_S, scratch.column_weights
+    rows = make_filter(height, size, cubic, scratch.row_first_S, scratch.row_weights)
+    columns = make_filter(width, size, cubic, first_S, weights)
+    for u in range(size):
+        first_S[u] *= channels
+    if pixels.flip_N[k]:
+        turn(first_S, weights, size, columns)
+    _clear(part(scratch.row, width * channels, columns * channels))
+    _clear(scratch.ring)
+    start = pixels.starts_N[k] + top * stride + left * channels
+    raw = part(pixels.flat, start, len(pixels.flat) - start)
+    return Box(raw, height, width * channels, stride, rows, columns)
+
+
+@compiled
+def _view(
+    k: int, pixels: Pixels, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats
+) -> None:
+    size, channels, codes_4 = setting.size, setting.channels, scratch.codes_4
+    rows, factors_4 = max(1, _TILE // size), part(drawn.factors, 4 * k, 4)
+    count, contrast = colour.plan(k, drawn, setting, codes_4)
+    before, after = part(codes_4, 0, contrast), part(codes_4, contrast + 1, count - contrast - 1)
+    box = _box(k, pixels, setting, scratch)
+    total, done = 0.0, 0
+    for row in range(0, size, rows):
+        last = min(row + rows, size)
+        tile = Tile(x_V, size * size, row * size, (last - row) * size)
+        done = resample(box, setting, scratch, x_V, (row, last), done)
+        colour.jitter(tile, setting, before, factors_4)
+        if contrast < count:
+            total += colour.total(tile, channels)
+        else:
+            _end(k, tile, drawn, setting)
+    if contrast < count:
+        mean = np.float32(total / (size * size))
+        for row in range(0, size, rows):
+            tile = Tile(x_V, size * size, row * size, (min(row + rows, size) - row) * size)
+            colour.contrast(tile, channels, mean, factors_4[CONTRAST])
+            colour.jitter(tile, setting, after, factors_4)
+            _end(k, tile, drawn, setting)
+    _whole(k, drawn, setting, scratch, x_V)
+
+
+@compiled
+def _end(k: int, tile: Tile, drawn: Drawn, setting: Setting) -> None:
+    """Blur may come after normalisation, for its weights sum to 1; noise is clipped before it."""
+    if drawn.gray_N[k]:
+        colour.gray(tile)
+    if drawn.noise_N[k] == ZERO:
+        colour.normalise(tile, setting)
+
+
+@compiled
+def _whole(k: int, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats) -> None:
+    """What a view needs its neighbouring pixels for, and the noise."""
+    size, plane = setting.size, setting.size * setting.size
+    if setting.reach > 0 and drawn.sigma_N[k] > ZERO:
+        reach = gaussian(drawn.sigma_N[k], setting.reach, scratch.taps)
+        _clear(scratch.padded)
+        for c in range(setting.channels):
+            blur(part(x_V, c * plane, plane), size, scratch, reach)
+    if drawn.noise_N[k] > ZERO:
+        add_noise(x_V, drawn.noise_N[k], drawn.draws_N[k], setting, scratch)
+        colour.normalise(Tile(x_V, plane, 0, plane), setting)
+
+
+@compiled
+def _clear(x: Floats) -> None:
+    """What is left of another view weighs nothing, but nothing times a NaN is a NaN."""
+    for j in range(len(x)):
+        x[j] = ZERO
+
+
+@compiled
+def _to_half(x_V: Floats, half_V: NDArray[np.uint16]) -> None:
+    """To the nearest bfloat16, the even one of two."""
+    for j in range(len(x_V)):
+        bits = np.float32(x_V[j]).view(np.uint32)
+        half_V[j] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+
+
+def _make_of(sources: int) -> Callable[..., int]:
+    """numba's cache knows of changes in this file only, but also of what the function encloses."""
+
+    def make(
+        pixels: Pixels, drawn: Drawn, setting: Setting, scratch: Scratch, x: Any, half: Any
+    ) -> int:
+        pixels, drawn = borrowed(pixels), borrowed(drawn)
+        setting, scratch = borrowed(setting), borrowed(scratch)
+        size, halved = setting.channels * setting.size * setting.size, len(half) > 0
+        for k in range(len(pixels.starts_N)):
+            x_V = part(scratch.x_V, 0, size) if halved else part(x, k * size, size)
+            _view(k, pixels, drawn, setting, scratch, x_V)
+            if halved:
+                _to_half(x_V, part(half, k * size, size))
+        return sources
+
+    return entry(make)
+
+
+def _sources() -> int:
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return zlib.crc32(b"".join(file.read_bytes() for file in files))
+
+
+make = _make_of(_sources())
+"""make(pixels, drawn, setting, scratch, x, half): one view of each image.
+
+They go as float32 into the flat array x, or, rounded once, as the bits of bfloat16 into the flat
+uint16 array half; the other one is empty.
+"""
