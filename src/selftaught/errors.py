@@ -25,6 +25,19 @@ class DataError(UserError):
     """An image, a folder, a table or a label that cannot be used."""
 
 
+class BadImage(DataError):
+    """A file that cannot be used as an image.
+
+    Args:
+        name: The file, as the user knows it.
+        reason: A short phrase: "truncated", "not an image", "empty", ...
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(shown(name), reason)
+        self.reason = reason
+
+
 class ConfigError(UserError):
     """An option or a configuration that is unknown, mistyped or contradicts another."""
 
@@ -42,3 +55,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+def shown(name: str) -> str:
+    """A file's name as one line of text: what cannot be printed is escaped."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)

@@ -5,8 +5,7 @@ Shapes:  N images of the store; n of this process's share; B of a batch; D = enc
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selftaught.data.batches import Raw, ahead, as_tensors, to_device
+from selftaught.data.batches import ahead
 from selftaught.distributed import agree, all_gather, rank, world
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.errors import FileError
 from selftaught.files import load_tensors, save_tensors
+from selftaught.views.engine import Engine, Finish
 from selftaught.views.policy import Policy, evaluation
-from selftaught.views.sample import ViewParams, sample
-from selftaught.views.tensors import apply
+from selftaught.views.sample import sample
 
 if TYPE_CHECKING:
     from selftaught.data.store import Images
@@ -83,33 +82,60 @@ def _computed(
     n = -(-N // world())
     rows_n = np.arange(rank() * n, min((rank() + 1) * n, N))
     h_nD = torch.zeros(n, encoder.dim)  # of one length everywhere: the last may end in zeros
-    parts = [rows_n[start : start + batch_size] for start in range(0, len(rows_n), batch_size)]
-    read = ahead(partial(_read, encoder, images, policy, device), parts, threads=threads)
-    with evaluating(encoder), contextlib.closing(read), torch.autocast(device.type, enabled=False):
-        for start, (raw, params) in zip(range(0, len(rows_n), batch_size), read, strict=True):
-            if device.type != "cpu":
-                raw = apply(to_device(raw, device), params, policy, encoder.config.intensity)
-            assert isinstance(raw, Tensor)
-            raw = raw.to(next(encoder.parameters(), raw).dtype)  # float64 runs are probed too
-            h_BD = encoder(raw.contiguous(memory_format=torch.channels_last))
-            h_nD[start : start + len(raw)] = h_BD
+    starts = range(0, len(rows_n), batch_size)
+    parts = [rows_n[start : start + batch_size] for start in starts]
+    made = views(encoder, images, parts, policy, threads=threads)
+    with evaluating(encoder), contextlib.closing(made), torch.autocast(device.type, enabled=False):
+        for start, x_BCSS in zip(starts, made, strict=True):
+            h_BD = encoder(x_BCSS.to(next(encoder.parameters(), x_BCSS).dtype))  # float64 runs too
+            h_nD[start : start + len(x_BCSS)] = h_BD
     return all_gather(h_nD)[:N]
 
 
-def _read(
+def views(
     encoder: Encoder,
     images: "Images",
+    batches: Sequence[NDArray[np.int64]],
     policy: Policy,
-    device: torch.device,
-    rows_B: NDArray[np.int64],
-) -> tuple[Raw, ViewParams]:
-    """Some rows as views; on a GPU as pixels, which become views there."""
-    sizes_B2, size = images.store.sizes_N2[rows_B], encoder.config.image_size
-    params = sample(policy, size=size, sizes_N2=sizes_B2, draws_N=rows_B, seed=0)
-    raw = as_tensors(images.store.read(rows_B), device)
-    if device.type == "cpu":
-        raw = apply(raw, params, policy, encoder.config.intensity)
-    return raw, params
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    threads: int = 2,
+) -> Generator[Tensor, None, None]:
+    """One view of each row as this encoder takes it, batch by batch; numbers are keyed by row.
+
+    Args:
+        encoder: Its configuration says the size and the range; views come to its device.
+        images: What the rows name.
+        batches: (B,) rows each.
+        policy: What is done.
+        seed: Keys the numbers.
+        epoch: Keys them too.
+        threads: Threads that make batches ahead.
+
+    Yields:
+        (B, C, S, S) float32, channels last in memory.
+    """
+    config, store = encoder.config, images.store
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    engine = Engine(config.intensity, device)
+
+    def begun(rows_B: NDArray[np.int64]) -> Finish:
+        params = sample(
+            policy,
+            size=config.image_size,
+            sizes_N2=store.sizes_N2[rows_B],
+            draws_N=rows_B,
+            seed=seed,
+            epoch=epoch,
+            channels=store.channels,
+        )
+        return engine.begin([store.read(rows_B)], [(params, policy)])
+
+    with contextlib.closing(ahead(begun, batches, threads=threads)) as made:
+        for finish in made:
+            (x_BCSS,) = finish()
+            yield x_BCSS.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

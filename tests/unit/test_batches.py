@@ -13,16 +13,35 @@ import torch
 
 from selftaught.data.batch import Batch, Draws, Progress
 from selftaught.data.batches import Feed, ahead
-from selftaught.data.store import Images
+from selftaught.data.store import Form, Images
 from selftaught.errors import ConfigError, DataError
 from selftaught.rng import Key, permutation
-from selftaught.views.policy import ViewSpec, simclr_cifar, simclr_imagenet
+from selftaught.views.policy import (
+    BandDrop,
+    ChannelJitter,
+    Cutout,
+    Flip,
+    Intensity,
+    Jitter,
+    Noise,
+    Policy,
+    RandomCrop,
+    Rotate,
+    ViewSpec,
+    multi_crop,
+    simclr_cifar,
+    simclr_imagenet,
+)
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply
 from tests.support.sets import array_set, file_set
 
 START = Progress(epoch=3, step=30, total_steps=100)
 SPECS = (ViewSpec(simclr_imagenet(), 20, 2), ViewSpec(simclr_cifar(), 8, 1))
+UNFUSED = (ViewSpec(Policy(RandomCrop(), (Flip(), Rotate(), Jitter(), Noise(), Cutout())), 12, 2),)
+CROPS = multi_crop(simclr_cifar(), sizes=(20, 8), counts=(2, 3))
+FORMS: tuple[Form, ...] = ("memory", "disk", "encoded")
+Specs = tuple[ViewSpec, ...]
 
 
 def feed(images: Images, **changes: Any) -> Feed:
@@ -48,15 +67,48 @@ def our_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
+@pytest.mark.parametrize("specs", [SPECS, UNFUSED], ids=["fused", "unfused"])
 @pytest.mark.parametrize("kind", ["array", "files"])
-def test_threads_change_nothing(kind: str, tmp_path: Path) -> None:
+def test_threads_change_nothing(kind: str, specs: Specs, tmp_path: Path) -> None:
     images = (
         array_set(tmp_path, 130, 32) if kind == "array" else file_set(tmp_path, 130, one_size=False)
     )
-    one = list(feed(images, threads=1).epoch(None, START))
+    one = list(feed(images, specs=specs, threads=1).epoch(None, START))
     assert len(one) == 8 and [batch.step.step for batch in one] == list(range(30, 38))
     for threads in (0, 2, 5):
-        assert equal(list(feed(images, threads=threads).epoch(None, START)), one)
+        assert equal(list(feed(images, specs=specs, threads=threads).epoch(None, START)), one)
+
+
+@pytest.mark.parametrize("specs", [SPECS, UNFUSED], ids=["fused", "unfused"])
+def test_the_form_of_the_store_changes_nothing(specs: Specs, tmp_path: Path) -> None:
+    memory, disk, encoded = (
+        list(
+            feed(file_set(tmp_path, 70, one_size=False, form=form), specs=specs).epoch(None, START)
+        )
+        for form in FORMS
+    )
+    assert len(memory) == 4 and equal(memory, encoded) and equal(disk, encoded)
+
+
+def test_views_of_several_sizes(tmp_path: Path) -> None:
+    """Large ones see most of an image, small ones little of it."""
+    batch = next(feed(array_set(tmp_path, 40, 32), specs=CROPS).epoch(None, START))
+    assert [tuple(view.shape) for view in batch.views] == [(16, 3, 20, 20)] * 2 + [
+        (16, 3, 8, 8)
+    ] * 3
+    areas = np.array([params.box_N4[:, 2:].prod(axis=1) / 32**2 for params in batch.params])
+    assert areas[:2].min() > 0.12 and areas[2:].max() < 0.16  # sides are rounded
+
+
+def test_images_of_other_channels(tmp_path: Path) -> None:
+    policy = Policy(RandomCrop(), (Flip(), ChannelJitter(), BandDrop(p=1.0)))
+    images = array_set(tmp_path, 40, channels=5)
+    intensity = Intensity(mean=(0.0,), std=(1.0,))
+    one = feed(images, specs=(ViewSpec(policy, 12, 2),), intensity=intensity)
+    batch = next(one.epoch(None, START))
+    assert batch.views[1].shape == (16, 5, 12, 12)
+    dropped = torch.from_numpy(~batch.params[1].keep_NC)
+    assert dropped.any() and torch.equal((batch.views[1] == 0).all(dim=(2, 3)), dropped)
 
 
 def elsewhere() -> int:
@@ -88,7 +140,7 @@ def test_an_epoch_is_a_permutation_without_its_end(tmp_path: Path) -> None:
 def test_views_are_those_of_the_draw(tmp_path: Path) -> None:
     images = array_set(tmp_path, 40)
     batch = next(feed(images).epoch(None, START))
-    pixels = torch.from_numpy(images.store.read(batch.rows.numpy()))
+    pixels = images.store.read(batch.rows.numpy()).tensors()
     assert [view.shape[-1] for view in batch.views] == [20, 20, 8]
     for view, spec in enumerate([SPECS[0], SPECS[0], SPECS[1]]):
         params = sample(
@@ -123,7 +175,7 @@ def test_a_method_may_choose_rows_and_boxes_a_view(tmp_path: Path) -> None:
     for params in batches[1].params:
         top_left, size = params.box_N4[:, :2], params.box_N4[:, 2:]
         assert (top_left >= [2, 1]).all() and (top_left + size <= [7, 5]).all()
-    pixels = torch.from_numpy(images.store.read(draws.rows[16:32, 1]))
+    pixels = images.store.read(draws.rows[16:32, 1]).tensors()
     second = apply(pixels, batches[1].params[1], SPECS[0].policy, feed(images).intensity)
     torch.testing.assert_close(batches[1].views[1], second, rtol=0, atol=1e-5)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from selftaught.data import decode as module
-from selftaught.data.decode import BadImage, as_channels, decode, decode_file, decode_noting
+from selftaught.data.decode import as_channels, decode, decode_file, decode_noting
+from selftaught.errors import BadImage
 from tests.support.bad_files import (
     JPEG,
     MEASURED,
@@ -26,6 +27,7 @@ from tests.support.bad_files import (
     photograph,
     png_of_sixteen_bit_colour,
 )
+from tests.support.photographs import photographs
 
 
 def by_pillow(data: bytes, mode: str = "RGB") -> np.ndarray:
@@ -90,6 +92,37 @@ def test_a_damaged_jpeg_is_judged_by_pillow():
     data = corrupted(JPEG)
     assert np.array_equal(decode(data, "x"), by_pillow(data))
     assert not np.array_equal(decode(data, "x"), decode(JPEG, "x"))
+
+
+@pytest.mark.parametrize(
+    ("at_least", "part"), [(None, 1), (100, 1), (51, 1), (50, 2), (26, 2), (25, 4), (13, 8), (1, 8)]
+)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_large_jpeg_is_decoded_as_small_as_asked(at_least, part, orientation):
+    """At the smallest of libjpeg's scales that leaves enough, sides rounded up, and upright."""
+    data = encoded(photograph(3, 99, 135), "JPEG", exif=exif(orientation))
+    height, width = -(-99 // part), -(-135 // part)
+    expected = (width, height, 3) if orientation == 6 else (height, width, 3)
+    assert decode(data, "x", at_least=at_least).shape == expected
+
+
+@pytest.mark.parametrize("part", [2, 4, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_decoded_smaller_is_the_same_picture(part, orientation):
+    photo = photographs()[0][:400]
+    data = encoded(photo, "JPEG", quality=95, exif=exif(orientation))
+    found = decode(data, "x", at_least=400 // part)
+    means = Image.fromarray(decode(data, "x")).reduce(part)
+    assert np.abs(found.astype(int) - np.array(means)).mean() < 2
+    assert found.flags.writeable and found.flags.c_contiguous
+
+
+def test_what_is_no_jpeg_or_cmyk_is_decoded_at_its_size():
+    cmyk = encoded(Image.fromarray(photograph(0)).convert("CMYK"), "JPEG")
+    for data in (PNG, cmyk):
+        assert np.array_equal(decode(data, "x", at_least=8), decode(data, "x"))
+    grey = decode(encoded(photograph(0, channels=1), "JPEG"), "x", at_least=20)
+    assert grey.shape == (20, 24, 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -252,7 +285,8 @@ def test_a_bomb_takes_no_memory(tmp_path):
     """I5: less than 150 MB over the base, in a process of its own."""
     program = """
 import resource, sys
-from selftaught.data.decode import BadImage, decode
+from selftaught.data.decode import decode
+from selftaught.errors import BadImage
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     with open(path, "rb") as file:

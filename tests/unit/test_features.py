@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 import selftaught.features as module
-from selftaught.data.decode import BadImage
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.errors import BadImage
 from selftaught.features import features
 from selftaught.views.policy import evaluation, simclr_cifar
 from selftaught.views.sample import sample
@@ -47,7 +47,7 @@ def test_each_row_is_f_of_its_image(encoder: Encoder, tmp_path: Path, one_size: 
     assert all(parameter.requires_grad for parameter in encoder.parameters())
     encoder.eval()
     for row in range(21):
-        pixels = images.store.read(np.array([row]))[0]
+        pixels = images.store.read(np.array([row])).image(0)
         with torch.no_grad():
             expected = encoder(encoder.preprocess(pixels)).numpy()
         assert close(found[row : row + 1], expected)
@@ -68,7 +68,7 @@ def test_another_policy_is_drawn_by_row(encoder: Encoder, tmp_path: Path) -> Non
     found = features(encoder, images, policy=policy, batch_size=6)
     rows, sizes_N2 = np.arange(20), images.store.sizes_N2
     params = sample(policy, size=12, sizes_N2=sizes_N2, draws_N=rows, seed=0)
-    pixels = torch.from_numpy(images.store.read(rows))
+    pixels = images.store.read(rows).tensors()
     with torch.no_grad():
         expected = encoder.eval()(apply(pixels, params, policy, CONFIG.intensity))
     assert close(found, expected.numpy())

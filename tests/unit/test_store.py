@@ -6,14 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from selftaught.data import flat, store
 from selftaught.data.check import Checked, check
-from selftaught.data.decode import BadImage, decode_file
+from selftaught.data.decode import decode_file
 from selftaught.data.images import find
-from selftaught.data.store import DecodedStore, EncodedStore, Form, Store, open_images, open_store
+from selftaught.data.store import (
+    DecodedStore,
+    EncodedStore,
+    Form,
+    Images,
+    Store,
+    open_images,
+    open_store,
+)
+from selftaught.errors import BadImage
+from tests.support.photographs import photographs
 
 FORMS: tuple[Form, ...] = ("memory", "disk", "encoded")
 
@@ -43,7 +54,7 @@ def checked(folder: Path, tmp_path: Path) -> Checked:
 
 
 def everything(found: Store) -> list[NDArray]:
-    return list(found.read(np.arange(len(found))))
+    return found.read(np.arange(len(found))).images()
 
 
 def equal(a: Store, b: Store) -> bool:
@@ -92,19 +103,19 @@ def test_rows_come_in_the_order_asked_for(checked: Checked, tmp_path: Path, form
     found = open_store(checked, cache=tmp_path, form=form)
     rows = np.array([4, 0, 4, 2])
     all_rows = everything(found)
-    for image, row in zip(found.read(rows), rows, strict=True):
+    for image, row in zip(found.read(rows).images(), rows, strict=True):
         assert np.array_equal(image, all_rows[row])
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_images_of_one_size_and_16_bits_are_one_array(tmp_path: Path, form: Form) -> None:
+def test_images_of_one_size_and_16_bits(tmp_path: Path, form: Form) -> None:
     (tmp_path / "x").mkdir()
     for i in range(5):
         Image.fromarray(pixels(12, 8, i, np.uint16)).save(tmp_path / "x" / f"{i}.png")
     checked = check(find(str(tmp_path / "x")), cache=tmp_path)
     found = open_store(checked, cache=tmp_path, form=form).read(np.array([3, 1]))
-    assert isinstance(found, np.ndarray) and found.dtype == np.uint16
-    assert np.array_equal(found[0, :, :, 0], pixels(12, 8, 3, np.uint16))
+    assert found.one_size and found.flat.dtype == np.uint16 and found.channels == 1
+    assert np.array_equal(found.image(0)[..., 0], pixels(12, 8, 3, np.uint16))
 
 
 def test_an_array_is_used_as_it_is(tmp_path: Path) -> None:
@@ -112,11 +123,10 @@ def test_an_array_is_used_as_it_is(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=array)
     images = open_images(str(tmp_path / "x.npz"), cache=tmp_path)
     read = images.store.read(np.arange(20))
-    assert isinstance(images.store, DecodedStore) and np.array_equal(read, array)
-    assert np.shares_memory(images.store._flat, images.checked.source.array)
-    assert isinstance(read, np.ndarray) and read.flags.writeable
+    assert isinstance(images.store, DecodedStore) and np.array_equal(read.images(), array)
+    assert np.shares_memory(read.flat, images.checked.source.array)
     small = open_images(str(tmp_path / "x.npz"), cache=tmp_path, store_size=4)
-    assert small.store.read(np.arange(20)).shape == (20, 4, 4, 3)  # type: ignore[union-attr]
+    assert small.store.read(np.arange(20)).tensors().shape == (20, 4, 4, 3)  # type: ignore[union-attr]
     assert small.content != images.content
     assert images.content == open_images(str(tmp_path / "x.npz"), cache=tmp_path).content
 
@@ -237,7 +247,7 @@ def test_a_file_that_changed_is_named_and_the_others_are_read(
     assert len(found.read(np.array([0, 1, 3, 4, 5, 6]))) == 6
     (folder / "2.png").write_bytes(good)
     repaired = open_store(checked, cache=tmp_path, form=form)
-    assert np.array_equal(repaired.read(np.array([2]))[0], pixels(17, 31, 2))
+    assert np.array_equal(repaired.read(np.array([2])).image(0), pixels(17, 31, 2))
 
 
 @pytest.mark.parametrize("harm", [cut, flip, delete, exchange])
@@ -245,9 +255,9 @@ def test_a_file_that_goes_bad_while_it_is_used(
     checked: Checked, folder: Path, tmp_path: Path, harm: object
 ) -> None:
     found = open_store(checked, cache=tmp_path, form="encoded")
-    before = found.read(np.array([0]))[0]
+    before = found.read(np.array([0])).image(0)
     os.utime(folder / "0.png", (1, 1))  # touched: other times, the same bytes
-    assert np.array_equal(found.read(np.array([0]))[0], before)
+    assert np.array_equal(found.read(np.array([0])).image(0), before)
     harm(folder / "0.png")  # type: ignore[operator]
     with pytest.raises(BadImage, match=r"0\.png"):
         found.read(np.array([0]))
@@ -260,3 +270,62 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(
     os.mkfifo(folder / "0.png")
     with pytest.raises(BadImage, match=r"0\.png"):
         open_store(checked, cache=tmp_path, form="encoded").read(np.array([0]))
+
+
+# --- scaling by libjpeg
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Checked:
+    """Two real photographs of 640 x 427 px at 2.5 times that, one lying on its side, and a PNG."""
+    out = tmp_path / "large"
+    out.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i, photograph in enumerate(photographs()):
+        image = Image.fromarray(photograph).resize((1600, 1068), Image.Resampling.LANCZOS)
+        image.save(out / f"{i}.jpg", quality=92, **({"exif": exif} if i else {}))
+        image.resize((400, 267)).save(out / f"{i}.png")
+    return check(find(str(out)), cache=tmp_path / "cache")
+
+
+def test_libjpeg_may_shrink_a_part(large: Checked, tmp_path: Path) -> None:
+    """Sizes stay; pixels differ by a few levels of 255 where the JPEG is four times as large."""
+    how = {"cache": tmp_path, "store_size": 128}
+    full = open_store(large, form="memory", **how)  # type: ignore[arg-type]
+    scaled = {form: open_store(large, form=form, dct_scaling=True, **how) for form in FORMS}  # type: ignore[arg-type]
+    assert equal(scaled["memory"], scaled["encoded"]) and equal(scaled["disk"], scaled["encoded"])
+    assert scaled["memory"].sizes_N2.tolist() == full.sizes_N2.tolist()
+    assert full.sizes_N2[[0, 2]].tolist() == [[128, 192], [192, 128]]
+    for row, (a, b) in enumerate(zip(everything(scaled["memory"]), everything(full), strict=True)):
+        levels = np.abs(a.astype(int) - b)
+        if large.source.names[row].endswith(".png"):
+            assert levels.max() == 0
+        else:
+            assert 0 < levels.mean() < 1.5 and np.percentile(levels, 99.9) < 24
+    contents = {Images(large, one).content for one in (full, *scaled.values())}
+    assert len(contents) == 2 and len(list((tmp_path / "store").glob("*.pixels"))) == 2
+
+
+def test_scaling_by_libjpeg_is_nothing_where_nothing_is_shrunk(
+    checked: Checked, tmp_path: Path
+) -> None:
+    plain, scaled = (
+        open_store(checked, cache=tmp_path, dct_scaling=dct, form="encoded")
+        for dct in (False, True)
+    )
+    assert equal(plain, scaled) and plain.shrinking == scaled.shrinking
+    half = open_store(checked, cache=tmp_path, store_size=24, dct_scaling=True, form="encoded")
+    assert equal(half, open_store(checked, cache=tmp_path, store_size=24, form="encoded"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_is_read_where_it_lies_or_into_one_array(
+    checked: Checked, tmp_path: Path, form: Form
+) -> None:
+    found = open_store(checked, cache=tmp_path, form=form)
+    first, second = found.read(np.array([3, 0, 3])), found.read(np.array([0]))
+    assert np.shares_memory(first.flat, second.flat) == (form != "encoded")
+    assert first.channels == found.channels and len(found.read(np.array([], np.int64))) == 0
+    for image in first.tensors():  # and torch has nothing to say about memory-mapped pixels
+        assert image.dtype == torch.uint8

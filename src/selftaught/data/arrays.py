@@ -12,8 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.data.decode import shown
-from selftaught.errors import DataError
+from selftaught.errors import DataError, shown
 from selftaught.machine import memory
 
 Set = tuple[tuple[str, ...], NDArray[Any], dict[str, NDArray[Any]]]

@@ -5,6 +5,7 @@ Shapes:  N images of the store; B of the global batch; n of this process's part 
          randomness of a view, also where another place's image stands in for a bad one.
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,16 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from selftaught.data.batch import Batch, Draws, Progress
-from selftaught.data.decode import BadImage
 from selftaught.distributed import rank, world
-from selftaught.errors import ConfigError, DataError
+from selftaught.errors import BadImage, ConfigError, DataError
 from selftaught.rng import Key, permutation
+from selftaught.views.engine import Engine, Finish
 from selftaught.views.policy import Intensity, ViewSpec
+from selftaught.views.raw import Raw
 from selftaught.views.sample import ViewParams, sample
-from selftaught.views.tensors import apply
 
 if TYPE_CHECKING:
     from selftaught.data.store import Images
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 Rows = NDArray[np.int64]
-Raw = Tensor | list[Tensor]
 
 _UNKNOWN, _GOOD, _BAD = 0, 1, 2
 _TOLERATED = 0.01  # share of images that may go bad during a run
@@ -82,6 +81,7 @@ class Feed:
                 f"give a multiple of {world()}, the number of processes",
             )
         self._health = _Health(self.images, self.replaced)
+        self._engine = Engine(self.intensity, self.device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,24 +103,20 @@ class Feed:
         """
         order = draws or Draws(self._permutation(progress.epoch))
         assert len(order.rows) == len(self.images.store)
-        on_cpu = self.device.type == "cpu"
 
-        def make(index: int) -> _Read | Batch:
-            read = self._read(order, replace(progress, step=progress.step + index), index)
-            return self._batch(read) if on_cpu else read
+        def begun(index: int) -> _Begun:
+            return self._begun(order, replace(progress, step=progress.step + index), index)
 
-        made = ahead(make, range(skip, self.steps_per_epoch), threads=self.threads)
-        try:
+        indices = range(skip, self.steps_per_epoch)
+        with contextlib.closing(ahead(begun, indices, threads=self.threads)) as made:
             for one in made:
-                yield one if isinstance(one, Batch) else self._batch(one)
-        finally:
-            made.close()
+                yield self._batch(one)
 
     def _permutation(self, epoch: int) -> Rows:
         return permutation(Key(self.seed, "order", epoch), len(self.images.store))
 
-    def _read(self, order: Draws, progress: Progress, index: int) -> "_Read":
-        """Pixels and parameters of this process's part of a global batch."""
+    def _begun(self, order: Draws, progress: Progress, index: int) -> "_Begun":
+        """This process's part of a global batch, as far as a thread makes it."""
         n = self.batch_size // world()
         part = slice(rank() * n, (rank() + 1) * n)
         first = index * self.batch_size
@@ -133,7 +129,9 @@ class Feed:
         rows_nV = _columns(order.rows[places_n], self._views)
         boxes_nV4 = None if order.boxes is None else order.boxes[places_n]
         params = self._params(rows_nV, draws_n, boxes_nV4, progress.epoch)
-        return _Read(pixels, params, rows_nV[:, 0].copy(), draws_n, progress)
+        policies = [spec.policy for spec in self._spec_of_view()]
+        finish = self._engine.begin(pixels, list(zip(params, policies, strict=True)))
+        return _Begun(finish, params, rows_nV[:, 0].copy(), draws_n, progress)
 
     @property
     def _views(self) -> int:
@@ -143,11 +141,10 @@ class Feed:
         """The pixels of each view, or of all of them, where a draw is one row; None: one is bad."""
         columns = rows[:, None] if rows.ndim == 1 else rows
         try:
-            read = [self.images.store.read(rows_n) for rows_n in columns.T]
+            return [self.images.store.read(rows_n) for rows_n in columns.T]
         except BadImage:
             self._health.forget_good()
             return None
-        return [as_tensors(pixels, self.device) for pixels in read]
 
     def _params(
         self, rows_nV: Rows, draws_n: Rows, boxes_nV4: Rows | None, epoch: int
@@ -162,6 +159,7 @@ class Feed:
                 epoch=epoch,
                 view=view,
                 boxes_N4=None if boxes_nV4 is None else boxes_nV4[:, view],
+                channels=self.images.store.channels,
             )
             for view, spec in enumerate(self._spec_of_view())
         ]
@@ -169,20 +167,20 @@ class Feed:
     def _spec_of_view(self) -> list[ViewSpec]:
         return [spec for spec in self.specs for _ in range(spec.count)]
 
-    def _batch(self, read: "_Read") -> Batch:
-        """Views of what was read, on the device."""
-        pixels = [to_device(raw, self.device) for raw in read.pixels]
-        specs = self._spec_of_view()
-        views = [
-            apply(pixels[view % len(pixels)], params, spec.policy, self.intensity)
-            for view, (spec, params) in enumerate(zip(specs, read.params, strict=True))
-        ]
-        rows = torch.from_numpy(read.rows_n)
+    def _batch(self, begun: "_Begun") -> Batch:
+        """The rest of it: views and labels on the device."""
         labels = None
         if self.labels is not None:
-            labels = torch.from_numpy(self.labels[read.rows_n]).to(self.device)
-        draws = torch.from_numpy(read.draws_n)
-        return Batch(views, read.params, rows, draws, labels, read.progress, self.seed)
+            labels = torch.from_numpy(self.labels[begun.rows_n]).to(self.device)
+        return Batch(
+            views=begun.finish(),
+            params=begun.params,
+            rows=torch.from_numpy(begun.rows_n),
+            draws=torch.from_numpy(begun.draws_n),
+            labels=labels,
+            step=begun.progress,
+            seed=self.seed,
+        )
 
     def _healthy(self, order: Draws, first: int) -> Rows:
         """The places that a global batch is made from, (B,): where a draw's image is bad, that of
@@ -214,10 +212,10 @@ class Feed:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A batch before its views are made: pixels of each view, or of all of them."""
+class _Begun:
+    """A batch whose views may still have to be finished."""
 
-    pixels: list[Raw]
+    finish: Finish
     params: list[ViewParams]
     rows_n: Rows
     draws_n: Rows
@@ -270,28 +268,6 @@ class _Health:
 
 def _columns(rows: Rows, views: int) -> Rows:
     return np.broadcast_to(rows[:, None], (len(rows), views)) if rows.ndim == 1 else rows
-
-
-def as_tensors(pixels: NDArray[Any] | list[NDArray[Any]], device: torch.device) -> Raw:
-    """What a store read, without a copy on the CPU, and in pinned memory on its way to a GPU."""
-    if not isinstance(pixels, list):
-        return _pinned(torch.from_numpy(pixels), device)
-    if device.type == "cpu":
-        return [torch.from_numpy(image_HWC) for image_HWC in pixels]
-    flat = torch.from_numpy(np.concatenate([image_HWC.reshape(-1) for image_HWC in pixels]))
-    parts = torch.split(_pinned(flat, device), [image_HWC.size for image_HWC in pixels])
-    return [part.view(image.shape) for part, image in zip(parts, pixels, strict=True)]
-
-
-def _pinned(raw: Tensor, device: torch.device) -> Tensor:
-    return raw.pin_memory() if device.type == "cuda" else raw
-
-
-def to_device(raw: Raw, device: torch.device) -> Raw:
-    """Pixels on the device; pinned ones are on their way while this returns."""
-    if isinstance(raw, Tensor):
-        return raw.to(device, non_blocking=True)
-    return [image_HWC.to(device, non_blocking=True) for image_HWC in raw]
 
 
 # --- threads

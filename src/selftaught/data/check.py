@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught import files
-from selftaught.data.decode import BadImage, decode_noting, read_image, shown
+from selftaught.data.decode import decode_noting, read_image
 from selftaught.data.images import Source, inside
 from selftaught.data.known import Known, Stamp
 from selftaught.data.looks import Look, array_looks, intensity, look, sample_size, set_type
-from selftaught.errors import DataError, FileError
+from selftaught.errors import BadImage, DataError, FileError, shown
 from selftaught.views.policy import Intensity
 
 if TYPE_CHECKING:

@@ -3,6 +3,8 @@
 JPEG is decoded by simplejpeg, which gives Pillow's pixels bit for bit and refuses what Pillow
 refuses when it is cut off; everything else, and every JPEG that simplejpeg complains about, by
 Pillow with a list of allowed formats. Pillow's limits are respected and its globals left alone.
+A large JPEG may be decoded at a half, a quarter or an eighth of its size: libjpeg then leaves out
+the high frequencies of each block, which is faster than decoding all of it and shrinking that.
 
 Shapes:  H height, W width, C channels: 1 for grey, 3 for colour.
 """
@@ -26,7 +28,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from selftaught.errors import DataError
+from selftaught.errors import BadImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is opened, whatever the file's name says; EPS, say, would run Ghostscript."""
@@ -41,6 +43,7 @@ SUFFIXES = frozenset(
 """Names of images in a folder, in any case."""
 
 _BYTES_LIMIT = 2**30  # of a file; uncompressed, the largest image that Pillow allows has 2/3 of it
+_PARTS = (8, 4, 2)  # of libjpeg's scales those that it computes fast
 _ORIENTATION = 0x0112  # the tag in EXIF and TIFF
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 _SIXTEEN = re.compile(r";16[BLN]?$")
@@ -60,19 +63,6 @@ _PILLOW_ERRORS = (
 )
 
 
-class BadImage(DataError):
-    """A file that cannot be used as an image.
-
-    Args:
-        name: The file, as the user knows it.
-        reason: A short phrase: "truncated", "not an image", "empty", ...
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(shown(name), reason)
-        self.reason = reason
-
-
 @dataclass(frozen=True)
 class Decoded:
     """An image and what is remarkable about how it was read.
@@ -86,12 +76,14 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-def decode(data: bytes, name: str) -> NDArray[Any]:
+def decode(data: bytes, name: str, *, at_least: int | None = None) -> NDArray[Any]:
     """The pixels of an image, upright, without alpha (over white).
 
     Args:
         data: All bytes of the file.
         name: What an error calls it.
+        at_least: A JPEG is decoded as small as libjpeg can with so many pixels on its shorter side;
+            None: at its full size, like all others.
 
     Returns:
         (H, W, C) uint8, uint16 or float32; C is 1 for grey images and 3 for all others.
@@ -99,10 +91,10 @@ def decode(data: bytes, name: str) -> NDArray[Any]:
     Raises:
         BadImage: The bytes are no image of an allowed type, are damaged, or hold too many pixels.
     """
-    return decode_noting(data, name).pixels
+    return decode_noting(data, name, at_least=at_least).pixels
 
 
-def decode_noting(data: bytes, name: str) -> Decoded:
+def decode_noting(data: bytes, name: str, *, at_least: int | None = None) -> Decoded:
     """As `decode`, with what is remarkable.
 
     Raises:
@@ -110,7 +102,7 @@ def decode_noting(data: bytes, name: str) -> Decoded:
     """
     if not data:
         raise BadImage(name, "empty")
-    fast = _fast_jpeg(data, name) if data.startswith(b"\xff\xd8\xff") else None
+    fast = _fast_jpeg(data, name, at_least) if data.startswith(b"\xff\xd8\xff") else None
     decoded = fast or _by_pillow(data, name)
     if decoded.pixels.dtype == np.float32 and not np.isfinite(decoded.pixels).all():
         raise BadImage(name, "holds values that are not finite")
@@ -184,19 +176,12 @@ def as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
     return np.repeat(image_HWC, channels, axis=2)
 
 
-def shown(name: str) -> str:
-    """A file's name as one line of text: what cannot be printed is escaped."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-
-
 def _open_now(path: str, flags: int) -> int:
     """Open without waiting, should the file have become a pipe since it was looked at."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _fast_jpeg(data: bytes, name: str) -> Decoded | None:
+def _fast_jpeg(data: bytes, name: str, at_least: int | None) -> Decoded | None:
     """A JPEG by simplejpeg; None where it is CMYK or damaged, which Pillow shall judge."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
@@ -205,13 +190,23 @@ def _fast_jpeg(data: bytes, name: str) -> Decoded | None:
     if space in ("CMYK", "YCCK"):
         return None
     _check_size(width, height, name)
+    small = _scaled(height, width, at_least)
     try:
-        pixels = simplejpeg.decode_jpeg(data, "GRAY" if space == "Gray" else "RGB")
+        pixels = simplejpeg.decode_jpeg(data, "GRAY" if space == "Gray" else "RGB", **small)
     except (ValueError, RuntimeError):
         return None
     # Marker bytes cannot occur within a scan, so this finds every APP1 segment (EXIF, XMP).
     turn = _jpeg_orientation(data) if b"\xff\xe1" in data else 1
     return Decoded(_upright(pixels, turn))
+
+
+def _scaled(height: int, width: int, at_least: int | None) -> dict[str, int]:
+    """The size at which simplejpeg shall decode; libjpeg rounds sides up."""
+    for part in _PARTS:
+        h, w = -(-height // part), -(-width // part)
+        if at_least and min(h, w) >= at_least:
+            return {"min_height": h, "min_width": w}
+    return {}
 
 
 def _jpeg_orientation(data: bytes) -> int:

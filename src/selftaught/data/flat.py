@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.data.decode import BadImage
 from selftaught.distributed import world
-from selftaught.errors import FileError
+from selftaught.errors import BadImage, FileError
 from selftaught.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -56,15 +55,24 @@ class Layout:
     sizes_N2: NDArray[np.int64]
     store_size: int | None
     shrinks: bool
+    dct_scaling: bool
 
     @classmethod
-    def of(cls, checked: "Checked", store_size: int | None) -> "Layout":
+    def of(cls, checked: "Checked", store_size: int | None, *, dct_scaling: bool) -> "Layout":
         """The layout of checked images whose shorter sides are shrunk to `store_size` pixels."""
         columns = (checked.images[name].to_numpy() for name in ("height", "width"))
         sizes_N2 = np.stack([column.astype(np.int64) for column in columns], axis=1)
         stored_N2 = _shrunk(sizes_N2, store_size)
         shrinks = bool((stored_N2 != sizes_N2).any())
-        return cls(checked.content, checked.channels, checked.dtype, stored_N2, store_size, shrinks)
+        return cls(
+            content=checked.content,
+            channels=checked.channels,
+            dtype=checked.dtype,
+            sizes_N2=stored_N2,
+            store_size=store_size,
+            shrinks=shrinks,
+            dct_scaling=shrinks and dct_scaling,
+        )
 
     @property
     def lengths_N(self) -> NDArray[np.int64]:
@@ -83,9 +91,19 @@ class Layout:
         return self.length * np.dtype(self.dtype).itemsize
 
     @property
+    def starts_N(self) -> NDArray[np.int64]:
+        """Where the numbers of each image begin."""
+        return np.cumsum(self.lengths_N) - self.lengths_N
+
+    @property
+    def shrinking(self) -> str:
+        """How images are shrunk, as a text that stands for it wherever pixels are named."""
+        return f"{self.store_size}/dct" if self.dct_scaling else str(self.store_size)
+
+    @property
     def key(self) -> str:
         """The name of these pixels in the cache."""
-        text = f"{self.content}/{self.channels}/{self.dtype}/{self.store_size}"
+        text = f"{self.content}/{self.channels}/{self.dtype}/{self.shrinking}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -110,11 +128,10 @@ def free(folder: Path) -> int:
 
 def decoded(layout: Layout, image: Image, *, threads: int) -> tuple[Pixels, Bad]:
     """All pixels, in memory only, and the rows that could not be decoded."""
-    flat = np.empty(layout.length, layout.dtype)
-    ends_N, lengths_N = np.cumsum(layout.lengths_N), layout.lengths_N
+    flat, starts_N = np.empty(layout.length, layout.dtype), layout.starts_N
 
     def put(row: int, pixels: Pixels) -> None:
-        flat[ends_N[row] - lengths_N[row] : ends_N[row]] = pixels.reshape(-1)
+        flat[starts_N[row] : starts_N[row] + pixels.size] = pixels.reshape(-1)
 
     return flat, _decode_all(layout, image, threads, put)
 
@@ -136,8 +153,7 @@ def _decode_all(layout: Layout, image: Image, threads: int, put: Put) -> Bad:
 
 def _into_file(handle: int, layout: Layout) -> Put:
     """Written, not mapped: a disk that is full raises an error instead of killing the process."""
-    itemsize = np.dtype(layout.dtype).itemsize
-    starts_N = (np.cumsum(layout.lengths_N) - layout.lengths_N) * itemsize
+    starts_N = layout.starts_N * np.dtype(layout.dtype).itemsize
 
     def put(row: int, pixels: Pixels) -> None:
         view, at = pixels.reshape(-1).view(np.uint8).data, int(starts_N[row])

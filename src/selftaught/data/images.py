@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.data.arrays import array_set, array_sets, npz_in
-from selftaught.data.decode import SUFFIXES, shown
-from selftaught.errors import DataError, FileError
+from selftaught.data.decode import SUFFIXES
+from selftaught.errors import DataError, FileError, shown
 from selftaught.files import read_table
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.data.check import Checked
-from selftaught.data.decode import shown
-from selftaught.errors import DataError, nearest
+from selftaught.errors import DataError, nearest, shown
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there

@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 
 from selftaught.data import flat
 from selftaught.data.check import Checked, check
-from selftaught.data.decode import BadImage, as_channels, decode, read_image
-from selftaught.data.flat import Bad, Image, Layout, Pixels
+from selftaught.data.decode import as_channels, decode, read_image
+from selftaught.data.flat import Bad, Image, Layout
 from selftaught.data.images import find
+from selftaught.errors import BadImage
 from selftaught.machine import memory
-from selftaught.views.tensors import resize
+from selftaught.views.raw import Pixels, Raw
 
 Form = Literal["memory", "disk", "encoded"]
 
 _MEMORY_SHARE = 0.25  # of all memory
+_GAP = 2  # store sizes that libjpeg leaves to our filter, whose shape then decides: see dct_scaling
 
 
 class Store:
@@ -36,31 +38,23 @@ class Store:
         channels: C of every image.
         dtype: "uint8", "uint16" or "float32".
         sizes_N2: int64: height and width of each image as stored.
-        store_size: What the shorter sides were shrunk to, in pixels; None: nothing was shrunk.
+        shrinking: How images were shrunk, as text: a part of what the pixels are known by.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.channels, self.dtype = layout.channels, layout.dtype
-        self.sizes_N2, self.store_size = layout.sizes_N2, layout.store_size
+        self.sizes_N2, self.shrinking = layout.sizes_N2, layout.shrinking
 
     def __len__(self) -> int:
         return len(self.sizes_N2)
 
-    def read(self, rows_n: NDArray[np.int64]) -> Pixels | list[Pixels]:
-        """The pixels of some rows.
-
-        Returns:
-            (n, H, W, C) if all images of the store have one size, else n arrays (H, W, C).
+    def read(self, rows_n: NDArray[np.int64]) -> Raw:
+        """The pixels of some rows; they are only to be looked at.
 
         Raises:
             BadImage: A file is damaged, missing or another than the one that was checked.
         """
         raise NotImplementedError
-
-    @property
-    def one_size(self) -> bool:
-        """Whether all images have the same height and width."""
-        return bool((self.sizes_N2 == self.sizes_N2[0]).all())
 
 
 class DecodedStore(Store):
@@ -68,20 +62,13 @@ class DecodedStore(Store):
 
     def __init__(self, layout: Layout, flat_pixels: Pixels, bad: Bad) -> None:
         super().__init__(layout)
-        self._flat, self._ends_N, self._bad = flat_pixels, np.cumsum(layout.lengths_N), bad
-        shape = (len(self), *self.sizes_N2[0].tolist(), self.channels)
-        self._whole = flat_pixels.reshape(shape) if self.one_size else None
+        self._flat, self._starts_N, self._bad = flat_pixels, layout.starts_N, bad
 
-    def read(self, rows_n: NDArray[np.int64]) -> Pixels | list[Pixels]:
-        """The pixels of some rows: a copy for images of one size, else views of the array."""
+    def read(self, rows_n: NDArray[np.int64]) -> Raw:
+        """The pixels of some rows where they lie: nothing is copied."""
         if self._bad and (bad := [row for row in rows_n.tolist() if row in self._bad]):
             raise BadImage(self._bad[bad[0]].what, self._bad[bad[0]].reason)
-        return [self._image(row) for row in rows_n] if self._whole is None else self._whole[rows_n]
-
-    def _image(self, row: np.int64) -> Pixels:
-        (height, width), end = self.sizes_N2[row].tolist(), self._ends_N[row]
-        start = end - height * width * self.channels
-        return self._flat[start:end].reshape(height, width, self.channels)
+        return Raw(self._flat, self._starts_N[rows_n], self.sizes_N2[rows_n], self.channels)
 
 
 class EncodedStore(Store):
@@ -89,12 +76,16 @@ class EncodedStore(Store):
 
     def __init__(self, layout: Layout, image: Image) -> None:
         super().__init__(layout)
-        self._image, self._stack = image, self.one_size
+        self._image = image
 
-    def read(self, rows_n: NDArray[np.int64]) -> Pixels | list[Pixels]:
+    def read(self, rows_n: NDArray[np.int64]) -> Raw:
         """The pixels of some rows, decoded now."""
-        images = [self._image(row) for row in rows_n.tolist()]
-        return np.stack(images) if self._stack and images else images
+        lengths_n = self.sizes_N2[rows_n].prod(axis=1) * self.channels
+        ends_n, flat_pixels = np.cumsum(lengths_n), np.empty(lengths_n.sum(), self.dtype)
+        raw = Raw(flat_pixels, ends_n - lengths_n, self.sizes_N2[rows_n], self.channels)
+        for row, place in zip(rows_n.tolist(), raw.images(), strict=True):
+            place[:] = self._image(row)
+        return raw
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,7 @@ class Images:
     @property
     def content(self) -> str:
         """What the pixels are, as a hash: equal for equal files checked and stored alike."""
-        stored = f"{self.checked.content}/{self.store.store_size}"
+        stored = f"{self.checked.content}/{self.store.shrinking}"
         return hashlib.sha256(stored.encode()).hexdigest()
 
 
@@ -118,6 +109,7 @@ def open_images(
     threads: int = 2,
     min_side: int = 1,
     store_size: int | None = None,
+    dct_scaling: bool = False,
     form: Form | None = None,
 ) -> Images:
     """Find, check and store the images that the user names.
@@ -128,6 +120,9 @@ def open_images(
         threads: Threads that decode.
         min_side: Images with a shorter side below it, in pixels, are rejected.
         store_size: Shrink shorter sides to it, in pixels, once.
+        dct_scaling: Decode JPEGs at a half, a quarter or an eighth of their size where that leaves
+            twice the store size (Pillow's `reducing_gap`): large photographs are read faster, and
+            pixels differ by a level of 255 or so (benchmarks/dct_scaling.py).
         form: How pixels are kept; None: in memory if they take at most 25 % of it, else on disk if
             they take at most half of what is free there, else as the files that they are.
 
@@ -135,7 +130,14 @@ def open_images(
         DataError: There are no usable images.
     """
     checked = check(find(data), cache=cache, threads=threads, min_side=min_side)
-    store = open_store(checked, cache=cache, threads=threads, store_size=store_size, form=form)
+    store = open_store(
+        checked,
+        cache=cache,
+        threads=threads,
+        store_size=store_size,
+        dct_scaling=dct_scaling,
+        form=form,
+    )
     return Images(checked, store)
 
 
@@ -145,10 +147,11 @@ def open_store(
     cache: Path,
     threads: int = 2,
     store_size: int | None = None,
+    dct_scaling: bool = False,
     form: Form | None = None,
 ) -> Store:
     """The pixels of checked images; see `open_images`."""
-    layout = Layout.of(checked, store_size)
+    layout = Layout.of(checked, store_size, dct_scaling=dct_scaling)
     image = _reader(checked, layout)
     if checked.source.array is not None and not layout.shrinks:
         return DecodedStore(layout, _flat_array(checked, layout), {})
@@ -177,7 +180,9 @@ def _form(layout: Layout, cache: Path) -> Form:
 
 def _reader(checked: Checked, layout: Layout) -> Image:
     """A function from a row to its pixels as they are stored."""
-    raw = _ArrayImages(checked) if checked.source.array is not None else _FileImages(checked)
+    at_least = _GAP * (layout.store_size or 0) if layout.dct_scaling else None
+    is_array = checked.source.array is not None
+    raw = _ArrayImages(checked) if is_array else _FileImages(checked, at_least)
 
     def image(row: int) -> Pixels:
         return _stored(raw(row), layout, row, checked.source.names[checked.index_N[row]])
@@ -189,6 +194,8 @@ def _stored(image_HWC: Pixels, layout: Layout, row: int, name: str) -> Pixels:
     image_HWC = as_channels(image_HWC, layout.channels)
     height, width = layout.sizes_N2[row].tolist()
     if layout.shrinks and image_HWC.shape[:2] != (height, width):
+        from selftaught.views.tensors import resize
+
         image_HWC = resize(image_HWC, height, width)
     image_HWC = np.ascontiguousarray(image_HWC, layout.dtype)
     if image_HWC.shape != (height, width, layout.channels):
@@ -211,10 +218,10 @@ class _ArrayImages:
 class _FileImages:
     """Images of files, if they still hold the bytes that were checked."""
 
-    def __init__(self, checked: Checked) -> None:
+    def __init__(self, checked: Checked, at_least: int | None) -> None:
         assert checked.source.root is not None
         self._root, self._names = checked.source.root, checked.source.names
-        self._index_N = checked.index_N
+        self._index_N, self._at_least = checked.index_N, at_least
         self._hashes = checked.images["sha256"].combine_chunks()
         self._stamps_N2 = np.full((len(checked), 2), -1, np.int64)  # size and time of change
 
@@ -226,7 +233,7 @@ class _FileImages:
             if hashlib.sha256(data).hexdigest() != self._hashes[row].as_py():
                 raise BadImage(name, "changed since it was checked")
             self._stamps_N2[row] = stamp
-        return decode(data, name)
+        return decode(data, name, at_least=self._at_least)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -18,12 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selftaught.data.decode import as_channels, from_pillow
 from selftaught.encoders.resnet import CIFAR_RESNETS, cifar_resnet
 from selftaught.errors import ConfigError, DataError, nearest
 from selftaught.views.policy import Intensity, evaluation
 from selftaught.views.sample import sample
-from selftaught.views.tensors import apply
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,6 +106,8 @@ class Encoder(nn.Module):
             DataError: An array has another type or shape, channels that cannot be converted, or
                 values that would be cut off.
         """
+        from selftaught.views import tensors  # a few images are not worth the kernel's compilation
+
         config = self.config
         arrays = [_pixels(image, config.in_channels) for image in _as_list(images)]
         for array in arrays:
@@ -117,9 +117,16 @@ class Encoder(nn.Module):
         policy = evaluation(config.image_size)
         sizes_N2 = np.array([array.shape[:2] for array in arrays], np.int64)
         draws_N = np.arange(len(arrays))
-        params = sample(policy, size=config.image_size, sizes_N2=sizes_N2, draws_N=draws_N, seed=0)
-        tensors = [torch.tensor(array) for array in arrays]
-        x_NCSS = apply(tensors, params, policy, config.intensity)
+        params = sample(
+            policy,
+            size=config.image_size,
+            sizes_N2=sizes_N2,
+            draws_N=draws_N,
+            seed=0,
+            channels=config.in_channels,
+        )
+        pixels = [torch.tensor(array) for array in arrays]
+        x_NCSS = tensors.apply(pixels, params, policy, config.intensity)
         return x_NCSS.to(next(self.parameters()).device)
 
 
@@ -301,6 +308,8 @@ def _pixels(image: Any, channels: int) -> NDArray[Any]:
     """One image as raw values (H, W, channels)."""
     from PIL import Image
 
+    from selftaught.data.decode import from_pillow
+
     if not isinstance(image, np.ndarray | Image.Image):
         raise DataError(
             f"{type(image).__name__} is no image", "give a PIL image, or an array (H, W, C)"
@@ -324,6 +333,8 @@ def _pixels(image: Any, channels: int) -> NDArray[Any]:
 
 def _as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
     """Grey repeated to three channels, colour to its luminance; no other conversion makes sense."""
+    from selftaught.data.decode import as_channels
+
     found = image_HWC.shape[2]
     if found == channels or (found, channels) == (1, 3):
         return as_channels(image_HWC, channels)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selftaught.evaluation.representation import Representation, views, whole_batches
+from selftaught.evaluation.representation import Representation, whole_batches
 from selftaught.evaluation.trial import Answer, Trial, classified
-from selftaught.features import evaluating
+from selftaught.features import evaluating, views
 from selftaught.rng import Key, permutation
 from selftaught.views.policy import Flip, Policy, RandomCrop
 

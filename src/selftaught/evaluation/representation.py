@@ -3,8 +3,6 @@
 Shapes:  N images of the set; n rows of it; C channels; S pixels a side; D size of a vector.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,16 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from selftaught.data.batches import Raw, ahead, as_tensors, to_device
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.errors import DataError
-from selftaught.features import features
+from selftaught.features import features, views
 from selftaught.rng import Key, permutation
-from selftaught.views.policy import Policy, evaluation
-from selftaught.views.sample import ViewParams, sample
-from selftaught.views.tensors import apply
+from selftaught.views.policy import evaluation
 
 if TYPE_CHECKING:
     from selftaught.data.store import Images
@@ -160,34 +155,3 @@ def calibrate(
 def whole_batches(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     """The rows in batches of one size; what is left over at the end is dropped."""
     return np.split(rows[: len(rows) // batch_size * batch_size], len(rows) // batch_size)
-
-
-def views(
-    encoder: Encoder,
-    images: "Images",
-    batches: Sequence[NDArray[np.int64]],
-    policy: Policy,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    threads: int = 2,
-) -> Iterator[Tensor]:
-    """One view of each row, batch by batch, on the encoder's device; numbers are keyed by row."""
-    config, store = encoder.config, images.store
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    cpu = device.type == "cpu"
-
-    def read(rows_n: NDArray[np.int64]) -> tuple[Raw, ViewParams]:
-        sizes_n2, size = store.sizes_N2[rows_n], config.image_size
-        params = sample(
-            policy, size=size, sizes_N2=sizes_n2, draws_N=rows_n, seed=seed, epoch=epoch
-        )
-        raw = as_tensors(store.read(rows_n), device)
-        return (apply(raw, params, policy, config.intensity) if cpu else raw), params
-
-    with contextlib.closing(ahead(read, batches, threads=threads)) as made:
-        for raw, params in made:
-            if not cpu:  # pixels travel to a GPU, and become views there
-                raw = apply(to_device(raw, device), params, policy, config.intensity)
-            assert isinstance(raw, Tensor)
-            yield raw.contiguous(memory_format=torch.channels_last)
