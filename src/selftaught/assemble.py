@@ -11,7 +11,7 @@ import torch
 
 from selftaught import distributed
 from selftaught.answer import meanwhile
-from selftaught.config import Config, ViewSettings, typed, with_overrides
+from selftaught.config import Config, ViewSettings, typed
 from selftaught.data.batches import Feed
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import open_encoder
@@ -22,7 +22,8 @@ from selftaught.methods.method import Method
 from selftaught.rng import torch_seed
 from selftaught.training.schedule import scaled_lr, warmup_steps
 from selftaught.training.training import Plan, Training
-from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop, ViewSpec
+from selftaught.views import policy as policies
+from selftaught.views.policy import Policy, RandomCrop, ViewSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,23 @@ if TYPE_CHECKING:
     from selftaught.data.store import Images
 
 T = TypeVar("T")
+
+OPERATIONS: dict[type[policies.Operation], dict[str, str]] = {
+    policies.Flip: {"p": "flip"},
+    policies.Rotate: {"p": "rotate"},
+    policies.Jitter: {"p": "jitter"}
+    | {name: name for name in ("brightness", "contrast", "saturation", "hue")},
+    policies.ChannelJitter: {"p": "channel_jitter"}
+    | {name: name for name in ("gain", "offset", "gamma")},
+    policies.BandDrop: {"p": "band_drop", "share": "band_share"},
+    policies.Gray: {"p": "gray"},
+    policies.Solarise: {"p": "solarise", "threshold": "threshold"},
+    policies.Blur: {"p": "blur", "sigma": "sigma"},
+    policies.Noise: {"p": "noise", "sigma": "noise_sigma"},
+    policies.Sobel: {"p": "sobel"},
+    policies.Cutout: {"p": "cutout", "side": "cutout_side"},
+}
+"""Each operation's fields and their names among `views.*`, in the order in which they are done."""
 
 
 def complete(config: Config) -> Config:
@@ -52,15 +70,13 @@ def complete(config: Config) -> Config:
 
 def policy(settings: ViewSettings) -> Policy:
     """The policy of views that the settings describe; operations of probability 0 are left out."""
-    v = settings
-    operations = (
-        Flip(v.flip),
-        Jitter(v.brightness, v.contrast, v.saturation, v.hue, v.jitter),
-        Gray(v.gray),
-        Blur(v.sigma, v.blur),
-    )
+    operations = [
+        kind(**{field: getattr(settings, name) for field, name in names.items()})
+        for kind, names in OPERATIONS.items()
+    ]
     used = tuple(operation for operation in operations if operation.p > 0)
-    return Policy(RandomCrop(v.crop_scale, v.crop_ratio), used, v.normalise)
+    box = RandomCrop(settings.crop_scale, settings.crop_ratio)
+    return Policy(box, used, settings.normalise, settings.interpolation)
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:
@@ -123,7 +139,19 @@ def plan(config: Config, images: "Images", device: torch.device) -> Plan:
         log_every=loop.log_every,
         checkpoint_seconds=loop.checkpoint_seconds,
         stop_on_alarm=loop.stop_on_alarm,
+        micro_batch=_micro_batch(config),
     )
+
+
+def _micro_batch(config: Config) -> int:
+    """Images that a process embeds at once; 0: all of them."""
+    size, images = config.loop.micro_batch, config.loop.batch_size // distributed.world()
+    if size and images % size:
+        raise ConfigError(
+            f"--micro-batch {size} does not divide the {images} images of a process",
+            "give a divisor of them",
+        )
+    return size
 
 
 def training(config: Config, images: "Images", device: torch.device, threads: int) -> Training:
@@ -160,17 +188,6 @@ def _labels(method: Method, images: "Images") -> "NDArray[Any] | None":
         return None
 
 
-def lasting(name: str) -> str:
-    """A path that means the same from another working directory; other names as they are.
-
-    The name of a packaged set means the set, as `data.images.find` has it, whatever lies here.
-    """
-    from selftaught.data.images import PACKAGED
-
-    is_path = name not in PACKAGED and Path(name).exists()
-    return str(Path(name).resolve()) if is_path else name
-
-
 def checked(config: Config, cache: Path | None, threads: int) -> "Checked":
     """What is in the images of a configuration, before any pixels are kept."""
     from selftaught.data.check import check
@@ -191,10 +208,16 @@ def opened(
     from selftaught.data.store import Images, open_store
 
     found, folder = looked or checked(config, cache, threads), cache_folder(cache)
-    size = config.data.store_size
     text = f"Decoding {len(found):,} images; the cache keeps their pixels."
     store = _in_turns(
-        lambda: open_store(found, cache=folder, threads=threads, store_size=size), text
+        lambda: open_store(
+            found,
+            cache=folder,
+            threads=threads,
+            store_size=config.data.store_size,
+            dct_scaling=config.data.dct_scaling,
+        ),
+        text,
     )
     return Images(found, store)
 
@@ -225,16 +248,3 @@ def _continued(config: Config, images: "Images") -> Encoder:
             "choose weights for these images",
         )
     return found
-
-
-def with_encoder_of(config: Config, found: Encoder) -> Config:
-    """The configuration with the network of an encoder that `--init` named."""
-    shape = found.config
-    changes = {
-        "network.encoder": shape.architecture,
-        "network.image_size": shape.image_size,
-        "network.stem": shape.stem,
-        "network.width": shape.options.get("width"),
-        "network.stem_stride": shape.options.get("stem_stride"),
-    }
-    return with_overrides(config, changes, "--init")

@@ -9,21 +9,21 @@ import torch
 
 from selftaught import assemble, config, options, recipe
 from selftaught.answer import Answer, answer
-from selftaught.config import Config, DataSettings, parse_assignments, with_overrides
+from selftaught.config import Config, DataSettings
 from selftaught.data.check import write_index
 from selftaught.data.labels import label
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import encoder_id
 from selftaught.encoders.folder import open_encoder
-from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.errors import ConfigError, FileError
 from selftaught.evaluation.row import Row
 from selftaught.files import quoted, read_json, temporary, write_bytes, write_json, write_table
 from selftaught.machine import cache_folder, describe, pick_device
 from selftaught.outputs import check_out, claim
-from selftaught.presets import policy_settings
+from selftaught.presets import FIGURE
+from selftaught.resolve import Resolved, lasting, resolve_views
 from selftaught.rng import Key, permutation
 from selftaught.training import log
-from selftaught.views import policy as policies
 
 _EVALUATION = "evaluation.json"
 
@@ -39,7 +39,7 @@ def check(chosen: options.Check) -> Answer:
 
     device = torch.device(pick_device(chosen.device))
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=[chosen.data])
-    data = DataSettings(assemble.lasting(chosen.data), min_side=chosen.min_side)
+    data = DataSettings(lasting(chosen.data), min_side=chosen.min_side)
     looked = assemble.checked(Config(data=data), chosen.cache, chosen.threads)
     advice = recipe.recommend(looked, str(device))
     advised = dataclasses.replace(recipe.apply_advice(advice), seed=0)
@@ -60,29 +60,27 @@ def check(chosen: options.Check) -> Answer:
 
 
 def views(chosen: options.Views) -> Answer:
-    """Draw a contact sheet of views as the network will see them.
+    """Draw a contact sheet of views as pretrain would use them, or the paper's figure.
 
     Raises:
-        ConfigError: There is no such policy or option.
+        ConfigError: There is no such policy or option, or it makes no sense for these images.
         FileError: --out is in the way.
     """
     from selftaught.report.contents import sheet
 
     device = torch.device(pick_device(chosen.device))
-    changes = _policy_changes(chosen.preset) | parse_assignments(chosen.set)
-    with_overrides(Config(), changes)
     check_out(chosen.out, overwrite=chosen.overwrite, file=True)
-    data = DataSettings(assemble.lasting(chosen.data))
-    looked = assemble.checked(Config(data=data), chosen.cache, chosen.threads)
-    advice = recipe.recommend(looked, str(device), image_size=chosen.image_size)
-    advised = with_overrides(recipe.apply_advice(advice), changes | {"seed": chosen.seed})
-    images = assemble.opened(advised, chosen.cache, chosen.threads, looked)
-    count = min(chosen.rows, len(images.store))
-    spec, intensity = assemble.view_specs(advised)[0], images.checked.intensity
-    drawn = sheet(images, spec, intensity, seed=chosen.seed, number=count)
+    resolved = resolve_views(chosen, device)
+    images, number = resolved.images, min(chosen.rows, len(resolved.images.store))
+    if chosen.policy == FIGURE:
+        drawn, text = _figure(resolved, chosen, number)
+    else:
+        spec = assemble.view_specs(resolved.config)[0]
+        drawn = sheet(images, spec, images.checked.intensity, seed=chosen.seed, number=number)
+        text = f"{number} images, each with 8 views: {chosen.out}\n{resolved.echo}".rstrip()
     claim(chosen.out, overwrite=chosen.overwrite, file=True)
     write_bytes(chosen.out, drawn)
-    return Answer(str(chosen.out), f"{count} images, each with 8 views: {chosen.out}")
+    return Answer(str(chosen.out), text)
 
 
 def evaluate(chosen: options.Evaluate) -> Answer:
@@ -217,7 +215,7 @@ def export(chosen: options.Export) -> Answer:
     check_fits(encoder, images)
     rows = permutation(Key(0, "export"), len(images.store))[:16]
     part = temporary(chosen.out)
-    difference = hand_over(encoder, chosen.to, part, list(images.store.read(rows)))
+    difference = hand_over(encoder, chosen.to, part, images.store.read(rows).images())
     claim(chosen.out, overwrite=chosen.overwrite)  # now that it is known that they agree
     part.rename(chosen.out)
     text = (
@@ -263,7 +261,7 @@ def methods(chosen: options.Methods) -> Answer:
 
 
 def _opened(data: str, machine: options.Machine) -> Images:
-    wanted = Config(data=DataSettings(assemble.lasting(data)))
+    wanted = Config(data=DataSettings(lasting(data)))
     return assemble.opened(wanted, machine.cache, machine.threads)
 
 
@@ -292,12 +290,16 @@ def _check_text(
     return "\n".join(lines)
 
 
-def _policy_changes(name: str | None) -> dict[str, Any]:
-    if name is None:
-        return {}
-    if name not in policies.PRESETS:
-        raise ConfigError(f"there is no policy {name!r}", nearest(name, policies.PRESETS))
-    return policy_settings(policies.PRESETS[name]())
+def _figure(resolved: Resolved, chosen: options.Views, number: int) -> tuple[bytes, str]:
+    """The paper's figure as a PNG file, and what is in it."""
+    from selftaught.figure import draw, figure
+
+    images, size = resolved.images, resolved.config.network.image_size
+    shown = figure(resolved.config.views, size, images.store.channels, chosen.keep)
+    rows = [row.name for row in (*shown.paper, *shown.ours)]
+    text = f"{number} images, each with {len(rows)} operations: {chosen.out}"
+    text += "".join(f"\nnot shown: {reason}" for reason in shown.left_out)
+    return draw(shown, images, size=size, seed=chosen.seed, number=number), text
 
 
 def _data_of(run: Path) -> str:

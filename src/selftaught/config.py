@@ -1,11 +1,10 @@
 """The resolved configuration of a run: everything that determines it, and nothing else.
 
 `RUN/config.yaml` is this dataclass; fed back with `--config` it repeats the run. Precedence, from
-weak to strong: the recipe (or `--preset`, or `--config`), `--set`, a flag of its own.
+weak to strong: the recipe (or `--preset`, or `--config`), `--keep`, `--set`, a flag of its own.
 """
 
 import dataclasses
-import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -24,17 +23,20 @@ Overrides = dict[str, Any]
 
 _YAML_LIMIT = 2**16  # bytes; ours have about 2,000
 _BRACKETS_LIMIT = 500  # nesting makes the parser slow
-_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
-_DIGITS = re.compile(r"[+-]?[0-9]{1,400}")
 _HEADER = "# selftaught pretrain --config THIS_FILE --out RUN repeats this run.\n"
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images, and how they are stored."""
+    """Which images, and how they are stored.
+
+    `dct_scaling` lets libjpeg do a part of the shrinking to `store_size`: large photographs are
+    read faster, and their pixels differ a little.
+    """
 
     path: str = ""
     store_size: int | None = None
+    dct_scaling: bool = False
     min_side: int = 1
 
 
@@ -52,28 +54,46 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """The views' policy; probabilities are `flip`, `jitter`, `gray` and `blur`."""
+    """The views' policy, in its order; a name of an operation is its probability."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = 0.5
+    rotate: float = 0.0
     jitter: float = 0.8
     brightness: float = 0.8
     contrast: float = 0.8
     saturation: float = 0.8
     hue: float = 0.2
+    channel_jitter: float = 0.0
+    gain: tuple[float, float] = (0.8, 1.25)
+    offset: tuple[float, float] = (-0.1, 0.1)
+    gamma: tuple[float, float] = (0.8, 1.25)
+    band_drop: float = 0.0
+    band_share: float = 0.2
     gray: float = 0.2
+    solarise: float = 0.0
+    threshold: float = 0.5
     blur: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
+    noise: float = 0.0
+    noise_sigma: tuple[float, float] = (0.02, 0.1)
+    sobel: float = 0.0
+    cutout: float = 0.0
+    cutout_side: tuple[float, float] = (0.25, 0.5)
     normalise: bool = True
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long, and with which optimizer. `total_steps` of 0 means epochs times steps an epoch."""
+    """How long, and with which optimizer. `total_steps` of 0 means epochs times steps an epoch,
+    `micro_batch` of 0 a batch that passes the network at once.
+    """
 
     epochs: int = 100
     batch_size: int = 256
+    micro_batch: int = 0
     total_steps: int = 0
     optimizer: Literal["sgd", "adamw", "lars"] = "adamw"
     lr: float = 2e-3
@@ -180,53 +200,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict)
         flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
-
-
-def parse_assignments(assignments: typing.Iterable[str]) -> Overrides:
-    """`--set NAME=VALUE`: numbers, true, false, null, a comma between two values, or else text.
-
-    A bare name is an option of the method. Where text is declared (data.path), a value is text.
-
-    Raises:
-        ConfigError: An assignment has no name or no `=`.
-    """
-    overrides: Overrides = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or not all(name.split(".")):
-            raise ConfigError(f"--set {assignment!r:.80} is not complete", "write --set NAME=VALUE")
-        name = name if "." in name else f"options.{name}"
-        overrides[name] = _assigned(_hint(name), text)
-    return overrides
-
-
-def _hint(name: str) -> Any:
-    """The declared type of a dotted name; None where none is declared."""
-    hint: Any = Config
-    for part in name.split("."):
-        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
-    return hint
-
-
-def _assigned(hint: Any, text: str) -> Any:
-    if hint is str:
-        return text
-    if hint == str | None:
-        return None if text.lower() == "null" else text
-    return [_scalar(part) for part in text.split(",")] if "," in text else _scalar(text)
-
-
-def _scalar(text: str) -> Any:
-    """A whole number, a number, true, false, null, or else text as it is (12:30, 2024-01-02)."""
-    text = text.strip()
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    if _DIGITS.fullmatch(text):
-        return int(text)
-    try:
-        return text if "_" in text else float(text)
-    except ValueError:
-        return text
 
 
 def typed(cls: type[T], values: Any, where: str) -> T:

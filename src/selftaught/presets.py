@@ -6,9 +6,10 @@ preset is a set of changes to `config.Config`; docs/methods/simclr.md has the ta
 
 from typing import Any
 
+from selftaught.assemble import OPERATIONS
 from selftaught.errors import ConfigError, nearest
 from selftaught.views.policy import PRESETS as POLICIES
-from selftaught.views.policy import Blur, Flip, Gray, Jitter, Policy, RandomCrop
+from selftaught.views.policy import Policy, RandomCrop
 
 PRESETS: dict[str, dict[str, Any]] = {
     "simclr-imagenet": {
@@ -54,6 +55,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+FIGURE = "figure"
+"""What `views --policy` takes besides: not a policy but the paper's figure of all operations."""
+
 _POLICY_OF = {
     "simclr-imagenet": "simclr_imagenet",
     "simclr-cifar10": "simclr_cifar",
@@ -72,26 +76,30 @@ def preset(name: str) -> dict[str, Any]:
     return policy_settings(POLICIES[_POLICY_OF[name]]()) | PRESETS[name]
 
 
+def policy_named(name: str) -> dict[str, Any]:
+    """The changes that a policy of views makes, by its name in views/policy.py; `figure` has none.
+
+    Raises:
+        ConfigError: There is no policy of this name.
+    """
+    if name == FIGURE:
+        return {}
+    if name not in POLICIES:
+        raise ConfigError(f"there is no policy {name!r}", nearest(name, [*POLICIES, FIGURE]))
+    return policy_settings(POLICIES[name]())
+
+
 def policy_settings(policy: Policy) -> dict[str, Any]:
     """A policy of views as `views.*` settings; an operation that it lacks has probability 0."""
-    found = {type(operation): operation for operation in policy.operations}
-    flip, gray = found.get(Flip, Flip(p=0.0)), found.get(Gray, Gray(p=0.0))
-    jitter, blur = found.get(Jitter, Jitter(p=0.0)), found.get(Blur, Blur(p=0.0))
     assert isinstance(policy.box, RandomCrop)
-    assert isinstance(flip, Flip) and isinstance(gray, Gray)
-    assert isinstance(jitter, Jitter) and isinstance(blur, Blur)
-    settings = {
+    found = {type(operation): operation for operation in policy.operations}
+    settings: dict[str, Any] = {
         "crop_scale": policy.box.scale,
         "crop_ratio": policy.box.ratio,
-        "flip": flip.p,
-        "jitter": jitter.p,
-        "brightness": jitter.brightness,
-        "contrast": jitter.contrast,
-        "saturation": jitter.saturation,
-        "hue": jitter.hue,
-        "gray": gray.p,
-        "blur": blur.p,
-        "sigma": blur.sigma,
+        "interpolation": policy.interpolation,
         "normalise": policy.normalise,
     }
+    for kind, names in OPERATIONS.items():
+        operation = found.get(kind, kind(p=0.0))
+        settings |= {name: getattr(operation, field) for field, name in names.items()}
     return {f"views.{name}": value for name, value in settings.items()}

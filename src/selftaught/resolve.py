@@ -1,33 +1,40 @@
 """From the options of pretrain to a resolved configuration and the images that it is for.
 
-Precedence, from weak to strong: the recipe for these images (or --preset, or --config), --set, a
-flag of its own.
+Precedence, from weak to strong: the recipe for these images (or --preset, or --config), --keep,
+--set, a flag of its own. The views that `views` draws are resolved here too, by the same rules.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from selftaught import assemble, config, distributed, recipe
-from selftaught.config import Config, Overrides, parse_assignments, with_overrides
+from selftaught.assignments import parse_assignments
+from selftaught.config import Config, Overrides, with_overrides
+from selftaught.data.check import Checked
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder, check_architecture
 from selftaught.encoders.folder import open_encoder
 from selftaught.encoders.resnet import CIFAR_RESNETS
 from selftaught.errors import ConfigError
+from selftaught.keep import check_words, keep
 from selftaught.methods import find
-from selftaught.options import Pretrain
+from selftaught.options import Pretrain, Views
 from selftaught.outputs import check_out
-from selftaught.presets import preset
+from selftaught.presets import policy_named, preset
+from selftaught.views.policy import check_channels
 
-_FLAGS = {  # field of options.Pretrain: name in the configuration
+_FLAGS = {  # field of options.Pretrain (some of options.Views): name in the configuration
     "method": "method",
     "encoder": "network.encoder",
     "image_size": "network.image_size",
     "init": "network.init",
     "epochs": "loop.epochs",
     "batch_size": "loop.batch_size",
+    "micro_batch": "loop.micro_batch",
     "lr": "loop.lr",
     "optimizer": "loop.optimizer",
     "store_size": "data.store_size",
@@ -58,19 +65,48 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     first = with_overrides(base or Config(), given, "pretrain")
     init = _before_reading(first, given, options)
     looked = assemble.checked(first, options.cache, options.threads)
-    if base is None:
-        size = init.config.image_size if init else given.get("network.image_size")
-        start = recipe.apply_advice(recipe.recommend(looked, str(device), image_size=size))
-    chosen = with_overrides(base or start, given, "pretrain")
+    start = base or _advised(looked, device, init.config.image_size if init else None, given)
+    fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
+    chosen = with_overrides(fitting, given, "pretrain")
     if init is not None:
-        chosen = assemble.with_encoder_of(chosen, init)
+        chosen = _with_encoder_of(chosen, init)
     else:
-        chosen = _with_fitting_options(chosen, base or start, given)
+        chosen = _with_fitting_options(chosen, start, given)
     chosen = assemble.complete(_with_own_options(chosen, given))
+    check_channels(assemble.policy(chosen.views), looked.channels)
     images = assemble.opened(chosen, options.cache, options.threads, looked)
-    return Resolved(
-        chosen, images, _echo(chosen, images, options.seconds, from_recipe=base is None)
-    )
+    echo = _echo(chosen, images, options.seconds, from_recipe=base is None)
+    return Resolved(chosen, images, "\n".join([echo, *left_out]))
+
+
+def resolve_views(options: Views, device: torch.device) -> Resolved:
+    """The views that pretrain would use with the same flags, or those of a policy by name.
+
+    Raises:
+        ConfigError: An option is unknown, mistyped or makes no sense for these images.
+        DataError: The images cannot be used.
+    """
+    check_words(options.keep)
+    given, named = _given(options), policy_named(options.policy) if options.policy else {}
+    first = with_overrides(Config(), named | given, "views")
+    looked = assemble.checked(first, options.cache, options.threads)
+    start = with_overrides(_advised(looked, device, None, given), named, "--policy")
+    fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
+    chosen = with_overrides(fitting, given, "views")
+    check_channels(assemble.policy(chosen.views), looked.channels)
+    images = assemble.opened(chosen, options.cache, options.threads, looked)
+    return Resolved(chosen, images, "\n".join(left_out))
+
+
+def lasting(name: str) -> str:
+    """A path that means the same from another working directory; other names as they are.
+
+    The name of a packaged set means the set, as `data.images.find` has it, whatever lies here.
+    """
+    from selftaught.data.images import PACKAGED
+
+    is_path = name not in PACKAGED and Path(name).exists()
+    return str(Path(name).resolve()) if is_path else name
 
 
 def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encoder | None:
@@ -93,6 +129,7 @@ def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encod
 
 
 def _refuse_contradictions(options: Pretrain) -> None:
+    check_words(options.keep)
     if options.seconds is not None and options.epochs is not None:
         raise ConfigError("--seconds and --epochs contradict each other", "give one of them")
     if options.preset and options.config:
@@ -108,21 +145,52 @@ def _base(options: Pretrain) -> Config | None:
     return None
 
 
-def _given(options: Pretrain) -> Overrides:
+def _given(options: Pretrain | Views) -> Overrides:
     """What the user asked for by --set and by flags, flags last."""
     overrides = parse_assignments(options.set)
     for name, place in _FLAGS.items():
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value is not None:
             overrides[place] = value
     if options.data:
-        overrides["data.path"] = assemble.lasting(options.data)
+        overrides["data.path"] = lasting(options.data)
     for place in ("network.init", "probe"):
         if overrides.get(place):
-            overrides[place] = assemble.lasting(str(overrides[place]))
-    if options.epochs is not None or options.seconds is not None:
+            overrides[place] = lasting(str(overrides[place]))
+    timed = isinstance(options, Pretrain) and options.seconds is not None
+    if timed or getattr(options, "epochs", None) is not None:
         overrides.setdefault("loop.total_steps", 0)
     return overrides
+
+
+def _advised(looked: Checked, device: torch.device, size: int | None, given: Overrides) -> Config:
+    """The recipe for these images, and for the size of a view that was asked for."""
+    size = size or given.get("network.image_size")
+    return recipe.apply_advice(recipe.recommend(looked, str(device), image_size=size))
+
+
+def _with_fitting_views(
+    start: Config, words: Iterable[str], given: Overrides, channels: int
+) -> tuple[Config, list[str]]:
+    """Views for what matters in images of so many channels, and what was left out of them."""
+    kept, sentences = keep(start, words, given)
+    if channels == 3 or not kept.views.gray or "views.gray" in given:
+        return kept, sentences
+    reason = f"Colour drop is left out: it needs 3 channels, these images have {channels}."
+    return with_overrides(kept, {"views.gray": 0.0}), [*sentences, reason]
+
+
+def _with_encoder_of(config: Config, found: Encoder) -> Config:
+    """The configuration with the network of an encoder that `--init` named."""
+    shape = found.config
+    changes = {
+        "network.encoder": shape.architecture,
+        "network.image_size": shape.image_size,
+        "network.stem": shape.stem,
+        "network.width": shape.options.get("width"),
+        "network.stem_stride": shape.options.get("stem_stride"),
+    }
+    return with_overrides(config, changes, "--init")
 
 
 def _with_fitting_options(chosen: Config, start: Config, given: Overrides) -> Config:

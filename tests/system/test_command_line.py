@@ -38,10 +38,11 @@ def test_the_snapshot_is_named_in_the_changelog() -> None:
     assert f"command line {digest}" in changelog, f"say in CHANGELOG.md: command line {digest}"
 
 
-def test_no_command_has_more_than_twenty_flags() -> None:
+def test_no_command_has_more_than_twenty_flags_of_its_own() -> None:
     for name in COMMANDS:
         flags = set(re.findall(r"^  --([a-z-]+)", selftaught(name, "--help").stdout, re.M))
-        assert 0 < len(flags) <= 20, (name, flags)
+        assert flags, name
+        assert len(flags - {"device", "threads", "cache"}) <= 20, (name, flags)
 
 
 def test_help_does_not_import_torch() -> None:

@@ -65,6 +65,30 @@ def test_embed_writes_a_vector_an_image(run: Path, tmp_path: Path) -> None:
     assert table.num_rows == 1797 and set(table.column_names) == {"row", "path", "label", "vector"}
 
 
+def test_the_papers_figure_on_images_without_colours(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "figure.png"
+    arguments = ["views", "digits", "--out", str(sheet), "--policy", "figure", *cached(run)]
+    assert main([*arguments, "--keep", "orientation", "--rows", "3"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"3 images, each with 9 operations: {sheet}"
+    left_out = [line.removeprefix("not shown: ").partition(" (")[0] for line in told[1:]]
+    assert left_out == ["crop, resize and flip", "colour drop", "rotate", "band drop"]
+    with Image.open(sheet) as drawn:
+        assert drawn.width == 180 + 3 * 100 + 4
+
+
+def test_views_say_what_keep_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "views.png"
+    arguments = ["views", "digits", "--out", str(sheet), "--keep", "colour", *cached(run)]
+    assert main([*arguments, "--set", "views.flip=0", "--keep", "orientation"]) == 0
+    told = capsys.readouterr().out
+    assert "leaves out colour jitter, so that" in told and "orientation has no effect" in told
+
+
 def test_labels_by_column_are_kept_apart(run: Path, tmp_path: Path) -> None:
     """evaluate --label b took the place of the rows of --label a."""
     folder = tmp_path / "images"

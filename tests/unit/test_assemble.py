@@ -1,17 +1,19 @@
 """From options to a run: what fits the images, and what a method asks for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from selftaught import assemble, distributed
-from selftaught.config import Config, DataSettings, with_overrides
+from selftaught.config import Config, DataSettings, ViewSettings, with_overrides
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.errors import DataError
 from selftaught.evaluation.evaluate import check_range
@@ -19,8 +21,10 @@ from selftaught.features import features
 from selftaught.methods import REGISTRY
 from selftaught.methods.simclr import SimCLR
 from selftaught.options import Pretrain
+from selftaught.presets import policy_settings
 from selftaught.resolve import resolve
 from selftaught.training.training import Training
+from selftaught.views import policy as policies
 from selftaught.views.policy import Intensity
 from tests.support.sets import array_set
 
@@ -43,6 +47,25 @@ def test_large_photographs_are_kept_at_the_size_of_the_recipe_only(tmp_path: Pat
     assert resolved.images.store.sizes_N2.tolist() == [[128, 128]] * 8
     kept = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
     assert kept < 8 * 700 * 700 * 3 / 2
+
+
+def test_scaling_by_libjpeg_is_a_setting(tmp_path: Path) -> None:
+    photos = photographs(tmp_path / "photos", side=200)
+    contents = set()
+    for dct_scaling in (False, True):
+        asked = (f"data.dct_scaling={str(dct_scaling).lower()}",)
+        options = Pretrain(
+            data=str(photos),
+            out=tmp_path / "run",
+            cache=tmp_path,
+            store_size=40,
+            batch_size=8,
+            set=asked,
+        )
+        resolved = resolve(options, CPU)
+        assert resolved.config.data.dct_scaling == dct_scaling
+        contents.add(resolved.images.content)
+    assert len(contents) == 2
 
 
 def small(tmp_path: Path, **changes: object) -> Config:
@@ -161,3 +184,45 @@ def test_a_mean_of_ones_over_many_processes_is_finite(
     assert trained._all_finite(torch.tensor(1.0))
     monkeypatch.setattr(distributed, "all_reduce_mean_", in_order(world - 1))
     assert not trained._all_finite(torch.tensor(1.0))
+
+
+OPERATIONS = (
+    policies.Flip(0.1),
+    policies.Rotate(0.2),
+    policies.Jitter(0.1, 0.2, 0.3, 0.4, p=0.3),
+    policies.ChannelJitter((0.5, 2.0), (-0.2, 0.3), (0.6, 1.5), p=0.4),
+    policies.BandDrop(0.25, p=0.5),
+    policies.Gray(0.6),
+    policies.Solarise(0.4, p=0.7),
+    policies.Blur((0.2, 3.0), p=0.8),
+    policies.Noise((0.01, 0.2), p=0.9),
+    policies.Sobel(0.95),
+    policies.Cutout((0.1, 0.6), p=1.0),
+)
+
+
+@given(chosen=st.sets(st.sampled_from(range(len(OPERATIONS)))), bicubic=st.booleans())
+def test_a_policy_survives_as_settings(chosen: set[int], bicubic: bool) -> None:
+    used = tuple(operation for k, operation in enumerate(OPERATIONS) if k in chosen)
+    box = policies.RandomCrop((0.3, 0.7), (0.5, 2.0))
+    interpolation: Any = "bicubic" if bicubic else "bilinear"
+    policy = policies.Policy(box, used, normalise=False, interpolation=interpolation)
+    assert assemble.policy(with_overrides(Config(), policy_settings(policy)).views) == policy
+
+
+def test_settings_of_a_policy_are_all_there_are() -> None:
+    names = policy_settings(policies.simclr_imagenet()).keys()
+    assert names == {f"views.{field.name}" for field in fields(ViewSettings)}
+
+
+def test_operations_are_done_in_the_order_of_the_policy_module() -> None:
+    assert tuple(assemble.OPERATIONS) == get_args(policies.Operation)
+    for kind, names in assemble.OPERATIONS.items():
+        assert {field.name for field in fields(kind)} == names.keys()
+
+
+def test_ranges_by_default_are_those_of_the_policy_module() -> None:
+    for kind, names in assemble.OPERATIONS.items():
+        for field, name in names.items():
+            if field != "p":
+                assert getattr(ViewSettings(), name) == getattr(kind(), field)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from selftaught import config as configuration
 from selftaught import ranges
 from selftaught.api import COMMANDS
-from selftaught.config import Config, parse_assignments, to_dict, with_overrides
+from selftaught.assignments import parse_assignments
+from selftaught.config import Config, to_dict, with_overrides
 from selftaught.errors import ConfigError
 from selftaught.presets import PRESETS, preset
 
@@ -52,6 +53,7 @@ BAD = {
     "number for text": ({"method": 3}, "method"),
     "text for truth": ({"views__normalise": "yes!"}, "normalise"),
     "number for a pair": ({"views__crop_scale": 0.2}, "crop_scale"),
+    "an interpolation that is not known": ({"views__interpolation": "cubic"}, "bicubic"),
     "three for a pair": ({"views__crop_scale": [1, 2, 3]}, "crop_scale"),
     "list for a section": ({"loop": [1]}, "loop"),
     "text for a number": ({"loop__lr": "fast"}, "lr"),
@@ -102,7 +104,21 @@ OUT_OF_RANGE: dict[str, list[object]] = {
     "views__hue": [0.6],
     "views__crop_scale": [[0.5, 0.2], [0, 1], [0.5, 1.5], [float("nan"), 1]],
     "views__crop_ratio": [[2, 1], [0, 1]],
+    "views__rotate": [1.01],
+    "views__channel_jitter": [-0.1],
+    "views__gain": [[-0.1, 1], [2, 1]],
+    "views__offset": [[-1.1, 0], [0, 2], [0.5, -0.5]],
+    "views__gamma": [[0, 1]],
+    "views__band_drop": [2],
+    "views__band_share": [1.1],
+    "views__solarise": [-1],
+    "views__threshold": [1.5],
     "views__sigma": [[2, 1], [-1, 1]],
+    "views__noise": [2],
+    "views__noise_sigma": [[-0.1, 0.1], [0, 2]],
+    "views__sobel": [float("nan")],
+    "views__cutout": [1.5],
+    "views__cutout_side": [[0.5, 0.25], [0, 1.5]],
     "seed": [-1, 2**63],
 }
 

@@ -26,10 +26,10 @@ from selftaught.evaluation.representation import (
     calibrate,
     random_init,
     raw_pixels,
-    views,
 )
 from selftaught.evaluation.row import Row, as_dicts, as_text
 from selftaught.evaluation.trial import Trial
+from selftaught.features import views
 from selftaught.views.policy import Flip, Policy, RandomCrop, evaluation
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
@@ -264,8 +264,8 @@ def test_raw_pixels_are_the_images(digits: tuple[Images, Labelled]) -> None:
     channels, intensity = images.checked.channels, images.checked.intensity
     assert vectors.shape == (len(images.store), channels * 32 * 32)
     pixels = vectors.reshape(-1, channels, 32, 32) * intensity.std[0] + intensity.mean[0]
-    raw = images.store.read(np.arange(len(images.store)))
-    raw = (np.asarray(raw, float) - intensity.low) / (intensity.high - intensity.low)
+    raw = images.store.read(np.arange(len(images.store))).flat
+    raw = (raw.astype(float) - intensity.low) / (intensity.high - intensity.low)
     assert pixels.min() > -1e-5 and pixels.max() < 1 + 1e-5
     assert pixels.mean() == pytest.approx(raw.clip(0, 1).mean(), abs=1e-2)
 

@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from selftaught import assemble
-from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings
+from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings, ViewSettings
 from selftaught.data.store import Images, open_images
 from selftaught.methods import REGISTRY
 from selftaught.methods.method import Method
@@ -40,6 +40,7 @@ def losses(method: str, images: Images) -> list[float]:
     config = Config(
         data=DataSettings("digits"),
         network=NetworkSettings(image_size=16, width=4),
+        views=ViewSettings(gray=0.0),  # the digits have one channel
         loop=LoopSettings(
             batch_size=32, total_steps=STEPS, optimizer="sgd", lr=0.02, precision="float64"
         ),

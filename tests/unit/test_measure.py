@@ -1,6 +1,9 @@
 """How speeds are measured: in turns, pair by pair, with the spread beside them."""
 
+import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -52,6 +55,14 @@ def test_items_make_it_a_rate_and_faster_stays_above_one(clock):
     assert (row.ours_value, row.rival_value, row.unit, row.ratio) == (200, 50, "views/s", 4)
 
 
+def test_variants_may_work_on_different_numbers_of_items(clock):
+    """A slow rival gets less to do, and is judged by its rate all the same."""
+    work = {"ours": clock.variant("ours", 1, 2), "rival": clock.variant("rival", 1, 2)}
+    items = {"ours": 1000, "rival": 50}
+    row = measure.compare("work", work, items=items, repeats=2, warmup=0)
+    assert (row.ours_value, row.rival_value, row.ratio) == (750, 37.5, pytest.approx(20))
+
+
 @pytest.mark.parametrize(("names", "repeats"), [("a", 1), ("abc", 1), ("ab", 0)])
 def test_two_variants_and_a_repetition_are_wanted(names, repeats):
     with pytest.raises(ValueError, match="two variants"):
@@ -75,6 +86,34 @@ def test_a_row_is_a_line_of_json_with_where_it_was_measured(clock, tmp_path):
     assert "cores" in first["hardware"] and "GiB" in first["hardware"]
 
 
+def test_the_rows_of_a_run_are_one_array_of_json(clock, tmp_path):
+    work = {"ours": clock.variant("ours", 1), "rival": clock.variant("rival", 3)}
+    rows = [measure.compare(name, work, repeats=1, warmup=0) for name in ("first", "second")]
+    measure.write_json(tmp_path / "new/rows.json", rows)
+    written = json.loads((tmp_path / "new/rows.json").read_text())
+    assert [(row["work"], row["ratio"]) for row in written] == [("first", 3), ("second", 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "publishes"),
+    [([], True), (["--json", "a"], False), (["--json", "a", "--publish"], True)],
+)
+def test_the_page_is_left_alone_where_rows_go_to_a_file(arguments, publishes):
+    parser = argparse.ArgumentParser()
+    measure.output_options(parser)
+    assert measure.publishes(parser.parse_args(arguments)) is publishes
+
+
+def test_a_process_is_confined_to_some_cores():
+    """In a process of its own, for it does not get its cores back."""
+    code = (
+        "import os, torch; from benchmarks.measure import use_cores; use_cores(1); "
+        "print(len(os.sched_getaffinity(0)), torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+
+
 def test_rows_become_a_table_with_one_line_of_place(clock):
     work = {"ours": clock.variant("ours", 1, 2), "lightly": clock.variant("lightly", 3, 5)}
     row = measure.compare("NT-Xent", work, repeats=2, warmup=0)
@@ -93,3 +132,13 @@ def test_a_script_replaces_its_own_part_of_the_results(tmp_path):
         "# Results\n\n<!-- begin speed -->\nthree\n<!-- end speed -->\n"
         "\n<!-- begin accuracy -->\ntwo\n<!-- end accuracy -->\n"
     )
+
+
+def test_the_peak_is_what_a_process_of_its_own_held_at_once():
+    code = (
+        "from benchmarks import measure; before = measure.peak_mib();"
+        "held = b'1' * 2**26; del held; print(measure.peak_mib() - before)"
+    )
+    mine = b"1" * 2**28  # of the program that starts it: does not count
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(mine) and float(done.stdout) == pytest.approx(64, abs=2)

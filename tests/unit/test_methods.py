@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from selftaught import assemble, config
-from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings
+from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings, ViewSettings
 from selftaught.data.batch import Batch
 from selftaught.data.store import Images, open_images
 from selftaught.errors import ConfigError
 from selftaught.files import load_tensors, save_tensors
 from selftaught.methods import REGISTRY, find
 from selftaught.methods.method import Method
+from selftaught.training.micro_batches import part
 from selftaught.training.training import Training
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,7 @@ def settings(name: str, seed: int = 0, precision: str = "float32") -> Config:
         Config(
             data=DataSettings("digits"),
             network=NetworkSettings(image_size=16, width=4),
+            views=ViewSettings(gray=0.0),  # the digits have one channel
             loop=LoopSettings(batch_size=N, epochs=1, precision=precision),
             method=name,
             seed=seed,
@@ -68,18 +70,6 @@ def step(method: Method, batch: Batch) -> tuple[Embedded, Tensor]:
     torch.manual_seed(0)
     embedded = method.embed(batch)
     return embedded, method.loss(embedded, batch)
-
-
-def part(batch: Batch, rows: slice) -> Batch:
-    """Some images of a batch."""
-    return dataclasses.replace(
-        batch,
-        views=[view[rows] for view in batch.views],
-        params=[params[rows] for params in batch.params],
-        rows=batch.rows[rows],
-        draws=batch.draws[rows],
-        labels=None if batch.labels is None else batch.labels[rows],
-    )
 
 
 @EVERY

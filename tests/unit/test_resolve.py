@@ -1,6 +1,7 @@
 """From options to a resolved configuration: what wins over what, and what is never dropped."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from selftaught.config import Config, with_overrides
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError
-from selftaught.options import Pretrain
+from selftaught.options import Pretrain, Views
 from selftaught.presets import preset
-from selftaught.resolve import Resolved, resolve
+from selftaught.resolve import Resolved, resolve, resolve_views
 from tests.support.mistakes import write_images
 
 
@@ -107,13 +108,111 @@ def test_the_echo_is_short_and_says_what_was_resolved(resolved: Any) -> None:
     echo = resolved(encoder="resnet20", epochs=7).echo
     assert "resnet20" in echo and "7 epochs" in echo and "resnet8" not in echo
     assert "selftaught check" in echo and len(echo.splitlines()) == 2
-    assert len(resolved(preset="small").echo.splitlines()) == 1
+    assert len(resolved(preset="small", set=("views.gray=0",)).echo.splitlines()) == 1
 
 
 def test_a_configuration_fed_back_resolves_to_itself(resolved: Any, tmp_path: Path) -> None:
     found = resolved(epochs=3, encoder="resnet20", set=("temperature=0.3",)).config
     configuration.write(found, tmp_path / "c.yaml")
     assert resolved(config=tmp_path / "c.yaml", data="").config == found
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_images(tmp_path_factory.mktemp("images") / "colours", 8, channels=3))
+
+
+PHOTOMETRIC = ("jitter", "channel_jitter", "band_drop", "gray", "solarise", "sobel")
+
+
+def test_keep_acts_on_the_recipe_and_is_written_down(resolved: Any, colours: str) -> None:
+    some = {"data": colours, "set": ("views.blur=0.3",)}
+    before, found = resolved(**some), resolved(keep=("colour", "orientation"), **some)
+    gone = dict.fromkeys((*PHOTOMETRIC, "flip", "rotate"), 0.0)
+    assert found.config.views == replace(before.config.views, **gone)
+    assert found.config == replace(before.config, views=found.config.views)
+    assert found.echo.splitlines()[2:] == [
+        "--keep colour leaves out colour jitter and colour drop, "
+        "so that the encoder does not learn to ignore colour.",
+        "--keep orientation leaves out mirroring, "
+        "so that the encoder does not learn to ignore orientation.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("colour", "scale"), ("scale", "colour"), ("scale", "colour") * 2]
+)
+def test_keep_is_the_same_in_any_order(resolved: Any, colours: str, words: tuple[str, ...]) -> None:
+    views = resolved(data=colours, keep=words).config.views
+    assert (views.crop_scale, views.crop_ratio) == ((0.5, 0.5), (1.0, 1.0))
+    assert not any(getattr(views, name) for name in PHOTOMETRIC) and views.flip == 0.5
+
+
+def test_set_is_stronger_than_keep_and_the_echo_says_so(resolved: Any, colours: str) -> None:
+    asked = ("views.jitter=0.4", "views.hue=0")
+    found = resolved(data=colours, keep=("colour",), set=asked)
+    assert (found.config.views.jitter, found.config.views.gray) == (0.4, 0.0)
+    assert found.echo.endswith("ignore colour. views.jitter stays as --set says.")
+
+
+def test_keep_is_stronger_than_a_preset_and_a_configuration(
+    resolved: Any, colours: str, tmp_path: Path
+) -> None:
+    few = {"data": colours, "batch_size": 4, "keep": ("orientation",)}
+    assert resolved(preset="small", **few).config.views.flip == 0.0
+    written = with_overrides(Config(), {"views.rotate": 0.5, "network.width": 4})
+    configuration.write(written, tmp_path / "c.yaml")
+    found = resolved(config=tmp_path / "c.yaml", **few)
+    assert (found.config.views.flip, found.config.views.rotate) == (0.0, 0.0)
+    assert "mirroring and rotation" in found.echo
+    configuration.write(found.config, tmp_path / "kept.yaml")
+    again = resolved(config=tmp_path / "kept.yaml", data=colours)
+    assert again.config == found.config
+    assert "no effect" in resolved(config=tmp_path / "kept.yaml", **few).echo
+
+
+def test_a_presets_colour_drop_is_left_out_of_images_without_colours(
+    resolved: Any, tmp_path: Path
+) -> None:
+    found = resolved(preset="simclr-cifar10", batch_size=16)
+    assert found.config.views == replace(
+        with_overrides(Config(), preset("simclr-cifar10")).views, gray=0.0
+    )
+    assert found.echo.endswith("it needs 3 channels, these images have 1.")
+    for asked in ({"set": ("views.gray=0.1",)}, {"set": ("views.band_drop=0.1",)}):
+        with pytest.raises(ConfigError, match=r"channels.*views\.\w+=0"):
+            resolved(preset="small", **asked)
+    configuration.write(Config(), tmp_path / "c.yaml")  # of images with colours
+    assert resolved(config=tmp_path / "c.yaml").config.views == replace(Config().views, gray=0.0)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"image_size": 16},
+        {"set": ("network.image_size=16", "views.solarise=0.3")},
+        {"keep": ("scale", "colour"), "set": ("views.jitter=1",)},
+    ],
+)
+def test_views_are_those_of_pretrain_with_the_same_flags(
+    resolved: Any, photos: Path, tmp_path: Path, flags: dict[str, Any]
+) -> None:
+    options = Views(data=str(photos), out=tmp_path / "v.png", cache=tmp_path, **flags)
+    drawn, trained = resolve_views(options, torch.device("cpu")), resolved(**flags)
+    assert drawn.config.views == trained.config.views
+    assert drawn.config.network == trained.config.network
+    assert drawn.config.data == trained.config.data
+    assert drawn.echo in trained.echo
+
+
+def test_a_policy_by_name_is_weaker_than_keep(photos: Path, tmp_path: Path) -> None:
+    options = Views(data=str(photos), out=tmp_path / "v.png", cache=tmp_path, policy="simclr_cifar")
+    found = resolve_views(options, torch.device("cpu"))
+    assert (found.config.views.crop_scale, found.config.views.gray) == ((0.08, 1.0), 0.0)
+    assert found.echo.startswith("Colour drop is left out")
+    kept = resolve_views(replace(options, keep=("scale",)), torch.device("cpu"))
+    assert kept.config.views.crop_scale == (0.5, 0.5)
 
 
 def test_long_work_is_announced_and_short_work_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,14 @@ from PIL import Image
 
 from selftaught.report.page import data_uri
 from selftaught.report.sections import Neighbourhood, neighbours_section, views_section
-from selftaught.report.sheets import contact_sheet, picture, thumbnail, views_sheet
+from selftaught.report.sheets import (
+    Line,
+    contact_sheet,
+    labelled_sheet,
+    picture,
+    thumbnail,
+    views_sheet,
+)
 from selftaught.views.policy import CenterCrop, Intensity, Policy
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply
@@ -76,6 +83,31 @@ def test_a_contact_sheet_centres_pictures_on_white():
     assert (wide[24:72] == 0).all() and (wide[:24] == 255).all() and (wide[72:] == 255).all()
     assert (cell(sheet, 1, 0) == 7).all() and (cell(sheet, 1, 1) == 255).all()
     assert (sheet[:GAP] == 255).all() and (sheet[:, :GAP] == 255).all()
+
+
+def test_a_labelled_sheet_has_its_names_to_the_left_and_a_rule_between_blocks():
+    dots = RNG.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    blocks = [[Line("one", "", dots), Line("two", "of few words", dots[:1])], [Line("", "", dots)]]
+    sheet = opened(labelled_sheet(blocks, side=16))
+    names, step, rule = 180, 16 + GAP, 9
+    assert sheet.shape == (3 * step + 2 * GAP + rule, names + 2 * step + GAP, 3)
+    for row, column in ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1)):
+        top = GAP + row * step + (rule + GAP) * (row > 1)
+        left = names + GAP + column * step
+        shown = sheet[top : top + 16, left : left + 16]
+        assert (shown == dots[column].repeat(2, 0).repeat(2, 1)).all()
+    ink = (sheet[:, :names] < 128).any(axis=(1, 2))
+    assert (
+        ink[:step].any() and ink[step : 2 * step].any() and not ink[2 * step + rule + GAP :].any()
+    )
+    middle = 2 * step + GAP + GAP
+    assert (sheet[middle, GAP:-GAP] < 255).all() and (sheet[middle, :GAP] == 255).all()
+
+
+def test_pictures_that_do_not_fit_by_whole_pixels_are_resized():
+    line = Line("", "", [np.full((10, 5, 3), 50, np.uint8)])
+    sheet = opened(labelled_sheet([[line]], side=16))[GAP : GAP + 16, 180 + GAP : 180 + GAP + 16]
+    assert (sheet[:, 4:12] == 50).all() and (sheet[:, :4] == 255).all()
 
 
 @pytest.mark.parametrize("normalise", [True, False])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from selftaught.report.sheets import picture, views_sheet
 from selftaught.rng import Key, permutation
 from selftaught.training import log
 from selftaught.views.policy import Intensity, ViewSpec
+from selftaught.views.raw import Raw
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply
 
@@ -120,29 +120,30 @@ def sheet(
     images: Images, spec: ViewSpec, intensity: Intensity, *, seed: int, number: int = _SHEET_IMAGES
 ) -> bytes:
     """A contact sheet of `number` images drawn at random, each with views as in training."""
-    order = permutation(Key(seed, "views sheet"), len(images.store))
-    rows_N = np.sort(order[:number])
-    raw = list(images.store.read(rows_N))
-    return views_sheet(raw, seen(raw, spec, intensity, seed=seed, number=_SHEET_VIEWS), intensity)
+    raw = images.store.read(drawn_rows(images, seed, number))
+    views = seen(raw, spec, intensity, seed=seed, number=_SHEET_VIEWS)
+    return views_sheet(raw.images(), views, intensity, normalised=spec.policy.normalise)
 
 
-def seen(
-    raw: Sequence[NDArray[Any]], spec: ViewSpec, intensity: Intensity, *, seed: int, number: int
-) -> list[Tensor]:
-    """`number` views of each raw image (H, W, C), each a tensor (N, C, S, S)."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(image)) for image in raw]
-    sizes_N2 = np.array([image.shape[:2] for image in raw])
-    draws_N = np.arange(len(raw))
+def drawn_rows(images: Images, seed: int, number: int) -> NDArray[np.int64]:
+    """The rows of `number` images drawn at random, in their order."""
+    return np.sort(permutation(Key(seed, "views sheet"), len(images.store))[:number])
+
+
+def seen(raw: Raw, spec: ViewSpec, intensity: Intensity, *, seed: int, number: int) -> list[Tensor]:
+    """`number` views of each image, each a tensor (N, C, S, S)."""
+    pixels = raw.tensors()  # a few images are not worth the kernel's compilation
     return [
         apply(
-            tensors,
+            pixels,
             sample(
                 spec.policy,
                 size=spec.size,
-                sizes_N2=sizes_N2,
-                draws_N=draws_N,
+                sizes_N2=raw.sizes_N2,
+                draws_N=np.arange(len(raw)),
                 seed=seed,
                 view=view,
+                channels=raw.channels,
             ),
             spec.policy,
             intensity,
@@ -167,7 +168,7 @@ def neighbourhoods(
     names = images.checked.images["path"]
 
     def small(row: int) -> Picture:
-        image, name = images.store.read(np.array([row]))[0], names[row].as_py()
+        image, name = images.store.read(np.array([row])).image(0), names[row].as_py()
         return picture(image, intensity, name=name, words=name)
 
     return [

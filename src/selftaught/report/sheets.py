@@ -8,12 +8,13 @@ Shapes:  N images; C channels; H, W height and width; S side of a view. Raw imag
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from selftaught.report.page import data_uri
@@ -23,6 +24,17 @@ from selftaught.views.tensors import resize, to_unit
 
 _GAP = 4  # pixels between the pictures of a sheet
 _PAPER = 255  # a sheet's background
+_INK, _PALE, _RULE = (20, 20, 20), (110, 110, 110), (170, 170, 170)
+_NAMES, _SIZES = 180, (16, 13)  # pixels: the column of names, the letters of names and words
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a sheet: its name, what is said of it, and its uint8 pictures (H, W, 3)."""
+
+    name: str
+    words: str
+    pictures: Sequence[NDArray[np.uint8]]
 
 
 def thumbnail(image_HWC: NDArray[Any], intensity: Intensity, *, side: int = 64) -> bytes:
@@ -55,7 +67,7 @@ def views_sheet(
         side: Longer side of each picture in pixels.
     """
     raw = [_small(image, intensity, side) for image in images_raw]
-    seen = [_seen(view, intensity if normalised else None) for view in views]
+    seen = [pictures(view, intensity if normalised else None) for view in views]
     return contact_sheet([list(row) for row in zip(raw, *seen, strict=True)], side=side)
 
 
@@ -66,6 +78,45 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], *, side: int = 96
         rows: The lines from the top; they may differ in length.
         side: Side of the squares in pixels.
     """
+    return _file(_grid(rows, side), "PNG", optimize=True)
+
+
+def labelled_sheet(blocks: Sequence[Sequence[Line]], *, side: int = 96) -> bytes:
+    """Lines of pictures with their names to the left, as a PNG file; a rule between the blocks.
+
+    Pictures smaller than the squares are enlarged pixel by pixel where the side is a multiple.
+
+    Args:
+        blocks: One line or more each.
+        side: Side of the squares in pixels.
+    """
+    parts = []
+    for block in blocks:
+        grid_HW3 = _grid([[_enlarged(p, side) for p in line.pictures] for line in block], side)
+        names_HW3 = _names([(line.name, line.words) for line in block], side)
+        parts.append(np.concatenate([names_HW3, grid_HW3], axis=1))
+    width = max(part.shape[1] for part in parts)
+    rule_HW3 = np.full((2 * _GAP + 1, width, 3), _PAPER, np.uint8)
+    rule_HW3[_GAP, _GAP:-_GAP] = _RULE
+    wide = [
+        np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=_PAPER) for p in parts
+    ]
+    stacked = [wide[0]]
+    for part in wide[1:]:
+        stacked += [rule_HW3, part]
+    return _file(np.concatenate(stacked), "PNG", optimize=True)
+
+
+def pictures(view_NCSS: Tensor, normalised: Intensity | None = None) -> list[NDArray[np.uint8]]:
+    """Views as RGB pictures; of normalised ones, the intensity's mean and std are taken back."""
+    view_NSSC = view_NCSS.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    if normalised is not None:
+        view_NSSC = view_NSSC * np.array(normalised.std) + np.array(normalised.mean)
+    return [_shown(view_SSC) for view_SSC in view_NSSC]
+
+
+def _grid(rows: Sequence[Sequence[NDArray[np.uint8]]], side: int) -> NDArray[np.uint8]:
+    """Lines of pictures, each in the middle of a square."""
     step = side + _GAP
     across = max((len(row) for row in rows), default=0)
     sheet_HW3 = np.full((len(rows) * step + _GAP, across * step + _GAP, 3), _PAPER, np.uint8)
@@ -75,20 +126,33 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], *, side: int = 96
             h, w = fitted_HW3.shape[:2]
             top, left = _GAP + r * step + (side - h) // 2, _GAP + c * step + (side - w) // 2
             sheet_HW3[top : top + h, left : left + w] = fitted_HW3
-    return _file(sheet_HW3, "PNG", optimize=True)
+    return sheet_HW3
+
+
+def _names(lines: Sequence[tuple[str, str]], side: int) -> NDArray[np.uint8]:
+    """Names and below them what is said of them, beside the lines of a grid, to its left."""
+    step = side + _GAP
+    large, small = (ImageFont.load_default(size=size) for size in _SIZES)
+    canvas = Image.new("RGB", (_NAMES, len(lines) * step + _GAP), (_PAPER,) * 3)
+    draw = ImageDraw.Draw(canvas)
+    for r, (name, words) in enumerate(lines):
+        middle = _GAP + r * step + side // 2
+        shift = _SIZES[0] // 2 if words else 0
+        draw.text((_NAMES - 8, middle - shift), name, fill=_INK, font=large, anchor="rm")
+        draw.text((_NAMES - 8, middle + 10), words, fill=_PALE, font=small, anchor="rm")
+    return np.asarray(canvas)
+
+
+def _enlarged(image_HW3: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Every pixel as a square of pixels, where that gives the side."""
+    times, rest = divmod(side, max(image_HW3.shape[:2]))
+    return image_HW3 if rest else image_HW3.repeat(times, 0).repeat(times, 1)
 
 
 def _small(image_HWC: NDArray[Any], intensity: Intensity, side: int) -> NDArray[np.uint8]:
     """A raw image as an RGB picture; made small first, for it may be a large photograph."""
     raw_HWC = torch.from_numpy(_fitted(image_HWC, side))
     return _shown(to_unit(raw_HWC, intensity).numpy())
-
-
-def _seen(view_NCSS: Tensor, intensity: Intensity | None) -> list[NDArray[np.uint8]]:
-    view_NSSC = view_NCSS.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    if intensity is not None:
-        view_NSSC = view_NSSC * np.array(intensity.std) + np.array(intensity.mean)
-    return [_shown(view_SSC) for view_SSC in view_NSSC]
 
 
 def _shown(unit_HWC: NDArray[Any]) -> NDArray[np.uint8]:
