@@ -170,6 +170,7 @@ def training(config: Config, images: "Images", device: torch.device, threads: in
         device=device,
         intensity=built.encoder.config.intensity,
         labels=_labels(built, images),
+        compiled=config.loop.compile,
     )
     return Training(built, feed, plan(config, images, device), device)
 

@@ -129,6 +129,23 @@ def test_views_of_pixels_that_travelled(name: str, each: bool) -> None:
     assert furthest(at_once[0], at_once[1]) > 0.1
 
 
+def test_a_compiling_engine_compiles_what_a_gpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch makes of it is compared in test_views_tensors.py."""
+    compiled: list[Policy] = []
+
+    def everywhere(x: torch.Tensor, policy: Policy, *_: object) -> torch.Tensor:
+        compiled.append(policy)
+        return x
+
+    monkeypatch.setattr(tensors, "_compiled", lambda: everywhere)
+    raw, policy = Raw.of(random_images(4, seed=0)), POLICIES["imagenet"]
+    wanted = [(params_of(raw, policy), policy)]
+    for ours in (Engine(Intensity(), CPU), Engine(Intensity(), CPU, compiled=True)):
+        ours.begin([raw], wanted)()
+        ours.finish([_Packed.of(raw, pinned=False)], wanted)
+    assert compiled == [policy]
+
+
 # --- memory
 
 

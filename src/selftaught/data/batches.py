@@ -51,6 +51,7 @@ class Feed:
         device: Where the views are wanted.
         intensity: How raw values become the network's input.
         labels: (N,) what `Batch.labels` is taken from.
+        compiled: Whether torch compiles the views that a GPU makes.
         replaced: Names of files that went bad since the check, each once.
 
     Raises:
@@ -67,6 +68,7 @@ class Feed:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     intensity: Intensity = field(default_factory=Intensity)
     labels: NDArray[Any] | None = None
+    compiled: bool = False
     replaced: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Feed:
                 f"give a multiple of {world()}, the number of processes",
             )
         self._health = _Health(self.images, self.replaced)
-        self._engine = Engine(self.intensity, self.device)
+        self._engine = Engine(self.intensity, self.device, compiled=self.compiled)
 
     @property
     def steps_per_epoch(self) -> int:

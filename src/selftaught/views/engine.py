@@ -90,10 +90,14 @@ class Engine:
     Args:
         intensity: Range of the raw values; mean and standard deviation of each channel.
         device: Where the views are wanted.
+        compiled: Whether torch compiles what a GPU does.
     """
 
-    def __init__(self, intensity: Intensity, device: torch.device) -> None:
-        self.intensity, self.device, self.buffers = intensity, device, Buffers()
+    def __init__(
+        self, intensity: Intensity, device: torch.device, *, compiled: bool = False
+    ) -> None:
+        self.intensity, self.device, self.compiled = intensity, device, compiled
+        self.buffers = Buffers()
 
     def begin(self, pixels: Sequence[Raw], wanted: Sequence[Wanted]) -> Finish:
         """What a thread does ahead of time; calling the result does the rest.
@@ -122,7 +126,7 @@ class Engine:
 
         pixels = [one.on(self.device) for one in packed]
         return [
-            tensors.apply(images, params, policy, self.intensity)
+            tensors.apply(images, params, policy, self.intensity, compiled=self.compiled)
             for images, (params, policy) in zip(_of_each(pixels, wanted), wanted, strict=True)
         ]
 
