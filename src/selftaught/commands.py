@@ -9,6 +9,7 @@ import torch
 
 from selftaught import assemble, config, options, recipe
 from selftaught.answer import Answer, answer
+from selftaught.assignments import parse_assignments
 from selftaught.config import Config, DataSettings
 from selftaught.data.check import write_index
 from selftaught.data.labels import label
@@ -295,7 +296,8 @@ def _figure(resolved: Resolved, chosen: options.Views, number: int) -> tuple[byt
     from selftaught.figure import draw, figure
 
     images, size = resolved.images, resolved.config.network.image_size
-    shown = figure(resolved.config.views, size, images.store.channels, chosen.keep)
+    asked = parse_assignments(chosen.set)
+    shown = figure(resolved.config.views, size, images.store.channels, chosen.keep, asked)
     rows = [row.name for row in (*shown.paper, *shown.ours)]
     text = f"{number} images, each with {len(rows)} operations: {chosen.out}"
     text += "".join(f"\nnot shown: {reason}" for reason in shown.left_out)

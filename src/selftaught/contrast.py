@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from selftaught.distributed import all_gather, rank, same, world
 from selftaught.errors import UserError
 
-TILE = 512  # the fastest of 256 to 2,048 at 8,192 rows, on one core and on two
+TILE = 512  # rows; a tile takes 1 MiB in float32
 ENOUGH = TILE  # keys from which on tiles are faster than the whole matrix and its cross-entropy
 _BLOCK = 2**21  # products that `accuracy` holds at once
 
@@ -30,11 +30,12 @@ _BLOCK = 2**21  # products that `accuracy` holds at once
 def fits(keys: int, tau: float, dtype: torch.dtype) -> bool:
     """Whether tiles are worth while for so many keys, and their exponentials safe in the type.
 
-    exp(-1 / tau) and keys * exp(1 / tau), and the inverses of both, must be normal numbers: in
-    float32 1 / tau + log(keys) <= 80, or tau >= 0.0141 at 8,192 keys; in float64 <= 700.
+    exp(-1 / tau) and keys * exp(1 / tau), the inverses of both, and a mean's share 1 / keys of the
+    latter must be normal numbers: in float32 1 / tau + 2 log(keys) <= 80, or tau >= 0.0162 at
+    8,192 keys; in float64 <= 700.
     """
     largest = math.floor(math.log(torch.finfo(dtype).max) / 10) * 10
-    return keys >= ENOUGH and 1 / tau + math.log(keys) <= largest
+    return keys >= ENOUGH and 1 / tau + 2 * math.log(keys) <= largest
 
 
 def gathered(row_N2D: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +104,7 @@ class _Symmetric(torch.autograd.Function):
         share_Q, total_QD = gradient_Q / sums_Q, torch.zeros_like(z_QD)
         if kept:
             tile = kept[0] * (share_Q[:, None] + share_Q)
-            return tile @ scaled_QD, None
+            return torch.mm(tile, scaled_QD, out=total_QD), None
         for a, b, tile in _tiles(scaled_QD, z_QD, first=0, above=True):
             tile.mul_(share_Q[a, None] + share_Q[b])  # P + P^T
             total_QD[a].addmm_(tile, scaled_QD[b])

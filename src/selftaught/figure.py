@@ -4,7 +4,7 @@ Chen et al. 2020, figure 4, in its order; below a line the operations that are n
 those of the settings, so that the picture shows what training with them would do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from selftaught import assemble
@@ -51,7 +51,13 @@ class Figure:
     left_out: list[str]
 
 
-def figure(views: ViewSettings, size: int, channels: int, words: Iterable[str] = ()) -> Figure:
+def figure(
+    views: ViewSettings,
+    size: int,
+    channels: int,
+    words: Iterable[str] = (),
+    asked: Collection[str] = (),
+) -> Figure:
     """Which operations are shown for images of so many channels.
 
     Args:
@@ -59,8 +65,9 @@ def figure(views: ViewSettings, size: int, channels: int, words: Iterable[str] =
         size: Side of a view in pixels.
         channels: Of the images.
         words: Of --keep; what they exclude is not shown.
+        asked: Dotted names that the user has set, which --keep leaves alone.
     """
-    excluded = {name: word for word in words for name in KEEP[word]}
+    excluded = {n: word for word in words for n in KEEP[word] if f"views.{n}" not in asked}
     paper: list[Row] = []
     ours: list[Row] = []
     left_out = []

@@ -26,7 +26,7 @@ NAMES = {
 """What teaches to ignore something, by the setting that removes it."""
 
 # Brightness is colour too: a stain, a mineral and a measured intensity are told by it. Half of the
-# area is the largest crop that still moves: two of a square image share a sixth of it or more.
+# area is a large crop that still moves: two of a square image share a sixth of it or more.
 KEEP: dict[str, dict[str, Any]] = {
     "colour": dict.fromkeys(
         ("jitter", "channel_jitter", "band_drop", "gray", "solarise", "sobel"), 0.0

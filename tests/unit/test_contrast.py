@@ -63,7 +63,7 @@ def test_float64_equals_the_dense_form(N: int, tau: float) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("tau", [0.5, 0.1, 0.015])
+@pytest.mark.parametrize("tau", [0.5, 0.1, 0.02])
 @pytest.mark.parametrize("N", [T // 2, 700])
 def test_float32_gradient_is_within_1e_5_of_its_largest_entry(N: int, tau: float) -> None:
     z = views(N, 32, torch.float32)
@@ -108,8 +108,9 @@ def test_a_nan_is_not_hidden() -> None:
     assert nt_xent(z0, z1, 0.1).isnan()
 
 
-def test_autocast_changes_nothing() -> None:
-    z = views(T, 32, torch.float32)
+@pytest.mark.parametrize("images", [T // 2, T])
+def test_autocast_changes_nothing(images: int) -> None:
+    z = views(images, 32, torch.float32)
     plain = value_and_gradients(lambda a, b: nt_xent(a, b, 0.1), *z)
     with torch.autocast("cpu", torch.bfloat16):
         inside = value_and_gradients(lambda a, b: nt_xent(a, b, 0.1), *z)
@@ -170,10 +171,10 @@ def test_the_lowest_temperature_that_fits_leaves_every_number_normal(
     keys: int, dtype: torch.dtype
 ) -> None:
     lowest = next(tau for n in range(1, 1000) if contrast.fits(keys, tau := n / 10_000, dtype))
-    assert lowest < {torch.float32: 0.016, torch.float64: 0.0016}[dtype]
+    assert lowest < {torch.float32: 0.02, torch.float64: 0.0016}[dtype]
     tiny = torch.finfo(dtype).tiny
     least, most = (torch.tensor([x / lowest], dtype=dtype).exp() for x in (-1, 1))
-    for number in (least, keys * most, 1 / least, 1 / (keys * most)):
+    for number in (least, keys * most, 1 / least, 1 / (keys * most), 1 / keys / (keys * most)):
         assert number.isfinite() and number >= tiny
 
 

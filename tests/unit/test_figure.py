@@ -76,6 +76,8 @@ def test_what_keep_excludes_is_not_shown() -> None:
         *("rotate", "cutout", "Gaussian noise", "Gaussian blur")
     ]
     assert colour.ours == []
+    asked = figure(ViewSettings(), 32, 3, ["colour"], ["views.jitter"])
+    assert [row.name for row in asked.paper[3:5]] == ["colour jitter", "rotate"]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

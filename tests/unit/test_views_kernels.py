@@ -170,6 +170,16 @@ def test_a_box_outside_its_image_is_refused(box):
         kernels.apply(raw, params, policy, Intensity())
 
 
+def test_one_box_an_image_and_one_axis_of_pixels_are_asked_for():
+    raw, policy = Raw.of(np.zeros((3, 8, 8, 3), np.uint8)), simclr_cifar()
+    params = params_of(raw, policy, 8)
+    strided = replace(raw, flat=np.zeros(2 * len(raw.flat), np.uint8)[::2])
+    flat = replace(raw, flat=raw.flat[None])
+    for images, drawn in ((raw, params[:1]), (raw[:1], params), (strided, params), (flat, params)):
+        with pytest.raises(IndexError):
+            kernels.apply(images, drawn, policy, Intensity())
+
+
 def test_an_image_outside_the_pixels_is_refused():
     raw, policy = Raw.of(np.zeros((2, 8, 8, 3), np.uint8)), simclr_cifar()
     short = replace(raw, flat=raw.flat[:-1])

@@ -79,6 +79,9 @@ def torchvision(transform: v2.Transform, image: torch.Tensor, n: int = N) -> lis
         return [transform.make_params([image]) for _ in range(n)]
 
 
+BOX = ("top", "left", "height", "width")
+
+
 def always(operation):
     return dataclasses.replace(operation, p=1.0)
 
@@ -98,14 +101,32 @@ def p_alike(ours, theirs) -> float:
 @pytest.mark.parametrize("crop", [RandomCrop(), RandomCrop((0.2, 1.0), (0.5, 2.0))])
 def test_boxes_are_distributed_as_torchvisions(sizes, crop):
     theirs = torchvision(v2.RandomResizedCrop(8, crop.scale, crop.ratio), torch.empty(1, *sizes))
-    ours_N4 = draw(Policy(crop), sizes).box_N4
-    for column, name in enumerate(("top", "left", "height", "width")):
-        p = p_alike(ours_N4[:, column], [t[name] for t in theirs])
-        assert p > ALIKE, name
-    areas = [t["height"] * t["width"] for t in theirs]
-    assert p_alike(ours_N4[:, 2] * ours_N4[:, 3], areas) > ALIKE
-    bottoms = [t["top"] + t["height"] for t in theirs]
-    assert p_alike(ours_N4[:, 0] + ours_N4[:, 2], bottoms) > ALIKE
+    ours_N4, theirs_N4 = (
+        draw(Policy(crop), sizes).box_N4,
+        np.array([[t[n] for n in BOX] for t in theirs]),
+    )
+    for part in (slice(2, 3), slice(3, 4)):
+        assert p_alike(ours_N4[:, part].ravel(), theirs_N4[:, part].ravel()) > ALIKE
+    assert p_alike(ours_N4[:, 2:].prod(axis=1), theirs_N4[:, 2:].prod(axis=1)) > ALIKE
+    # Where no attempt fits they take the largest box in the middle, we take it anywhere.
+    largest = draw(Policy(RandomCrop((2.0, 2.0), crop.ratio)), sizes, n=1).box_N4[0, 2:]
+    ours_N4, theirs_N4 = (b[(b[:, 2:] != largest).any(axis=1)] for b in (ours_N4, theirs_N4))
+    for a, b in ((ours_N4[:, 0], theirs_N4[:, 0]), (ours_N4[:, 1], theirs_N4[:, 1])):
+        assert not len(a) or p_alike(a, b) > ALIKE
+    bottoms = (ours_N4[:, 0] + ours_N4[:, 2], theirs_N4[:, 0] + theirs_N4[:, 2])
+    assert not len(ours_N4) or p_alike(*bottoms) > ALIKE
+
+
+def test_where_no_box_fits_the_largest_is_taken_anywhere():
+    """An area of half of a 100 x 300 image is no square: the views must differ all the same."""
+    square = RandomCrop((0.5, 0.5), (1.0, 1.0))
+    box_N4 = draw(Policy(square), (100, 300)).box_N4
+    assert (box_N4[:, 2:] == 100).all() and (box_N4[:, 0] == 0).all()
+    left_N = box_N4[:, 1]
+    assert (left_N.min(), left_N.max()) == (0, 200)
+    assert stats.kstest(left_N / 200, "uniform").pvalue > ALIKE / 10
+    assert (draw(Policy(square), (300, 100)).box_N4[:, 0] == left_N).mean() < 0.1
+    assert np.array_equal(draw(Policy(square), (100, 300), n=9).box_N4, box_N4[:9])
 
 
 def test_jitter_is_distributed_as_torchvisions():

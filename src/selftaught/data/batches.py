@@ -249,10 +249,15 @@ class _Health:
         if self._state_N[row] == _UNKNOWN:
             try:
                 self._store.read(np.array([row]))
-                self._state_N[row] = _GOOD
+                self._note_good(row)
             except BadImage as error:
                 self._note(row, error)
         return int(self._state_N[row])
+
+    def _note_good(self, row: int) -> None:
+        with self._lock:  # another thread may have found it bad meanwhile
+            if self._state_N[row] == _UNKNOWN:
+                self._state_N[row] = _GOOD
 
     def _note(self, row: int, error: BadImage) -> None:
         with self._lock:

@@ -28,7 +28,7 @@ from selftaught.views.raw import Pixels, Raw
 Form = Literal["memory", "disk", "encoded"]
 
 _MEMORY_SHARE = 0.25  # of all memory
-_GAP = 2  # store sizes that libjpeg leaves to our filter, whose shape then decides: see dct_scaling
+_GAP = 2  # libjpeg shrinks to this many store sizes at least, and our filter does the rest
 
 
 class Store:
@@ -121,8 +121,8 @@ def open_images(
         min_side: Images with a shorter side below it, in pixels, are rejected.
         store_size: Shrink shorter sides to it, in pixels, once.
         dct_scaling: Decode JPEGs at a half, a quarter or an eighth of their size where that leaves
-            twice the store size (Pillow's `reducing_gap`): large photographs are read faster, and
-            pixels differ by a level of 255 or so (benchmarks/dct_scaling.py).
+            twice the store size (Pillow's `reducing_gap`): large photographs are read faster, with
+            other pixels. benchmarks/dct_scaling.py measures both.
         form: How pixels are kept; None: in memory if they take at most 25 % of it, else on disk if
             they take at most half of what is free there, else as the files that they are.
 

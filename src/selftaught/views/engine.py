@@ -33,7 +33,7 @@ Finish = Callable[[], list[Tensor]]
 class Buffers:
     """Memory for views, handed out again once nothing holds it; asked by several threads.
 
-    Fresh memory comes from the system page by page, which takes an eighth of the kernel's time.
+    Fresh memory comes from the system page by page, and each is cleared at its first touch.
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,8 @@ def apply(
     """Make one view of each image: (N, C, S, S), as `tensors.apply` does.
 
     Compiles when a type of pixels is met for the first time, and says so on stderr; the code is
-    kept on disk. Pixels that are not finite give values without meaning in their own view.
+    kept on disk where that is possible. Pixels that are not finite give values without meaning in
+    their own view.
 
     Args:
         raw: The images: uint8, uint16 or float32.
@@ -61,7 +62,7 @@ def apply(
     Raises:
         ConfigError: The intensity has not one mean, or one a channel.
         ValueError: `out` has another shape or type, or is not contiguous.
-        IndexError: A box, or an image, is not within the pixels.
+        IndexError: A box, or an image, is not within the pixels, or there is not one box an image.
     """
     shape = (len(raw), raw.channels, params.size, params.size)
     out = torch.empty(shape, dtype=dtype) if out is None else out
@@ -86,6 +87,10 @@ def _places(out: Tensor) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
 
 def _pixels(raw: Raw, params: ViewParams) -> Pixels:
     """Checked here, for the kernel checks no index."""
+    if not len(raw) == len(params) == len(raw.sizes_N2):
+        raise IndexError(f"{len(raw)} images of {len(raw.sizes_N2)} sizes, {len(params)} boxes")
+    if raw.flat.ndim != 1 or not raw.flat.flags.c_contiguous:
+        raise IndexError("the pixels are not one contiguous axis")
     height_N, width_N = raw.sizes_N2.T
     top_N, left_N, rows_N, columns_N = params.box_N4.T
     inside_N = (top_N >= 0) & (left_N >= 0) & (rows_N > 0) & (columns_N > 0)
@@ -181,7 +186,7 @@ class _Announcer(Listener):
         """numba tells of every function; only the outermost is of interest."""
         if event.data["dispatcher"] is make:
             self.begun = time.perf_counter()
-            _say(f"Compiling the views of {self.dtype} images; once on this machine.")
+            _say(f"Compiling the views of {self.dtype} images, to be kept for the next time.")
 
     def on_end(self, event: Any) -> None:
         """The outermost function is the last."""

@@ -204,9 +204,9 @@ def _boxes(box: Box, sizes_N2: NDArray[np.int64], numbers: _Numbers) -> NDArray[
     if not fits_N.all():  # most fit at once: the other attempts are drawn for the rest only
         again_N = ~fits_N
         tries_NA4 = numbers("crop", 4 * _ATTEMPTS, again_N).reshape(-1, _ATTEMPTS, 4)
-        box_N4[again_N], fits_again_N = _first_fit(box, sizes_N2[again_N], tries_NA4)
-        fits_N[again_N] = fits_again_N
-    box_N4[~fits_N] = _fallback_boxes(box, sizes_N2[~fits_N])
+        tried_N4, fits_N = _first_fit(box, sizes_N2[again_N], tries_NA4)
+        largest_N4 = _largest_boxes(box, sizes_N2[again_N], tries_NA4[:, -1, 2:])
+        box_N4[again_N] = np.where(fits_N[:, None], tried_N4, largest_N4)
     return box_N4
 
 
@@ -227,13 +227,16 @@ def _first_fit(
     return box_N4.astype(np.int64), fits_NA.any(axis=1)
 
 
-def _fallback_boxes(crop: RandomCrop, sizes_N2: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The largest central box whose aspect ratio is allowed."""
+def _largest_boxes(
+    crop: RandomCrop, sizes_N2: NDArray[np.int64], uniform_N2: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The largest box whose aspect ratio is allowed, anywhere: the views of a long image differ."""
     height, width = sizes_N2.T
     low, high = min(crop.ratio), max(crop.ratio)
     h = np.where(width / height < low, np.rint(width / low), height).astype(np.int64)
     w = np.where(width / height > high, np.rint(height * high), width).astype(np.int64)
-    return np.stack([(height - h) // 2, (width - w) // 2, h, w], axis=1)
+    top, left = np.floor(uniform_N2.T * (height - h + 1, width - w + 1)).astype(np.int64)
+    return np.stack([top, left, h, w], axis=1)
 
 
 def _fixed_boxes(crop: CenterCrop | CornerCrop, sizes_N2: NDArray[np.int64]) -> NDArray[np.int64]:
