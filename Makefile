@@ -53,7 +53,7 @@ format: venv  ## what ruff can put right by itself
 
 bench: venv  ## make bench NAME=... ARGS="...": run benchmarks/NAME.py; without NAME, list them
 	@if [ -n "$(NAME)" ]; then $(RUN)/python -m benchmarks.$(NAME) $(ARGS); \
-	    else ls benchmarks/[a-z]*.py | grep -v measure.py \
+	    else ls benchmarks/[a-z]*.py | grep -vE 'measure|rivals' \
 	        | sed -nE 's#benchmarks/([a-z0-9_]+)\.py#  make bench NAME=\1#p'; fi
 
 constraints: venv  ## write constraints.txt anew from what is installed

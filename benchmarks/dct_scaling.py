@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.measure import Row, append, compare, markdown, publish
+from benchmarks import measure
+from benchmarks.measure import Row, compare, markdown
 from selftaught.data.check import Checked, check
 from selftaught.data.images import find
 from selftaught.data.store import EncodedStore, Store, open_store
@@ -51,11 +52,12 @@ def main() -> None:
                 row, difference = _measure(checked, side, size, chosen.repeats)
                 rows.append(row)
                 differences.append(difference)
-    for row in rows if chosen.json else ():
-        append(chosen.json, row)
+    if chosen.json:
+        measure.write_json(chosen.json, rows)
     text = f"## DCT-scaled decoding\n\n{markdown(rows)}\n{_table(differences)}"
     print(text)
-    publish(RESULTS, "dct scaling", text)
+    if measure.publishes(chosen):
+        measure.publish(RESULTS, "dct scaling", text)
 
 
 def _arguments() -> argparse.Namespace:
@@ -64,7 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--number", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", type=Path)
+    measure.output_options(parser)
     return parser.parse_args()
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selftaught.data.decode import BadImage, decode
+from selftaught.data.decode import decode
+from selftaught.errors import BadImage
 from tests.support.bad_files import encoded, photograph
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")

@@ -7,6 +7,8 @@ pair of neighbouring runs gives one ratio; the row carries the median ratio and 
     append(Path("rows.jsonl"), row)
 """
 
+import argparse
+import contextlib
 import json
 import os
 import platform
@@ -56,7 +58,7 @@ def compare(
     work: str,
     variants: Mapping[str, Work],
     *,
-    items: float | None = None,
+    items: float | Mapping[str, float] | None = None,
     of: str = "images",
     repeats: int = 9,
     warmup: int = 2,
@@ -67,7 +69,8 @@ def compare(
     Args:
         work: What is done, sizes included.
         variants: Ours first, then the rival, by name.
-        items: How many things one call works on: values are then things a second.
+        items: How many things one call works on, of each variant where they differ: values are
+            then things a second.
         of: What those things are.
         repeats: Timed calls of each.
         warmup: Calls of each that are thrown away (compilation, caches).
@@ -80,8 +83,12 @@ def compare(
         raise ValueError(f"two variants and a repetition are wanted, not {list(variants)}")
     seconds = alternate(variants, repeats=repeats, warmup=warmup)
     (ours, a), (rival, b) = seconds.items()
-    ratios = [theirs / mine for mine, theirs in zip(a, b, strict=True)]
-    a, b = ([items / t if items else t for t in side] for side in (a, b))
+    each = items if isinstance(items, Mapping) else dict.fromkeys(variants, items or 1.0)
+    ratios = [
+        (theirs / each[rival]) / (mine / each[ours]) for mine, theirs in zip(a, b, strict=True)
+    ]
+    if items:
+        a, b = ([each[name] / t for t in seconds[name]] for name in (ours, rival))
     return Row(
         work=work,
         ours=ours,
@@ -118,6 +125,57 @@ def append(path: Path, row: Row) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(asdict(row)) + "\n")
+
+
+def write_json(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows of a run as one JSON array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def output_options(parser: argparse.ArgumentParser) -> None:
+    """Where a script's rows go: into docs/results.md, unless a file is named for them."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    publish_help = "write docs/results.md, which is left alone where --json is given"
+    parser.add_argument("--publish", action="store_true", help=publish_help)
+
+
+def publishes(chosen: argparse.Namespace) -> bool:
+    """Whether the page shall be written."""
+    return bool(chosen.publish or chosen.json is None)
+
+
+def use_cores(number: int) -> None:
+    """Confine this process, and those that it starts, to so many cores and threads.
+
+    Threads of torch, OpenCV and numba alike. Call it before anything is measured.
+
+    Raises:
+        ValueError: There are not so many cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= number <= len(cores):
+        raise ValueError(f"{number} of {len(cores)} cores are wanted")
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores[-number:])
+    import numba
+    import torch
+
+    torch.set_num_threads(number)
+    numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(number)
+
+
+def peak_mib() -> float:
+    """The most memory, in MiB, that this process has held since it began (Linux's VmHWM).
+
+    getrusage's ru_maxrss would also know that of the program that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def markdown(rows: Sequence[Row]) -> str:

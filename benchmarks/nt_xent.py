@@ -27,7 +27,8 @@ from selftaught.methods.simclr import nt_xent
 TURNS = {512: 101, 2048: 25, 8192: 7, 16384: 3}  # by 2N
 LARGE, SMALL, PROCESSES = 8192, 64, 3  # 2N whose memory is measured, and how often
 D, TAU = 128, 0.1
-RESULTS, ROWS = Path("docs/results.md"), Path("runs/benchmarks/nt_xent.jsonl")
+ROOT = Path(__file__).parents[1]
+RESULTS, ROWS = ROOT / "docs/results.md", ROOT / "runs/benchmarks/nt_xent.jsonl"
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -149,7 +149,7 @@ def _micro_batch(config: Config) -> int:
     if size and images % size:
         raise ConfigError(
             f"--micro-batch {size} does not divide the {images} images of a process",
-            "give a divisor of them",
+            f"give {max(n for n in range(1, min(size, images) + 1) if images % n == 0)}",
         )
     return size
 

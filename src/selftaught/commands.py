@@ -27,6 +27,7 @@ from selftaught.rng import Key, permutation
 from selftaught.training import log
 
 _EVALUATION = "evaluation.json"
+_LARGEST_SHEET = 10**8  # pixels
 
 
 def check(chosen: options.Check) -> Answer:
@@ -42,6 +43,7 @@ def check(chosen: options.Check) -> Answer:
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=[chosen.data])
     data = DataSettings(lasting(chosen.data), min_side=chosen.min_side)
     looked = assemble.checked(Config(data=data), chosen.cache, chosen.threads)
+    recipe.check_enough(looked)
     advice = recipe.recommend(looked, str(device))
     advised = dataclasses.replace(recipe.apply_advice(advice), seed=0)
     data = dataclasses.replace(advised.data, path=data.path, min_side=data.min_side)
@@ -70,9 +72,12 @@ def views(chosen: options.Views) -> Answer:
     from selftaught.report.contents import sheet
 
     device = torch.device(pick_device(chosen.device))
+    if chosen.out.suffix.lower() != ".png":
+        raise FileError(f"--out {chosen.out} is no name of a PNG file", "let it end in .png")
     check_out(chosen.out, overwrite=chosen.overwrite, file=True)
     resolved = resolve_views(chosen, device)
     images, number = resolved.images, min(chosen.rows, len(resolved.images.store))
+    _check_sheet(number, resolved.config.network.image_size)
     if chosen.policy == FIGURE:
         drawn, text = _figure(resolved, chosen, number)
     else:
@@ -289,6 +294,15 @@ def _check_text(
     config_file = quoted(out / "config.yaml")
     lines += ["", f"selftaught pretrain --config {config_file} --out RUN trains with it."]
     return "\n".join(lines)
+
+
+def _check_sheet(number: int, size: int) -> None:
+    """Refuse pictures that nobody can open; a row has about ten views."""
+    if 10 * number * size**2 > _LARGEST_SHEET:
+        raise ConfigError(
+            f"a sheet of {number} images with views of {size} px would be too large",
+            "give a smaller --image-size or fewer --rows",
+        )
 
 
 def _figure(resolved: Resolved, chosen: options.Views, number: int) -> tuple[bytes, str]:

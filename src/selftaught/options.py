@@ -89,7 +89,7 @@ class Pretrain(Machine):
     batch_size: int | None = None
     """Images a step, over all processes."""
     micro_batch: int | None = None
-    """Images a process embeds at once; the loss still sees the whole batch. 0, the default: all."""
+    """Images embedded at once, with their own batch statistics; the loss sees all. 0: all."""
     seed: int | None = None
     """Of everything random. By default 0."""
     seconds: float | None = None

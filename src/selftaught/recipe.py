@@ -29,13 +29,8 @@ class Advice:
     why: str
 
 
-def recommend(checked: Checked, device: str, *, image_size: int | None = None) -> list[Advice]:
-    """A recipe for these images on this device, in the order in which it is printed.
-
-    Args:
-        checked: What `check` found.
-        device: Where training will run.
-        image_size: The views' side, where the user has chosen it.
+def check_enough(checked: Checked) -> None:
+    """Refuse to learn from next to nothing.
 
     Raises:
         DataError: There are fewer than four usable images.
@@ -46,6 +41,17 @@ def recommend(checked: Checked, device: str, *, image_size: int | None = None) -
             f"{number} usable image{'s' * (number != 1)}: too few to learn from",
             "give at least 4 images, better some hundreds",
         )
+
+
+def recommend(checked: Checked, device: str, *, image_size: int | None = None) -> list[Advice]:
+    """A recipe for these images on this device, in the order in which it is printed.
+
+    Args:
+        checked: What `check` found.
+        device: Where training will run.
+        image_size: The views' side, where the user has chosen it.
+    """
+    number = max(4, len(checked.images))  # fewer may be looked at, not learnt from
     gpu = device.startswith("cuda")
     size = image_size or _image_size(_median_side(checked), gpu)
     return [

@@ -65,6 +65,8 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     first = with_overrides(base or Config(), given, "pretrain")
     init = _before_reading(first, given, options)
     looked = assemble.checked(first, options.cache, options.threads)
+    if base is None:
+        recipe.check_enough(looked)
     start = base or _advised(looked, device, init.config.image_size if init else None, given)
     fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
     chosen = with_overrides(fitting, given, "pretrain")
@@ -88,6 +90,9 @@ def resolve_views(options: Views, device: torch.device) -> Resolved:
     """
     check_words(options.keep)
     given, named = _given(options), policy_named(options.policy) if options.policy else {}
+    for name in given:
+        if name.startswith(("options.", "loop.")):
+            raise ConfigError(f"{name} has no effect on views", "give --set views.NAME=VALUE")
     first = with_overrides(Config(), named | given, "views")
     looked = assemble.checked(first, options.cache, options.threads)
     start = with_overrides(_advised(looked, device, None, given), named, "--policy")

@@ -244,6 +244,15 @@ OTHERS: dict[str, tuple[list[object], str]] = {
     "a network that timm lacks": (["export", "run", "--to", "timm", "--out", "t"], "selftaught"),
     "a policy": (["views", "photos", "--out", "s.png", "--policy", "simclr"], "simclr_"),
     "a figure": (["views", "photos", "--out", "s.png", "--policy", "figur"], "'figure'"),
+    "a picture of another kind": (["views", "photos", "--out", "s.jpg"], "end in .png"),
+    "a sheet too large": (
+        ["views", "photos", "--out", "s.png", "--image-size", "4096"],
+        "smaller --image-size",
+    ),
+    "what no view shows": (
+        ["views", "photos", "--out", "s.png", "--set", "temperature=0.2"],
+        "--set views.NAME=VALUE",
+    ),
     "what no view keeps": (["views", "photos", "--out", "s.png", "--keep", "scales"], "'scale'"),
     "views without colours": (
         ["views", "photos", "--out", "s.png", "--set", "views.gray=1"],

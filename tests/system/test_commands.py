@@ -89,6 +89,16 @@ def test_views_say_what_keep_left_out(
     assert "leaves out colour jitter, so that" in told and "orientation has no effect" in told
 
 
+@pytest.mark.parametrize("policy", [(), ("--policy", "figure")])
+def test_one_image_is_enough_to_look_at(tmp_path: Path, policy: tuple[str, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), np.uint8)
+    np.savez(tmp_path / "one.npz", images=image)
+    sheet, cache = tmp_path / "views.png", ["--cache", str(tmp_path / "cache")]
+    assert main(["views", str(tmp_path / "one.npz"), "--out", str(sheet), *policy, *cache]) == 0
+    with Image.open(sheet) as drawn:
+        assert drawn.format == "PNG"
+
+
 def test_labels_by_column_are_kept_apart(run: Path, tmp_path: Path) -> None:
     """evaluate --label b took the place of the rows of --label a."""
     folder = tmp_path / "images"

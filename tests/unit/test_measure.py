@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 
@@ -142,3 +143,15 @@ def test_the_peak_is_what_a_process_of_its_own_held_at_once():
     mine = b"1" * 2**28  # of the program that starts it: does not count
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(mine) and float(done.stdout) == pytest.approx(64, abs=2)
+
+
+def test_threads_wait_in_benchmarks_as_they_do_in_training():
+    """Spinning ones ran a benchmark on two cores at a sixth of its speed: torch came first."""
+    code = (
+        "import benchmarks, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["PASSIVE", "False"]

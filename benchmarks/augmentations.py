@@ -1,0 +1,287 @@
+"""Which augmentations make a representation: single operations and pairs, on one branch.
+
+    python -m benchmarks.augmentations --data DIR [--seconds 120] [--cells N] [--publish]
+
+In the form of SimCLR's figure 5 (Chen et al. 2020, section 3.1): one view is the image as it is,
+the other has one operation, or two, done to it. DIR holds train.npz and test.npz of CIFAR-10.
+resnet8 is trained on the training images without their labels, and judged by the protocol `linear`
+on all test images. Deviations: no crop precedes, for all images have one size; and a pair has one
+order, that of views/policy.py.
+
+7 operations alone, with three seeds, and their 21 pairs, beside three networks without training.
+The first run fixes how many steps all take: those that fit --seconds. A run that --out holds is not
+done again; --cells N does the next N only. docs/ is written when all are there, or with --publish.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import measure
+from selftaught import assemble
+from selftaught.config import Config, with_overrides
+from selftaught.data.batches import Feed
+from selftaught.data.labels import label
+from selftaught.data.store import open_images
+from selftaught.encoders.encoder import Encoder
+from selftaught.evaluation.linear import linear
+from selftaught.evaluation.representation import EncoderRepresentation, random_init
+from selftaught.evaluation.trial import Trial
+from selftaught.machine import cores
+from selftaught.methods.simclr import SimCLR, SimCLROptions
+from selftaught.presets import preset
+from selftaught.training.loop import seconds_per_step, steps_within
+from selftaught.training.training import Training
+from selftaught.views import policy as views
+from selftaught.views.policy import CenterCrop, Policy, ViewSpec
+
+DOCS = Path(__file__).parents[1] / "docs"
+SIZE = 32
+
+OPERATIONS: dict[str, tuple[Any, ...]] = {
+    "crop and resize": (views.RandomCrop((0.08, 1.0)),),
+    "cutout": (views.Cutout(p=1.0),),
+    "colour": (views.Jitter(), views.Gray()),
+    "Sobel": (views.Sobel(p=1.0),),
+    "noise": (views.Noise(p=1.0),),
+    "blur": (views.Blur(p=1.0),),
+    "rotate": (views.Rotate(p=0.75),),
+}
+"""In the order of the figure. Rotate: each of the four angles as likely."""
+
+RANDOM = "random init"
+_ORDER = [kind.__name__ for kind in assemble.OPERATIONS]
+SEEDS = (0, 1, 2)
+PLAIN = ViewSpec(Policy(CenterCrop()), SIZE)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One run: a pair of operations, or twice the same, and a seed; RANDOM: no training."""
+
+    first: str
+    second: str
+    seed: int = 0
+
+    def __str__(self) -> str:
+        names = " + ".join(dict.fromkeys((self.first, self.second)))
+        return f"{names}, seed {self.seed}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is left to do, then write the page if all is there."""
+    chosen = parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as cache:
+        study = Study(chosen.data, Path(cache), chosen.out)
+        left = [cell for cell in cells() if cell not in study.accuracy]
+        for cell in left[: chosen.cells]:
+            study.run(cell, chosen.seconds)
+    if chosen.publish or all(cell in study.accuracy for cell in cells()):
+        publish(study.accuracy, study.steps)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--out", type=Path, default=Path("runs/augmentations.jsonl"))
+    options.add_argument("--seconds", type=float, default=120)
+    options.add_argument("--cells", type=int)
+    options.add_argument("--publish", action="store_true")
+    return options
+
+
+def cells() -> Iterator[Cell]:
+    """All of them: the diagonal, the pairs, the diagonal with the other seeds, no training."""
+    yield from (Cell(name, name) for name in OPERATIONS)
+    yield from (Cell(*pair) for pair in combinations(OPERATIONS, 2))
+    yield from (Cell(name, name, seed) for seed in SEEDS[1:] for name in OPERATIONS)
+    yield from (Cell(RANDOM, RANDOM, seed) for seed in SEEDS)
+
+
+def policy(*names: str) -> Policy:
+    """The operations of some names, in the order in which views/policy.py does them."""
+    parts = [part for name in dict.fromkeys(names) for part in OPERATIONS[name]]
+    boxes = [part for part in parts if isinstance(part, views.RandomCrop)]
+    operations = [part for part in parts if not isinstance(part, views.RandomCrop)]
+    operations.sort(key=lambda operation: _ORDER.index(type(operation).__name__))
+    return Policy(boxes[0] if boxes else CenterCrop(), tuple(operations))
+
+
+class Study:
+    """The runs that are done, and what the others need.
+
+    Attributes:
+        accuracy: Of the runs that are done, a share.
+        steps: That every run takes; 0 as long as none has fixed them.
+    """
+
+    def __init__(self, data: Path, cache: Path, out: Path) -> None:
+        self.unlabelled = open_images(str(data / "train.npz"), cache=cache)
+        self.images = open_images(str(data), cache=cache)
+        self.labels = label(self.images.checked)
+        self.out, self.steps, self.accuracy = out, 0, dict[Cell, float]()
+        for line in out.read_text().splitlines() if out.exists() else []:
+            self._note(json.loads(line))
+
+    def run(self, cell: Cell, seconds: float) -> None:
+        """Train and judge, and add a line to --out."""
+        if cell.first == RANDOM:
+            network = assemble.encoder(self._config(cell), self.images).config
+            subject = random_init(network, self.images, self.labels.train, seed=cell.seed)
+        else:
+            encoder = self._trained(cell, seconds)
+            subject = EncoderRepresentation(str(cell), encoder, threads=cores())
+        done = asdict(cell) | {"steps": self.steps, "accuracy": self._accuracy(subject)}
+        print(f"{cell}: {done['accuracy']:.1%}", flush=True)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with self.out.open("a") as file:
+            file.write(json.dumps(done) + "\n")
+        self._note(done)
+
+    def _note(self, line: dict[str, Any]) -> None:
+        self.accuracy[Cell(line["first"], line["second"], line["seed"])] = line["accuracy"]
+        self.steps = self.steps or line["steps"]
+
+    def _trained(self, cell: Cell, seconds: float) -> Encoder:
+        """An encoder after as many steps as every run takes."""
+        if not self.steps:
+            self.steps = steps_within(seconds, seconds_per_step(self._training(cell)))
+        training = self._training(cell)
+        while not training.done:
+            with closing(training.batches()) as batches:
+                for batch in batches:
+                    training.take(batch)
+        training.check_finite()
+        return training.method.encoder
+
+    def _training(self, cell: Cell) -> Training:
+        """SimCLR whose first view is the plain image, and whose second is the cell's."""
+        config, images, device = self._config(cell), self.unlabelled, torch.device("cpu")
+        specs = (PLAIN, ViewSpec(policy(cell.first, cell.second), SIZE))
+        torch.manual_seed(cell.seed)  # of the head
+        options = SimCLROptions(**config.options)
+        method = SimCLR(assemble.encoder(config, images), options, policy=specs)
+        feed = Feed(
+            images,
+            specs=specs,
+            batch_size=config.loop.batch_size,
+            seed=cell.seed,
+            threads=cores(),
+            intensity=method.encoder.config.intensity,
+        )
+        return Training(method, feed, assemble.plan(config, images, device), device)
+
+    def _config(self, cell: Cell) -> Config:
+        changes = {"network.image_size": SIZE, "seed": cell.seed, "loop.total_steps": self.steps}
+        return with_overrides(Config(), preset("small") | changes)
+
+    def _accuracy(self, subject: EncoderRepresentation) -> float:
+        """On all test images, by the protocol `linear`."""
+        train, labels_N = self.labels.train, self.labels.labels_N
+        classes = len(self.labels.classes)
+        answer = linear(
+            subject, Trial(self.images, train, labels_N[train], self.labels.test, classes=classes)
+        )
+        each_once = np.ones((len(answer.rows), 1), np.float32)
+        return float(answer.figures["accuracy"](labels_N[answer.rows], each_once)[0])
+
+
+# --- the page
+
+
+def publish(accuracy: Mapping[Cell, float], steps: int) -> None:
+    """The part of docs/results.md, with its heat map."""
+    heat_map(matrix(accuracy), DOCS / "augmentations.svg")
+    text = page(accuracy, steps)
+    print(text)
+    measure.publish(DOCS / "results.md", "augmentations", text)
+
+
+def matrix(accuracy: Mapping[Cell, float]) -> NDArray[np.float64]:
+    """Per cent by pair, symmetric, the diagonal a mean over seeds; NaN where a run is missing."""
+    names = list(OPERATIONS)
+    values = np.full((len(names), len(names)), np.nan)
+    for i, first in enumerate(names):
+        for j, second in enumerate(names):
+            found = _seeds(accuracy, first, second) or _seeds(accuracy, second, first)
+            values[i, j] = 100 * mean(found) if found else np.nan
+    return values
+
+
+def _seeds(accuracy: Mapping[Cell, float], first: str, second: str) -> list[float]:
+    """Of all seeds that were run."""
+    return [accuracy[cell] for seed in SEEDS if (cell := Cell(first, second, seed)) in accuracy]
+
+
+def page(accuracy: Mapping[Cell, float], steps: int) -> str:
+    """What docs/results.md says."""
+    header = [
+        "## Which augmentations make a representation",
+        "",
+        "Linear accuracy in per cent on CIFAR-10 (resnet8, all 10,000 test images) after "
+        f"{steps:,} steps of 256 images in which one view was the image itself and the other had "
+        "the operation of the row and that of the column; on the diagonal one operation alone, "
+        f"{_extremes(accuracy)} `python -m benchmarks.augmentations` measures it anew.",
+        "",
+        "![The table as a heat map](augmentations.svg)",
+        "",
+    ]
+    names = list(OPERATIONS)
+    table = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for name, row in zip(names, matrix(accuracy), strict=True):
+        cells = ["" if np.isnan(value) else f"{value:.1f}" for value in row]
+        table.append(f"| {name} | " + " | ".join(cells) + " |")
+    place = f"\n{measure.hardware()}; " + ", ".join(
+        f"{name} {version}" for name, version in measure.versions().items()
+    )
+    return "\n".join([*header, *table, place + "."])
+
+
+def _extremes(accuracy: Mapping[Cell, float]) -> str:
+    """How far seeds lie apart, and what no training gives."""
+    alone = [_seeds(accuracy, name, name) for name in OPERATIONS]
+    apart = max((max(found) - min(found) for found in alone if found), default=0.0)
+    random = _seeds(accuracy, RANDOM, RANDOM)
+    words = f"the mean of up to {len(SEEDS)} seeds, which lie at most {100 * apart:.1f} apart."
+    return words + (f" No training: {100 * mean(random):.1f}." if random else "")
+
+
+def heat_map(values: NDArray[np.float64], path: Path) -> None:
+    """The matrix as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "selftaught"  # equal values give equal files
+    from matplotlib import pyplot
+
+    names = list(OPERATIONS)
+    figure, axis = pyplot.subplots(figsize=(7, 6), layout="constrained")
+    shown = axis.imshow(values, cmap="viridis")
+    figure.colorbar(shown, label="linear accuracy on CIFAR-10, per cent")
+    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "black" if value > middle else "white"
+            axis.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
+    axis.spines[:].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
