@@ -93,11 +93,11 @@ def resolve_views(options: Views, device: torch.device) -> Resolved:
     for name in given:
         if name.startswith(("options.", "loop.")):
             raise ConfigError(f"{name} has no effect on views", "give --set views.NAME=VALUE")
-    first = with_overrides(Config(), named | given, "views")
+    first = with_overrides(Config(), named | given, "--set")
     looked = assemble.checked(first, options.cache, options.threads)
     start = with_overrides(_advised(looked, device, None, given), named, "--policy")
     fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
-    chosen = with_overrides(fitting, given, "views")
+    chosen = with_overrides(fitting, given, "--set")
     check_channels(assemble.policy(chosen.views), looked.channels)
     images = assemble.opened(chosen, options.cache, options.threads, looked)
     return Resolved(chosen, images, "\n".join(left_out))
