@@ -35,6 +35,7 @@ def one_has_no_cache(folder: Path, caches: list[Path]) -> NDArray[np.float32]:
     return computed(folder, caches[rank()])
 
 
+@pytest.mark.slow
 def test_a_process_without_the_cache_does_not_wait_for_ever(tmp_path: Path) -> None:
     truth = computed(tmp_path, tmp_path / "a")
     for found in gloo.run(2, one_has_no_cache, tmp_path, [tmp_path / "a", tmp_path / "b"]):

@@ -323,6 +323,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault(arguments: list[str]) -> None
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_log(original: Path, tmp_path: Path) -> None:
     """selftaught pretrain ... 2>&1 | head -1."""
     read, write = os.pipe()
@@ -358,6 +359,7 @@ def test_names_that_are_not_utf8_are_printed(tmp_path: Path, encoding: str) -> N
     assert done.stdout.isascii() or encoding == "utf-8"
 
 
+@pytest.mark.slow
 def test_images_whose_name_is_not_utf8(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "photos", 16)
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xf6tos"))
