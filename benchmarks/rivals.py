@@ -42,7 +42,7 @@ def rivals(
         pictures: What views are made of.
         policy: A random crop, and some of flip, jitter, grey and blur.
         size: S.
-        batch: B.
+        batch: B; a worker's batch is a quarter of it, so that all workers have some.
         cores: Those that may be used.
     """
     apart = {
@@ -51,8 +51,9 @@ def rivals(
         "torchvision v2 on tensors": (as_tensor, twice(torchvision_view(policy, size))),
         "albumentations": (as_array, twice(albumentations_view(policy, size))),
     }
+    of_a_worker = batch if cores == 1 else max(1, batch // 4)
     makers: dict[str, Make] = {
-        name: _Loader(Views(pictures, load, transform), batch, cores)
+        name: _Loader(Views(pictures, load, transform), of_a_worker, cores)
         for name, (load, transform) in apart.items()
     }
     return makers | {"kornia, batched": _Kornia(pictures, policy, size, batch, cores)}

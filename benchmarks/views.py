@@ -7,7 +7,7 @@ two views of SimCLR's ImageNet policy: crop, flip, jitter (p 0.8, s 1.0), grey 0
 and 224 px also blur 0.5. Ours are batches as training takes them, from reading and drawing on; what
 the rivals do is in benchmarks/rivals.py. The process, with its workers, keeps to so many cores;
 each pair takes turns, with as many images for each as it makes in about --seconds. On several cores
-a rival's batches are a quarter as large, for each is a worker's and all workers shall have some.
+a worker's batches are a quarter as large, so that all workers have some.
 
 Rows and a plot go into docs/; with --json FILE rows go there, and docs/ is left alone unless
 --publish is given too. Views of 32 px come from arrays; of 96 and 224 px from JPEG files, decoded
@@ -79,8 +79,7 @@ class Case:
     @property
     def rivals(self) -> dict[str, Make]:
         """Everyone else's."""
-        batch = self.batch if self.cores == 1 else max(1, self.batch // 4)
-        return rivals(self.pictures, self.policy, self.size, batch=batch, cores=self.cores)
+        return rivals(self.pictures, self.policy, self.size, batch=self.batch, cores=self.cores)
 
     def __str__(self) -> str:
         cores = f"{self.cores} core{'s' * (self.cores > 1)}"

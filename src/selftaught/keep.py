@@ -67,6 +67,11 @@ def keep(config: Config, words: Iterable[str], asked: Collection[str]) -> tuple[
 
 def _sentence(word: str, changes: dict[str, Any], before: ViewSettings, asked: list[str]) -> str:
     done = [NAMES[name] for name, value in changes.items() if getattr(before, name) != value]
-    text = f"--keep {word} leaves out {' and '.join(done)}" if done else f"--keep {word}"
-    text += f", so that the encoder does not learn to ignore {word}." if done else " has no effect."
+    if not done:
+        text = f"--keep {word} has no effect."
+    elif asked:  # what stays may teach it all the same
+        text = f"--keep {word} leaves out {', '.join(done)}."
+    else:
+        text = f"--keep {word} leaves out {', '.join(done)}, so that the encoder does not learn to "
+        text += f"ignore {word}."
     return text + "".join(f" views.{name} stays as --set says." for name in asked)

@@ -132,11 +132,18 @@ def test_keep_acts_on_the_recipe_and_is_written_down(resolved: Any, colours: str
     assert found.config.views == replace(before.config.views, **gone)
     assert found.config == replace(before.config, views=found.config.views)
     assert found.echo.splitlines()[2:] == [
-        "--keep colour leaves out colour jitter and colour drop, "
+        "--keep colour leaves out colour jitter, colour drop, "
         "so that the encoder does not learn to ignore colour.",
         "--keep orientation leaves out mirroring, "
         "so that the encoder does not learn to ignore orientation.",
     ]
+
+
+def test_keep_promises_nothing_where_set_wins(resolved: Any, colours: str) -> None:
+    echo = resolved(data=colours, keep=("scale",), set=("views.crop_scale=0.2,1",)).echo
+    assert echo.splitlines()[2] == (
+        "--keep scale leaves out crops of various shapes. views.crop_scale stays as --set says."
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def test_set_is_stronger_than_keep_and_the_echo_says_so(resolved: Any, colours: 
     asked = ("views.jitter=0.4", "views.hue=0")
     found = resolved(data=colours, keep=("colour",), set=asked)
     assert (found.config.views.jitter, found.config.views.gray) == (0.4, 0.0)
-    assert found.echo.endswith("ignore colour. views.jitter stays as --set says.")
+    assert found.echo.endswith("out colour drop. views.jitter stays as --set says.")
 
 
 def test_keep_is_stronger_than_a_preset_and_a_configuration(
@@ -164,7 +171,7 @@ def test_keep_is_stronger_than_a_preset_and_a_configuration(
     configuration.write(written, tmp_path / "c.yaml")
     found = resolved(config=tmp_path / "c.yaml", **few)
     assert (found.config.views.flip, found.config.views.rotate) == (0.0, 0.0)
-    assert "mirroring and rotation" in found.echo
+    assert "mirroring, rotation" in found.echo
     configuration.write(found.config, tmp_path / "kept.yaml")
     again = resolved(config=tmp_path / "kept.yaml", data=colours)
     assert again.config == found.config
