@@ -1,6 +1,6 @@
 """Which augmentations make a representation: single operations and pairs, on one branch.
 
-    python -m benchmarks.augmentations --data DIR [--seconds 120] [--cells N] [--publish]
+    python -m benchmarks.augmentations --data DIR [--seconds 120] [--cells N] [--share I OF]
 
 In the form of SimCLR's figure 5 (Chen et al. 2020, section 3.1): one view is the image as it is,
 the other has one operation, or two, done to it. DIR holds train.npz and test.npz of CIFAR-10.
@@ -10,7 +10,9 @@ order, that of views/policy.py.
 
 7 operations alone, with three seeds, and their 21 pairs, beside three networks without training.
 The first run fixes how many steps all take: those that fit --seconds. A run that --out holds is not
-done again; --cells N does the next N only. docs/ is written when all are there, or with --publish.
+done again; --cells N does the next N only; --share I OF is the I-th of OF processes at work at
+once, one of which a core is faster than one on all. docs/ is written when all are there, or with
+--publish.
 """
 
 import argparse
@@ -84,9 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as cache:
         study = Study(chosen.data, Path(cache), chosen.out)
-        left = [cell for cell in cells() if cell not in study.accuracy]
+        share, of = chosen.share
+        left = [cell for cell in list(cells())[share::of] if cell not in study.accuracy]
         for cell in left[: chosen.cells]:
             study.run(cell, chosen.seconds)
+        study.read()  # what the others did meanwhile
     if chosen.publish or all(cell in study.accuracy for cell in cells()):
         publish(study.accuracy, study.steps)
 
@@ -99,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, default=Path("runs/augmentations.jsonl"))
     options.add_argument("--seconds", type=float, default=120)
     options.add_argument("--cells", type=int)
+    options.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("I", "OF"))
     options.add_argument("--publish", action="store_true")
     return options
 
@@ -133,7 +138,11 @@ class Study:
         self.images = open_images(str(data), cache=cache)
         self.labels = label(self.images.checked)
         self.out, self.steps, self.accuracy = out, 0, dict[Cell, float]()
-        for line in out.read_text().splitlines() if out.exists() else []:
+        self.read()
+
+    def read(self) -> None:
+        """Know the runs that --out holds."""
+        for line in self.out.read_text().splitlines() if self.out.exists() else []:
             self._note(json.loads(line))
 
     def run(self, cell: Cell, seconds: float) -> None:
