@@ -5,11 +5,10 @@ change a run. The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Paral
 as easy as 1, 2, 3", SC 2011): the key is hashed from (seed, purpose, epoch, view), the counter is
 (draw, block), and each counter gives four 32-bit words.
 
-Shapes:  N draws; n numbers a draw; K keys.
+Shapes:  N draws; n numbers a draw.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,16 +36,13 @@ class Key:
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
-def philox(
-    counters_4N: NDArray[np.uint32], key: tuple[int, int] | NDArray[np.uint64]
-) -> NDArray[np.uint32]:
-    """Philox4x32-10 of many counters under one key, (4, N) to (4, N); or to (4, K, N) under keys
-    (2, K, 1).
+def philox(counters_4N: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
+    """Philox4x32-10 of many counters under one key, (4, N) to (4, N).
 
     Wraparound of the 32-bit key schedule is part of the definition.
     """
     c0, c1, c2, c3 = (row.astype(np.uint64) for row in counters_4N)
-    k0, k1 = np.asarray(key, np.uint64)
+    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
     for _ in range(_ROUNDS):
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
@@ -78,13 +74,6 @@ def _counters(draws_N: NDArray[np.int64], blocks: int) -> NDArray[np.uint32]:
 def uniform(key: Key, draws_N: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """n uniform numbers in [0, 1) for each draw, (N, n), on a grid of 2^-32."""
     return np.multiply(words(key, draws_N, n), 2.0**-32, dtype=np.float64)
-
-
-def uniform_fours(keys: Sequence[Key], draws_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What `uniform` gives of each key for n = 4, (K, N, 4), in one go."""
-    keys_2K1 = np.array([key.words() for key in keys], np.uint64).T[:, :, None]
-    words_4KN = philox(_counters(draws_N, 1), keys_2K1)
-    return np.multiply(words_4KN.transpose(1, 2, 0), 2.0**-32, dtype=np.float64)
 
 
 def permutation(key: Key, n: int) -> NDArray[np.int64]:

@@ -6,7 +6,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught.rng import Key, permutation, philox, torch_seed, uniform, uniform_fours, words
+from selftaught.rng import Key, permutation, philox, torch_seed, uniform, words
+from selftaught.views.fused import draws as compiled
 
 # Known answers of Philox4x32-10 that the authors publish with their own code (Random123).
 KNOWN_ANSWERS = [
@@ -64,11 +65,13 @@ def test_asking_for_more_numbers_does_not_change_the_first(n: int, more: int) ->
     assert np.array_equal(words(BASE, draws_N, n + more)[:, :n], words(BASE, draws_N, n))
 
 
-@given(draws=DRAWS, keys=st.lists(st.sampled_from([BASE, *OTHERS]), min_size=1))
-def test_several_keys_at_once_give_what_each_gives_alone(draws: list[int], keys: list[Key]) -> None:
+@given(
+    draws=DRAWS, keys=st.lists(st.sampled_from([BASE, *OTHERS]), min_size=1), n=st.integers(1, 9)
+)
+def test_compiled_code_gives_the_same_numbers(draws: list[int], keys: list[Key], n: int) -> None:
     draws_N = np.array(draws)
-    alone = [uniform(key, draws_N, 4) for key in keys]
-    assert np.array_equal(uniform_fours(keys, draws_N), np.stack(alone))
+    alone = [uniform(key, draws_N, n) for key in keys]
+    assert np.array_equal(compiled.uniform(keys, draws_N, n), np.stack(alone))
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -111,8 +111,7 @@ class Feed:
 
         indices = range(skip, self.steps_per_epoch)
         with contextlib.closing(ahead(begun, indices, threads=self.threads)) as made:
-            for one in made:
-                yield self._batch(one)
+            yield from map(self._batch, made)  # holds no batch while the next is made
 
     def _permutation(self, epoch: int) -> Rows:
         return permutation(Key(self.seed, "order", epoch), len(self.images.store))

@@ -134,7 +134,7 @@ def _setting(raw: Raw, params: ViewParams, policy: Policy, intensity: Intensity)
         gain=np.float32(1 / (high - low)),
         clipped=_clips(raw.flat.dtype, low, high),
         cubic=policy.interpolation == "bicubic",
-        live_4=np.isin(np.arange(4), jitter.live(channels) if jitter else []),
+        live_4=np.array([jitter is not None and n in jitter.live(channels) for n in range(4)]),
         reach=blur.width(size) // 2 if blur else 0,
         key0=key0,
         key1=key1,

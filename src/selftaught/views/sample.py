@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.rng import Key, uniform, uniform_fours
+from selftaught.rng import Key, uniform
 from selftaught.views.policy import (
     BandDrop,
     Blur,
@@ -34,6 +34,7 @@ from selftaught.views.policy import (
     check_channels,
 )
 
+_FEW = 32  # draws that are not worth loading compiled code
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop
 _SAME = (1.0, 1.0, 1.0, 0.0)  # factors and hue shift that change nothing
 
@@ -56,7 +57,7 @@ class _Numbers:
     def draw(self, purposes: Sequence[str]) -> None:
         """The first four numbers of some purposes, all at once."""
         keys = [self.key(purpose) for purpose in purposes]
-        self.fours.update(zip(purposes, uniform_fours(keys, self.draws_N), strict=True))
+        self.fours.update(zip(purposes, self._uniform(keys, self.draws_N, 4), strict=True))
 
     def __call__(
         self, purpose: str, n: int, rows: NDArray[Any] | None = None
@@ -64,7 +65,17 @@ class _Numbers:
         if n <= 4 and rows is None and purpose in self.fours:
             return self.fours[purpose][:, :n]
         draws_N = self.draws_N if rows is None else self.draws_N[rows]
-        return uniform(self.key(purpose), draws_N, n)
+        return self._uniform([self.key(purpose)], draws_N, n)[0]
+
+    def _uniform(
+        self, keys: Sequence[Key], draws_N: NDArray[np.int64], n: int
+    ) -> list[NDArray[np.float64]]:
+        """n numbers under each key for some draws, (K, N, n): the same bits from both."""
+        if len(self.draws_N) < _FEW:
+            return [uniform(key, draws_N, n) for key in keys]
+        from selftaught.views.fused import draws
+
+        return list(draws.uniform(keys, draws_N, n))
 
     def key(self, purpose: str) -> Key:
         return Key(self.seed, f"views/{purpose}", self.epoch, self.view)
@@ -205,8 +216,10 @@ def _boxes(box: Box, sizes_N2: NDArray[np.int64], numbers: _Numbers) -> NDArray[
         again_N = ~fits_N
         tries_NA4 = numbers("crop", 4 * _ATTEMPTS, again_N).reshape(-1, _ATTEMPTS, 4)
         tried_N4, fits_N = _first_fit(box, sizes_N2[again_N], tries_NA4)
-        largest_N4 = _largest_boxes(box, sizes_N2[again_N], tries_NA4[:, -1, 2:])
-        box_N4[again_N] = np.where(fits_N[:, None], tried_N4, largest_N4)
+        if not fits_N.all():
+            largest_N4 = _largest_boxes(box, sizes_N2[again_N], tries_NA4[:, -1, 2:])
+            tried_N4 = np.where(fits_N[:, None], tried_N4, largest_N4)
+        box_N4[again_N] = tried_N4
     return box_N4
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selftaught.views.fused.compiled import ONE, ZERO, Floats, compiled, part, rounded
+from selftaught.views.fused.compiled import ONE, ZERO, Floats, compiled, inlined, part, rounded
 
 SLOTS = 4  # resampled rows that are kept when rows are mixed last: the taps of a bicubic filter
 
@@ -35,12 +35,12 @@ def make_filter(length: int, size: int, cubic: bool, first_S: Any, weights: Floa
     The centre is rounded to float32, as torchvision does it; all else is float64. Weights of pixel
     u are weights[u * K : (u + 1) * K]; taps beyond the box weigh nothing.
     """
-    scale = np.float32(length) / np.float32(size)
-    stretch = max(float(scale), 1.0)
+    scale = _as_float32(length / size)
+    stretch = max(scale, 1.0)
     support = 2 * stretch if cubic else stretch
     taps = math.ceil(2 * support)
     for u in range(size):
-        center = float(np.float32(scale * np.float32(u + 0.5)))
+        center = _as_float32(scale * (u + 0.5))
         first = max(math.floor(center - support + 0.5), 0)
         first_S[u] = first
         weights_K, total = part(weights, u * taps, taps), 0.0
@@ -52,6 +52,15 @@ def make_filter(length: int, size: int, cubic: bool, first_S: Any, weights: Floa
         for k in range(taps):
             weights_K[k] /= np.float32(total)
     return taps
+
+
+@rounded
+def _as_float32(x: float) -> float:
+    """x > 0 rounded to the 24 bits of float32. The compiler leaves a conversion there and back out
+    where it makes this a part of a function whose sums may be reordered."""
+    bits = np.float64(x).view(np.int64)
+    bits += 0xFFFFFFF + ((bits >> 29) & 1)
+    return np.int64(bits & ~0x1FFFFFFF).view(np.float64)
 
 
 @rounded
@@ -75,7 +84,7 @@ def turn(first_S: Any, weights: Floats, size: int, taps: int) -> None:
             a[k], b[k] = b[k], a[k]
 
 
-@compiled
+@inlined
 def resample(box: Box, setting: Any, scratch: Any, x_V: Floats, rows: Any, done: int) -> int:
     """Rows rows[0] to rows[1] - 1 of the view; `done` is what the last call returned, first 0."""
     size = setting.size
@@ -90,7 +99,7 @@ def resample(box: Box, setting: Any, scratch: Any, x_V: Floats, rows: Any, done:
     return done
 
 
-@compiled
+@inlined
 def _mix_first(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int) -> None:
     row, taps, last = part(scratch.row, 0, box.width), box.row_taps, box.height - 1
     weights_K = part(scratch.row_weights, i * taps, taps)
@@ -108,7 +117,7 @@ def _mix_first(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int) -> Non
     _resample_row(box, setting, scratch, x_V, i * setting.size, setting.size * setting.size)
 
 
-@compiled
+@inlined
 def _mix_last(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int, done: int) -> int:
     """Of the box `done` rows have been resampled; the last few lie in a ring. The new number."""
     size, first, ring = setting.size, scratch.row_first_S[i], scratch.ring
@@ -129,7 +138,7 @@ def _mix_last(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int, done: i
     return done
 
 
-@compiled
+@inlined
 def _resample_row(box: Box, setting: Any, scratch: Any, out: Floats, at: int, plane: int) -> None:
     """The interleaved row in `scratch.row` into a row of each plane; usual taps are unrolled."""
     row, first_S, weights = scratch.row, scratch.column_first_S, scratch.column_weights

@@ -29,6 +29,11 @@ def compiled(function: _F) -> _F:
     return cast(_F, njit(fastmath=True, **_LEAN)(function))
 
 
+def inlined(function: _F) -> _F:
+    """Compiled as a part of its caller: tuples of arrays that are passed on are copied by value."""
+    return cast(_F, njit(fastmath=True, forceinline=True, **_LEAN)(function))
+
+
 def rounded(function: _F) -> _F:
     """The same, but each operation is rounded as it stands."""
     return cast(_F, njit(**_LEAN)(function))

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from selftaught.views.fused.compiled import ONE, ZERO, Floats, compiled, part, rounded
+from selftaught.views.fused.draws import philox
 
 BLOCKS = 256  # at once
-_ROUNDS = 10
-_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # as in rng
-_WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-_LOW, _HALF, _BYTE = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(8)
+_BYTE = np.uint64(8)
 _MIDDLE, _GRID = np.float32(0.5), np.float32(2.0**-24)
 
 _SQUARE_ROOT_OF_HALF, _BITS = np.int32(0x3F3504F3), np.int32(23)  # as bits; of a mantissa
@@ -43,16 +41,9 @@ def _uniform(
     a_B: Floats, b_B: Floats, c_B: Floats, d_B: Floats, draw: int, first: int, key0: int, key1: int
 ) -> None:
     """Numbers in (0, 1] of the four words of each counter (draw, block)."""
-    low, high = np.uint64(draw) & _LOW, np.uint64(draw) >> _HALF
     for j in range(BLOCKS):
-        c0, c1, c2, c3 = low, high, np.uint64(first + j), np.uint64(0)
-        k0, k1 = np.uint64(key0), np.uint64(key1)
-        for _ in range(_ROUNDS):
-            product0, product1 = c0 * _MULTIPLIER_0, (c2 & _LOW) * _MULTIPLIER_1
-            c0, c1 = (product1 >> _HALF) ^ c1 ^ k0, product1 & _LOW
-            c2, c3 = (product0 >> _HALF) ^ c3 ^ k1, product0 & _LOW
-            k0, k1 = (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
-        a_B[j], b_B[j], c_B[j], d_B[j] = _fraction(c0), _fraction(c1), _fraction(c2), _fraction(c3)
+        a, b, c, d = philox(draw, first + j, key0, key1)
+        a_B[j], b_B[j], c_B[j], d_B[j] = _fraction(a), _fraction(b), _fraction(c), _fraction(d)
 
 
 @rounded

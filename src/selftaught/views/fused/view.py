@@ -19,7 +19,7 @@ from selftaught.views.fused import colour
 from selftaught.views.fused.blur import PAIRS, blur, gaussian
 from selftaught.views.fused.box import SLOTS, Box, make_filter, resample, turn
 from selftaught.views.fused.colour import CONTRAST, Tile
-from selftaught.views.fused.compiled import ZERO, Floats, borrowed, compiled, entry, part
+from selftaught.views.fused.compiled import ZERO, Floats, borrowed, compiled, entry, inlined, part
 from selftaught.views.fused.noise import BLOCKS, add_noise
 
 _TILE = 1024  # pixels
@@ -117,7 +117,7 @@ def scratch_for(pixels: Pixels, setting: Setting, half: bool) -> Scratch:
     )
 
 
-@compiled
+@inlined
 def _box(k: int, pixels: Pixels, setting: Setting, scratch: Scratch) -> Box:
     """Where the box lies; fills in the filters of its rows and columns."""
     size, channels, cubic = setting.size, setting.channels, setting.cubic
@@ -138,7 +138,7 @@ def _box(k: int, pixels: Pixels, setting: Setting, scratch: Scratch) -> Box:
     return Box(raw, height, width * channels, stride, rows, columns)
 
 
-@compiled
+@inlined
 def _view(
     k: int, pixels: Pixels, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats
 ) -> None:
@@ -167,7 +167,7 @@ def _view(
     _whole(k, drawn, setting, scratch, x_V)
 
 
-@compiled
+@inlined
 def _end(k: int, tile: Tile, drawn: Drawn, setting: Setting) -> None:
     """Blur may come after normalisation, for its weights sum to 1; noise is clipped before it."""
     if drawn.gray_N[k]:
@@ -176,7 +176,7 @@ def _end(k: int, tile: Tile, drawn: Drawn, setting: Setting) -> None:
         colour.normalise(tile, setting)
 
 
-@compiled
+@inlined
 def _whole(k: int, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats) -> None:
     """What a view needs its neighbouring pixels for, and the noise."""
     size, plane = setting.size, setting.size * setting.size
