@@ -1,0 +1,1 @@
+"""Vectors to clusters: tensors in, tensors out."""

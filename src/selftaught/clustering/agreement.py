@@ -1,0 +1,97 @@
+"""How far two labellings of the same images agree, and how a labelling is spread.
+
+Only the partitions count: names of clusters may be exchanged. With a single cluster on both sides
+the partitions are the same and NMI is 1; with a single one on one side it tells nothing and NMI is
+0, in both means.
+
+Shapes:  N images; k clusters; c classes. Labels are whole numbers: tensors, arrays or lists.
+"""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def nmi(a_N: Any, b_N: Any, mean: Literal["geometric", "arithmetic"] = "geometric") -> float:
+    """Normalised mutual information I(A; B) / mean(H(A), H(B)), 0 to 1.
+
+    Args:
+        a_N: Labels.
+        b_N: Labels of the same images.
+        mean: "geometric", sqrt(H(A) H(B)), is Caron et al.'s (ECCV 2018, section 4.1);
+            "arithmetic" is scikit-learn's default since 0.22. The latter is never larger.
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+
+    a_N, b_N = _pair(a_N, b_N)
+    with warnings.catch_warnings():  # nearly as many clusters as images: a fact, not a fault
+        warnings.simplefilter("ignore", UserWarning)
+        value = float(normalized_mutual_info_score(a_N, b_N, average_method=mean))
+    return min(1.0, value)  # rounding may exceed it
+
+
+def ari(a_N: Any, b_N: Any) -> float:
+    """Adjusted Rand index (Hubert, Arabie 1985): 1 the same partition, 0 what chance gives."""
+    from sklearn.metrics import adjusted_rand_score
+
+    a_N, b_N = _pair(a_N, b_N)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return float(adjusted_rand_score(a_N, b_N))
+
+
+def accuracy(clusters_N: Any, classes_N: Any) -> float:
+    """Share of images in the class that their cluster stands for, clusters matched to classes.
+
+    The best matching of one cluster to one class (Kuhn 1955, the "Hungarian" method). k and c may
+    differ: clusters, or classes, that are left over have no partner, and their images are wrong.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table_kc = _contingency(clusters_N, classes_N)
+    matched = linear_sum_assignment(table_kc, maximize=True)
+    return float(table_kc[matched].sum() / table_kc.sum())
+
+
+def purity(clusters_N: Any, classes_N: Any) -> float:
+    """Share of images in the most frequent class of their cluster; it grows with k to 1."""
+    table_kc = _contingency(clusters_N, classes_N)
+    return float(table_kc.max(1).sum() / table_kc.sum())
+
+
+def entropy(labels_N: Any, k: int) -> float:
+    """Entropy of the cluster sizes over ln k: 1 all equally large, 0 all images in one of them.
+
+    A single cluster (k = 1) has 0: it tells nothing apart.
+    """
+    share_k = sizes(labels_N, k) / len(labels_N)
+    share_k = share_k[share_k > 0]
+    return float(-(share_k * np.log(share_k)).sum() / np.log(k)) if k > 1 else 0.0
+
+
+def sizes(labels_N: Any, k: int) -> NDArray[np.int64]:
+    """How many images each of the clusters 0 .. k-1 has, (k,)."""
+    counted = np.bincount(_labels(labels_N), minlength=k)
+    assert len(counted) == k
+    return counted.astype(np.int64)
+
+
+def _contingency(a_N: Any, b_N: Any) -> NDArray[np.int64]:
+    """How many images each cluster shares with each class, (k, c), empty ones left out."""
+    from sklearn.metrics.cluster import contingency_matrix
+
+    return np.asarray(contingency_matrix(*_pair(a_N, b_N)), np.int64)
+
+
+def _pair(a_N: Any, b_N: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    a_N, b_N = _labels(a_N), _labels(b_N)
+    assert len(a_N) == len(b_N)
+    return a_N, b_N
+
+
+def _labels(labels_N: Any) -> NDArray[np.int64]:
+    array_N = np.asarray(labels_N)
+    assert array_N.ndim == 1 and len(array_N) and array_N.dtype.kind in "iu"
+    return array_N.astype(np.int64)

@@ -1,0 +1,164 @@
+"""PCA with whitening, then unit length: what DeepCluster does to features before k-means.
+
+Caron, Bojanowski, Joulin, Douze, "Deep clustering for unsupervised learning of visual features",
+ECCV 2018, section 3.3: "PCA-reduced to 256 dimensions, whitened and l2-normalized". The covariance
+is exact, from all rows, in float64 and in blocks, so that x may be larger than memory.
+
+Shapes:  N rows, n of them in a block, D their size; P = min(size, D, N - 1), but 1 at least.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selftaught.distributed import broadcast_, rank, world
+from selftaught.errors import FileError, UserError
+
+_BLOCK = 2**22  # numbers in a block: 32 MiB in float64
+_ZERO = 1e-12  # a standard deviation of less than this share of the mean is rounding
+_EPS = 1e-6  # rows shorter than this lie at the mean, and stay short
+_TIE = 1 - 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """x to unit(W (x - mean)): all kept directions have variance 1, then each row has length 1.
+
+    Attributes:
+        mean_D: float64.
+        components_PD: Eigenvectors of the covariance, the largest eigenvalue first; the first of
+            the largest entries of each is positive. float64.
+        variances_P: Their eigenvalues (with N - 1 in the denominator), none of them below `floor`
+            times the largest; all 0 where all rows are equal. float64.
+    """
+
+    mean_D: Tensor
+    components_PD: Tensor
+    variances_P: Tensor
+
+    @staticmethod
+    def fit(
+        x_ND: Any, size: int = 256, floor: float = 1e-5, *, device: str | torch.device = "cpu"
+    ) -> "Whitening":
+        """The whitening of these rows.
+
+        Over several processes each calls with the same x, sums up its own stretch of the rows, and
+        gets the same bits; they are one process's to rounding.
+
+        Args:
+            x_ND: A tensor, an array or a memory map of float16, float32 or float64.
+            size: P at most.
+            floor: Smaller eigenvalues, as a share of the largest, are raised to it: what is hardly
+                more than rounding is not blown up.
+            device: Where it is summed up.
+
+        Raises:
+            UserError: There are no rows, or values that are not finite.
+        """
+        N, D = x_ND.shape
+        if N == 0:
+            raise UserError("there are no vectors to whiten", "give at least one")
+        mean_D = _summed(x_ND, lambda x_nD: x_nD.sum(0), device) / N
+
+        def scatter(x_nD: Tensor) -> Tensor:
+            centred_nD = x_nD - mean_D
+            scatter_DD: Tensor = centred_nD.T @ centred_nD
+            return scatter_DD
+
+        scatter_DD = _summed(x_ND, scatter, device)
+        if not torch.isfinite(scatter_DD).all():
+            raise UserError(
+                "the vectors to whiten hold values that are not finite", "choose other weights"
+            )
+        P = max(1, min(size, D, N - 1))
+        variances_D, vectors_DD = torch.linalg.eigh(scatter_DD / max(1, N - 1))  # ascending
+        variances_P = variances_D.flip(0)[:P]
+        components_PD = _with_signs(vectors_DD.T.flip(0)[:P])
+        largest = variances_P[0].clamp_min(0)
+        if largest <= (_ZERO * mean_D.abs().max()) ** 2:
+            largest = torch.zeros_like(largest)
+        variances_P = torch.where(largest > 0, variances_P.clamp_min(floor * largest), 0)
+        state = [mean_D.cpu(), components_PD.contiguous().cpu(), variances_P.cpu()]
+        broadcast_(state)
+        return Whitening(*state)
+
+    def __call__(self, x_ND: Any, *, device: str | torch.device = "cpu") -> Tensor:
+        """Unit rows (N, P), float32 (float64 stays) on the CPU; a row at the mean becomes 0.
+
+        No process waits for another here: each computes all rows that it gives.
+        """
+        dtype = torch.float64 if _block(x_ND, 0, 0).dtype == torch.float64 else torch.float32
+        out_NP = torch.empty(len(x_ND), len(self.variances_P), dtype=dtype)
+        scale_P1 = torch.where(self.variances_P > 0, self.variances_P.rsqrt(), 0)[:, None]
+        W_PD = (self.components_PD * scale_P1).to(device, dtype)
+        mean_D = self.mean_D.to(device)
+        for start, x_nD in _blocks(x_ND, 0, len(x_ND), device):
+            y_nP = (x_nD - mean_D).to(dtype) @ W_PD.T
+            out_NP[start : start + len(y_nP)] = torch.nn.functional.normalize(y_nP, eps=_EPS)
+        return out_NP
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its state by name, to be saved."""
+        return {
+            "mean": self.mean_D,
+            "components": self.components_PD,
+            "variances": self.variances_P,
+        }
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> "Whitening":
+        """What `tensors` gave.
+
+        Raises:
+            FileError: A tensor is missing, or they do not fit together.
+        """
+        state = [tensors.get(name, torch.empty(0)) for name in ("mean", "components", "variances")]
+        mean_D, components_PD, variances_P = state
+        fit = components_PD.shape == (variances_P.numel(), mean_D.numel())
+        if (mean_D.ndim, variances_P.ndim, fit) != (1, 1, True) or not mean_D.numel():
+            raise FileError("the whitening's tensors do not fit together", "restore the file")
+        if not all(t.dtype == torch.float64 and torch.isfinite(t).all() for t in state):
+            raise FileError("the whitening's tensors hold wrong values", "restore the file")
+        return Whitening(*state)
+
+
+def _summed(x_ND: Any, part: Callable[[Tensor], Tensor], device: str | torch.device) -> Tensor:
+    """The sum of `part` over all blocks of all processes, in float64."""
+    N = len(x_ND)
+    n = -(-N // world())
+    total = torch.zeros_like(part(_block(x_ND, 0, 0).to(device, torch.float64)))
+    for _, x_nD in _blocks(x_ND, rank() * n, min((rank() + 1) * n, N), device):
+        total += part(x_nD)
+    if world() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def _blocks(
+    x_ND: Any, start: int, stop: int, device: str | torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Rows start .. stop - 1 in float64, with the number of each block's first."""
+    n = max(1, _BLOCK // x_ND.shape[1])
+    for first in range(start, stop, n):
+        yield first, _block(x_ND, first, min(first + n, stop)).to(device, torch.float64)
+
+
+def _block(x_ND: Any, start: int, stop: int) -> Tensor:
+    if isinstance(x_ND, Tensor):
+        return x_ND[start:stop].detach()
+    return torch.from_numpy(np.array(x_ND[start:stop]))  # a copy: memory maps may be read-only
+
+
+def _with_signs(vectors_PD: Tensor) -> Tensor:
+    """Eigenvectors have no sign of their own: the first of the largest entries becomes positive.
+
+    Those within a millionth of the largest count as equal, or rounding would choose among them.
+    """
+    size_PD = vectors_PD.abs()
+    first_P1 = (size_PD >= _TIE * size_PD.amax(1, keepdim=True)).int().argmax(1, keepdim=True)
+    return vectors_PD * vectors_PD.gather(1, first_P1).sign()
