@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from selftaught import files
-from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.folder import CARD, CONFIG, WEIGHTS, config_to_json, is_timms, model_card
-from selftaught.encoders.resnet import CIFAR_RESNETS
+from selftaught.encoders.card import model_card
+from selftaught.encoders.encoder import OWN, Encoder
+from selftaught.encoders.folder import CARD, CONFIG, WEIGHTS, config_to_json
+from selftaught.encoders.timms import timm_lacks
 from selftaught.errors import ConfigError, DataError, FileError, nearest
 
 if TYPE_CHECKING:
-    from selftaught.encoders.encoder import Picture
+    from selftaught.encoders.pictures import Picture
 
 TOLERANCE = 1e-5
 """The largest difference allowed, relative to the largest output, or to 1 where that is smaller."""
@@ -97,22 +98,21 @@ def _write(encoder: Encoder, folder: Path, usage: str) -> None:
 
 def _why_not_timm(encoder: Encoder) -> str:
     """Why timm cannot build this network from a name; empty if it can."""
-    if is_timms(encoder.config):
-        return ""
-    if encoder.config.architecture in CIFAR_RESNETS:
-        return (
-            f"it has no {encoder.config.architecture}; train with --encoder resnet18 "
-            "--set network.stem=standard, or load it with selftaught"
-        )
-    return (
-        "its ResNets have no small stem; train with --set network.stem=standard, "
-        "or load it with selftaught"
-    )
+    config, remedy = encoder.config, "load it with selftaught"
+    reason = timm_lacks(config)
+    if config.front == "none" and config.architecture not in ("alexnet", "vgg16"):
+        other = "--encoder resnet18 " if config.architecture in OWN else ""
+        remedy = f"train with {other}--set network.stem=standard, or {remedy}"
+    return f"{reason}; {remedy}" if reason else ""
 
 
 def _why_not_torchvision(encoder: Encoder) -> str:
     """Why torchvision cannot build this network from a name; empty if it can."""
     config = encoder.config
+    if config.front != "none":
+        return _why_not_timm(encoder)
+    if config.architecture in ("alexnet", "vgg16"):
+        return f"its {config.architecture} has no batch norm; load it with selftaught"
     if config.architecture not in TORCHVISION:
         return f"of timm's networks only {', '.join(TORCHVISION)} are also torchvision's"
     if config.stem != "standard":

@@ -74,7 +74,13 @@ def test_the_folder_holds_weights_configuration_and_card(folder):
         "model.safetensors",
     ]
     card = (folder / "README.md").read_text()
-    for said in ("Trained on leaves.", "0 to 255", "selftaught.load", "weights belong to", "small"):
+    for said in (
+        "Trained on leaves.",
+        "0 to 255",
+        "selftaught.load",
+        "weights belong to",
+        "no resnet8",
+    ):
         assert said in card
     assert "timm.create_model" not in card  # it could not build this one
 
@@ -233,7 +239,7 @@ def test_wrong_weights_change_nothing(damage, named, tmp_path):
         ({"format": 2}, "another version"),
         ({"colour": "red"}, "another version"),
         ({"stem": "standard"}, "no standard stem"),
-        ({"front": "sobel"}, "front"),
+        ({"front": "sobl"}, "no front 'sobl': did you mean 'sobel'"),
     ],
 )
 def test_a_wrong_configuration_is_named(changes, named, folder):

@@ -17,6 +17,7 @@ from selftaught.encoders.encoder import EncoderConfig, build, encoder_id
 from selftaught.encoders.resnet import CIFAR_RESNETS, Block
 from selftaught.errors import ConfigError, DataError
 from selftaught.views.policy import Intensity
+from tests.oracles.deepcluster_networks import sobel
 
 TINY = EncoderConfig("resnet8", image_size=32, options={"width": 4})
 PLAIN = Intensity(mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -124,7 +125,7 @@ def test_dropout_is_an_option_of_timms_networks():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"front": "sobel"}, "front 'sobel'"),
+        ({"front": "sobl"}, "no front 'sobl': did you mean 'sobel'"),
         ({"stem": "smal"}, "did you mean 'small'"),
         ({"stem": "standard"}, "no standard stem"),
         ({"image_size": 0}, "image_size = 0"),
@@ -200,6 +201,51 @@ def test_the_small_stem_keeps_the_resolution_and_the_other_names(name):
     with torch.no_grad():
         maps = stride1.eval().stages(torch.zeros(1, 3, 16, 16))
     assert [m.shape[2] for m in maps.values()] == [16, 16, 8, 4, 2]
+
+
+# Sobel filters in front of any network
+
+
+@pytest.mark.parametrize("name", ["resnet8", "test_resnet", "test_vit", "test_convnext"])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_any_network_reads_the_gradients_in_place_of_the_channels(name, channels):
+    encoder = build(small(name, in_channels=channels, front="sobel")).eval()
+    x = torch.randn(2, channels, 32, 32)
+    gradients = sobel(x)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x), encoder.final(encoder.trunk(gradients)))
+        maps = encoder.stages(x)
+        expected = encoder.trunk.forward_intermediates(gradients, intermediates_only=True)
+    for found, wanted in zip(maps.values(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    first = next(m for m in encoder.modules() if isinstance(m, nn.Conv2d))
+    assert first.in_channels == 2
+    assert encoder.before_final(x).shape == (2, encoder.dim)
+
+
+def test_the_filters_see_the_normalised_image_and_not_its_colour():
+    encoder = build(small(front="sobel"))
+    x = encoder.preprocess(photograph())
+    torch.testing.assert_close(encoder.front(x), sobel(x))
+    coloured = x + torch.tensor([1.0, -3.0, 2.0])[:, None, None]  # the mean stays
+    torch.testing.assert_close(encoder.front(coloured), encoder.front(x), rtol=0, atol=1e-5)
+
+
+def test_the_filters_are_no_parameters_and_in_no_checkpoint():
+    plain, filtered = build(small()), build(small(front="sobel"))
+    assert plain.state_dict().keys() == filtered.state_dict().keys()
+    assert len(list(filtered.parameters())) == len(list(plain.parameters()))
+    assert not list(filtered.front.parameters())
+    assert encoder_id(plain) != encoder_id(filtered)
+    assert filtered.double().front(torch.ones(1, 3, 8, 8).double()).dtype == torch.float64
+
+
+def test_the_filters_keep_their_digits_under_autocast():
+    front = build(small(front="sobel")).front
+    x = torch.randn(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = front(x)
+    assert torch.equal(found, front(x))
 
 
 # Initialisation

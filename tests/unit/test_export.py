@@ -75,6 +75,12 @@ def test_the_encoder_is_left_as_it_was(tmp_path):
         ("torchvision", {"architecture": "resnet18", "stem": "small"}, "no small stem"),
         ("torchvision", {"architecture": "resnet18", "in_channels": 1}, "this one takes 1"),
         ("torchvision", {"architecture": "test_vit"}, "only resnet18, resnet34"),
+        ("timm", {"architecture": "alexnet", "options": {"fc": 4}}, "it has no alexnet; load it"),
+        ("timm", {"architecture": "vgg16", "options": {"fc": 4}}, "its vgg16 has no batch norm"),
+        ("timm", {"architecture": "test_resnet", "front": "sobel"}, "Sobel filters stand in front"),
+        ("torchvision", {"architecture": "resnet18", "front": "sobel"}, "Sobel filters stand in"),
+        ("torchvision", {"architecture": "alexnet", "options": {"fc": 4}}, "has no batch norm"),
+        ("torchvision", {"architecture": "vgg16", "options": {"fc": 4}}, "has no batch norm"),
         ("tim", {"architecture": "test_resnet"}, "did you mean 'timm'"),
     ],
 )

@@ -1,10 +1,12 @@
 """The encoder f: what the user keeps. Its configuration, how images become its input, its stages.
 
-Any network that timm knows by name, or one of the small ResNets of `resnet.py`. ResNets get a stem
-for small images (Chen et al. 2020, appendix B.9: a 3x3 convolution of stride 1 in place of the
-7x7 one of stride 2, and no max-pooling) at 64 px and below, unless told otherwise.
+Any network that timm knows by name, or one of our own: the small ResNets of `resnet.py`, and the
+AlexNet and VGG-16 of DeepCluster, which hide timm's vgg16 (its vgg16_bn keeps its name). ResNets
+get a stem for small images (Chen et al. 2020, appendix B.9: a 3x3 convolution of stride 1 in place
+of the 7x7 one of stride 2, and no max-pooling) at 64 px and below, unless told otherwise; so does
+AlexNet. Fixed Sobel filters may stand in front of any of them.
 
-Shapes:  N images, C channels, S pixels a side; H, W of an image as it came; h, w of a map.
+Shapes:  N images, C channels, S pixels a side; h, w of a map.
 """
 
 import hashlib
@@ -15,27 +17,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selftaught.encoders.resnet import CIFAR_RESNETS, cifar_resnet
 from selftaught.errors import ConfigError, DataError, nearest
-from selftaught.views.policy import Intensity, evaluation
+from selftaught.views.policy import CenterCrop, Intensity, evaluation
 from selftaught.views.sample import sample
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    Picture = Image.Image | NDArray[Any]
+    from selftaught.encoders.pictures import Picture
 
 SMALL_STEM_SIDE = 64
 """Up to this many pixels a side, stem "auto" of a ResNet is the small one."""
 
 STEMS = ("auto", "small", "standard")
 
+FRONTS = ("none", "sobel")
+
+OWN = (*CIFAR_RESNETS, "alexnet", "vgg16")
+"""Networks of our own, by name; a network of timm's of the same name is hidden."""
+
+_BEFORE_RELU = ("alexnet", "vgg16")  # clustered before their last ReLU (Caron et al. 2018)
+
 _TIMM_OPTIONS = ("drop_rate", "drop_path_rate")
 _LIMITS = {"in_channels": 1024, "image_size": 4096}  # far above use; bounds what a file can claim
-_LUMA = np.array([19595, 38470, 7471], np.int64)  # ITU-R 601-2 in 1/65536, as Pillow's mode "L"
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,14 @@ class EncoderConfig:
     """Everything that must be known besides the weights to use an encoder.
 
     Attributes:
-        architecture: A name of timm's, "resnet8" or "resnet20".
+        architecture: One of OWN, or a name of timm's.
         in_channels: Channels of its input.
         image_size: Side of its input in pixels.
         stem: "small", "standard", or "auto"; `build` resolves "auto".
-        options: Of the architecture: width and stem_stride (resnet8, resnet20), or drop_rate and
-            drop_path_rate (timm's).
+        options: Of the architecture: width and stem_stride (resnet8, resnet20), fc and drop_rate
+            (alexnet, vgg16), or drop_rate and drop_path_rate (timm's).
         intensity: From raw pixels to input.
-        front: What precedes the network; "none" is the only one yet.
+        front: What precedes the network: "none", or "sobel" for the gradients of `sobel.py`.
     """
 
     architecture: str
@@ -68,7 +73,8 @@ class Encoder(nn.Module):
     Attributes:
         config: Its configuration, resolved.
         dim: Size of h.
-        trunk: The network; its keys are those of timm's.
+        front: What precedes it, without parameters and without keys; Identity where nothing does.
+        trunk: The network; its keys are those of timm's, or of DeepCluster's released checkpoints.
         final: The last activation of networks that are clustered before it; Identity elsewhere.
         strides: Name of each stage to its stride: pixels of the input a position of its map.
     """
@@ -76,12 +82,21 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, trunk: nn.Module, *, dim: int) -> None:
         super().__init__()
         self.config, self.dim = config, dim
-        self.trunk, self.final = trunk, nn.Identity()
+        self.front, self.trunk = _front(config), trunk
+        self.final = nn.ReLU() if config.architecture in _BEFORE_RELU else nn.Identity()
         self.strides = _strides(trunk)
 
     def forward(self, x_NCSS: Tensor) -> Tensor:
         """h = f(x), (N, dim)."""
-        h: Tensor = self.final(self.trunk(x_NCSS))
+        h: Tensor = self.final(self.before_final(x_NCSS))
+        return h
+
+    def before_final(self, x_NCSS: Tensor) -> Tensor:
+        """f(x) before the last activation, (N, dim): what DeepCluster clusters.
+
+        That of alexnet and vgg16 is a ReLU, after fc7; other networks have none, and this is h.
+        """
+        h: Tensor = self.trunk(self.front(x_NCSS))
         return h
 
     def stages(self, x_NCSS: Tensor) -> dict[str, Tensor]:
@@ -89,7 +104,8 @@ class Encoder(nn.Module):
 
         A transformer's stages are its blocks; its maps are their tokens laid out on the grid.
         """
-        maps = self.trunk.forward_intermediates(x_NCSS, intermediates_only=True)  # type: ignore[operator]
+        intermediates: Any = self.trunk.forward_intermediates
+        maps = intermediates(self.front(x_NCSS), intermediates_only=True)
         return dict(zip(self.strides, maps, strict=True))
 
     def preprocess(self, images: "Picture | Sequence[Picture]") -> Tensor:
@@ -106,12 +122,14 @@ class Encoder(nn.Module):
             DataError: An array has another type or shape, channels that cannot be converted, or
                 values that would be cut off.
         """
+        # late: who trains and embeds need not read how loose pictures are taken
+        from selftaught.encoders.pictures import as_list, check_values, pixels
         from selftaught.views import tensors  # a few images are not worth the kernel's compilation
 
         config = self.config
-        arrays = [_pixels(image, config.in_channels) for image in _as_list(images)]
+        arrays = [pixels(image, config.in_channels) for image in as_list(images)]
         for array in arrays:
-            _check_values(array, config.intensity)
+            check_values(array, config.intensity)
         if not arrays:
             raise DataError("there are no images to preprocess", "give at least one")
         policy = evaluation(config.image_size)
@@ -125,8 +143,7 @@ class Encoder(nn.Module):
             seed=0,
             channels=config.in_channels,
         )
-        pixels = [torch.tensor(array) for array in arrays]
-        x_NCSS = tensors.apply(pixels, params, policy, config.intensity)
+        x_NCSS = tensors.apply([torch.tensor(a) for a in arrays], params, policy, config.intensity)
         return x_NCSS.to(next(self.parameters()).device)
 
 
@@ -142,10 +159,16 @@ def build(config: EncoderConfig, *, seed: int = 0) -> Encoder:
     _check(config)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
-        trunk = _cifar(config) if config.architecture in CIFAR_RESNETS else _timm(config)
-        resolved = replace(config, stem=_stem(config, trunk), intensity=_intensity(config))
-        if resolved.stem == "small" and config.architecture not in CIFAR_RESNETS:
-            _shrink_stem(trunk, config.in_channels)
+        if config.architecture in OWN:
+            config = replace(config, stem=_stem(config, _own_stems(config)))
+            trunk = _own(config)
+        else:
+            trunk = _timm(config)
+            stems = ("small", "standard") if is_resnet(trunk) else ("standard",)
+            config = replace(config, stem=_stem(config, stems))
+            if config.stem == "small":
+                _shrink_stem(trunk, _channels(config))
+        resolved = replace(config, intensity=_intensity(config))
         dim = _output_size(trunk, resolved)
     return Encoder(resolved, trunk, dim=dim)
 
@@ -158,7 +181,7 @@ def check_architecture(name: str) -> None:
     """
     import timm
 
-    if name not in CIFAR_RESNETS and ("." in name or not timm.is_model(name)):
+    if name not in OWN and ("." in name or not timm.is_model(name)):
         raise ConfigError(f"there is no encoder {name!r}", _known_architectures(name))
 
 
@@ -175,6 +198,13 @@ def encoder_id(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+def crop_fraction(size: int) -> float:
+    """The share of an image's shorter side that the evaluation view of this size takes."""
+    box = evaluation(size).box
+    assert isinstance(box, CenterCrop)
+    return box.fraction
+
+
 def is_resnet(trunk: nn.Module) -> bool:
     """Whether it is one of timm's ResNets, those that the small stem is defined for."""
     from timm.models.resnet import ResNet
@@ -189,13 +219,41 @@ def _check(config: EncoderConfig) -> None:
             raise ConfigError(f"{name} = {value}", f"give a whole number from 1 to {limit}")
     if config.stem not in STEMS:
         raise ConfigError(f"there is no stem {config.stem!r}", nearest(config.stem, STEMS))
-    if config.front != "none":
-        raise ConfigError(f"there is no front {config.front!r}", 'use front "none"')
+    if config.front not in FRONTS:
+        raise ConfigError(f"there is no front {config.front!r}", nearest(config.front, FRONTS))
 
 
-def _cifar(config: EncoderConfig) -> nn.Module:
-    name, options = config.architecture, config.options
-    return cifar_resnet(name, in_chans=config.in_channels, options=options)
+def _front(config: EncoderConfig) -> nn.Module:
+    if config.front == "none":
+        return nn.Identity()
+    from selftaught.encoders.sobel import Sobel
+
+    return Sobel()
+
+
+def _channels(config: EncoderConfig) -> int:
+    """Channels of the trunk's input."""
+    return 2 if config.front == "sobel" else config.in_channels
+
+
+def _own(config: EncoderConfig) -> nn.Module:
+    name, options, channels = config.architecture, config.options, _channels(config)
+    if name in CIFAR_RESNETS:
+        return cifar_resnet(name, in_chans=channels, options=options)
+    side = config.image_size
+    if name == "alexnet":
+        from selftaught.encoders.alexnet import alexnet
+
+        return alexnet(in_chans=channels, side=side, stem=config.stem, options=options)
+    from selftaught.encoders.vgg import vgg16
+
+    return vgg16(in_chans=channels, side=side, options=options)
+
+
+def _own_stems(config: EncoderConfig) -> tuple[str, ...]:
+    if config.architecture == "alexnet":
+        return ("small", "standard")
+    return ("small",) if config.architecture in CIFAR_RESNETS else ("standard",)
 
 
 def _timm(config: EncoderConfig) -> nn.Module:
@@ -209,7 +267,7 @@ def _timm(config: EncoderConfig) -> nn.Module:
             raise ConfigError(f"{name} has no option {option!r}", nearest(option, _TIMM_OPTIONS))
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise ConfigError(f"{name}: {option} = {value!r}", "give a number from 0 to 1")
-    arguments = {"num_classes": 0, "in_chans": config.in_channels, **config.options}
+    arguments = {"num_classes": 0, "in_chans": _channels(config), **config.options}
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         arguments["img_size"] = config.image_size
     try:
@@ -223,16 +281,13 @@ def _timm(config: EncoderConfig) -> nn.Module:
 def _known_architectures(name: str) -> str:
     import timm
 
-    remedy = nearest(name, [*timm.list_models(), *CIFAR_RESNETS])
+    remedy = nearest(name, [*timm.list_models(), *OWN])
     few = len(remedy) < 200  # with no near name it would list more than a thousand
-    return remedy if few else "use resnet8, resnet20 or a name that timm.list_models() lists"
+    return remedy if few else f"use {', '.join(OWN)} or a name that timm.list_models() lists"
 
 
-def _stem(config: EncoderConfig, trunk: nn.Module) -> str:
-    """The stem in words, "auto" resolved."""
-    possible = ["small"] if config.architecture in CIFAR_RESNETS else ["standard"]
-    if is_resnet(trunk):
-        possible = ["small", "standard"]
+def _stem(config: EncoderConfig, possible: tuple[str, ...]) -> str:
+    """The stem in words, "auto" resolved; `possible` are those that the network can have."""
     if config.stem == "auto":
         return possible[0] if config.image_size <= SMALL_STEM_SIDE else possible[-1]
     if config.stem not in possible:
@@ -271,7 +326,7 @@ def _intensity(config: EncoderConfig) -> Intensity:
 
 def _output_size(trunk: nn.Module, config: EncoderConfig) -> int:
     """Size of h, found by looking at one black image: so it is known that the network can."""
-    black = torch.zeros(1, config.in_channels, config.image_size, config.image_size)
+    black = torch.zeros(1, _channels(config), config.image_size, config.image_size)
     trunk.eval()
     try:
         with torch.no_grad():
@@ -296,77 +351,3 @@ def _strides(trunk: Any) -> dict[str, int]:
     if len(set(names)) < len(names):  # a few of timm's share one module between stages
         names = [f"stage{n}" for n in range(len(names))]
     return dict(zip(names, (int(stage["reduction"]) for stage in trunk.feature_info), strict=True))
-
-
-def _as_list(images: Any) -> "list[Picture]":
-    if isinstance(images, np.ndarray):
-        return list(images) if images.ndim == 4 else [images]
-    return list(images) if isinstance(images, Sequence) else [images]
-
-
-def _pixels(image: Any, channels: int) -> NDArray[Any]:
-    """One image as raw values (H, W, channels)."""
-    from PIL import Image
-
-    from selftaught.data.decode import from_pillow
-
-    if not isinstance(image, np.ndarray | Image.Image):
-        raise DataError(
-            f"{type(image).__name__} is no image", "give a PIL image, or an array (H, W, C)"
-        )
-    array = image if isinstance(image, np.ndarray) else from_pillow(image)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if (
-        array.ndim != 3
-        or 0 in array.shape
-        or array.dtype.name not in ("uint8", "uint16", "float32")
-    ):
-        raise DataError(
-            f"an array of shape {array.shape} and type {array.dtype} is no image",
-            "give (height, width) or (height, width, channels) of uint8, uint16 or float32",
-        )
-    if array.dtype == np.float32 and not np.isfinite(array).all():
-        raise DataError("an image holds values that are not finite", "replace them")
-    return _as_channels(array, channels)
-
-
-def _as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Grey repeated to three channels, colour to its luminance; no other conversion makes sense."""
-    from selftaught.data.decode import as_channels
-
-    found = image_HWC.shape[2]
-    if found == channels or (found, channels) == (1, 3):
-        return as_channels(image_HWC, channels)
-    if (found, channels) == (3, 1):
-        return _luminance(image_HWC)
-    raise DataError(
-        f"an image has {found} channels, the encoder takes {channels}", "give it such images"
-    )
-
-
-def _luminance(image_HWC: NDArray[Any]) -> NDArray[Any]:
-    """ITU-R 601-2 luma, (H, W, 1) of the same type; for uint8 Pillow's mode "L" to the bit."""
-    if image_HWC.dtype == np.float32:
-        weighted = image_HWC @ (_LUMA / 65536).astype(np.float32)
-    else:
-        weighted = (image_HWC.astype(np.int64) @ _LUMA + 0x8000) >> 16
-    return weighted[:, :, None].astype(image_HWC.dtype)
-
-
-def _check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
-    """Whether these are values of the kind that the encoder was made for.
-
-    Raises:
-        DataError: More than half of them lie outside the range, or all of them at its lowest
-            hundredth although the range is not that of fractions.
-    """
-    low, high = intensity.low, intensity.high
-    outside = float(np.mean((image_HWC < low) | (image_HWC > high)))
-    fractions = image_HWC.dtype.kind == "f" and 0 < image_HWC.max() <= 1 and high - low > 100
-    if outside > 0.5 or fractions:
-        found = f"from {image_HWC.min():g} to {image_HWC.max():g}"
-        raise DataError(
-            f"an image has values {found}, the encoder takes {low:g} to {high:g}",
-            "give raw values of the kind that it was trained on",
-        )

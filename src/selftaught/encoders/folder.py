@@ -1,7 +1,7 @@
 """An encoder on disk: model.safetensors, config.json and README.md, loadable by name elsewhere.
 
 config.json is in the form that timm reads from a local folder, with our own configuration beside
-it under "selftaught"; the tensors carry timm's names. For a standard stem
+it under "selftaught"; the tensors carry timm's names. For a network of timm's in its standard form
 `timm.create_model("local-dir:FOLDER", pretrained=True)` is the same network.
 """
 
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from selftaught import files
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
-from selftaught.encoders.resnet import CIFAR_RESNETS
-from selftaught.errors import ConfigError, FileError, UserError, nearest
-from selftaught.views.policy import CenterCrop, Intensity, evaluation
+from selftaught.encoders.encoder import OWN, Encoder, EncoderConfig, build, crop_fraction
+from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.views.policy import Intensity
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
@@ -46,6 +45,8 @@ def save_encoder(encoder: Encoder, folder: Path, *, card: str = "") -> None:
         folder: Where to; its parent must exist.
         card: How it was made, in sentences, for the model card.
     """
+    from selftaught.encoders.card import model_card
+
     with files.new_folder(folder) as part:
         files.save_tensors(part / WEIGHTS, encoder.trunk.state_dict())
         save_config(encoder, part)
@@ -73,7 +74,12 @@ def open_encoder(name: str) -> Encoder:
         UserError: The weights of NAME are not in the cache; the remedy fetches them.
     """
     if name.startswith("timm:"):
-        return _pretrained(name.removeprefix("timm:"))
+        from selftaught.encoders.timms import pretrained
+
+        config, tensors, path = pretrained(name.removeprefix("timm:"))
+        encoder = build(config)
+        load_weights(encoder, tensors, path)
+        return encoder
     folder, checkpoints = _locate(name)
     encoder = _build(folder / CONFIG)
     if (folder / WEIGHTS).exists() or checkpoints is None:
@@ -106,7 +112,7 @@ def config_to_json(encoder: Encoder) -> dict[str, Any]:
         "input_size": [config.in_channels, size, size],
         "mean": list(config.intensity.mean),
         "std": list(config.intensity.std),
-        "crop_pct": _crop_fraction(size),
+        "crop_pct": crop_fraction(size),
         "interpolation": "bilinear",
         "num_classes": 0,
     }
@@ -140,38 +146,6 @@ def config_from_json(value: Any, path: Path) -> EncoderConfig:
     return EncoderConfig(**given, intensity=intensity)
 
 
-def model_card(encoder: Encoder, card: str = "") -> str:
-    """README.md of an encoder folder: what it is, what it eats, how to load it."""
-    config = encoder.config
-    low, high = config.intensity.low, config.intensity.high
-    timms = is_timms(config)
-    in_timm = _IN_TIMM if timms else _NOT_IN_TIMM.format(config.stem)
-    return _CARD.format(
-        library="timm" if timms else "selftaught",
-        name=config.architecture,
-        dim=encoder.dim,
-        side=config.image_size,
-        channels=config.in_channels,
-        card=card.strip() or "An encoder made by selftaught.",
-        percent=100 * _crop_fraction(config.image_size),
-        range=f"{low:g} to {high:g}",
-        mean=", ".join(f"{m:.4g}" for m in config.intensity.mean),
-        std=", ".join(f"{s:.4g}" for s in config.intensity.std),
-        in_timm=in_timm,
-    )
-
-
-def is_timms(config: EncoderConfig) -> bool:
-    """Whether timm builds the very same network from the architecture's name."""
-    return config.stem == "standard" and config.architecture not in CIFAR_RESNETS
-
-
-def _crop_fraction(size: int) -> float:
-    box = evaluation(size).box
-    assert isinstance(box, CenterCrop)
-    return box.fraction
-
-
 def _aside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.old")
 
@@ -198,7 +172,7 @@ def _near(path: Path) -> str:
     """A neighbouring folder, or a network of timm's, with about this name."""
     import timm
 
-    if timm.is_model(path.name):
+    if timm.is_model(path.name) and path.name not in OWN:
         return f"did you mean 'timm:{path.name}'?"
     siblings = [p.name for p in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     siblings = [name for name in siblings if not name.startswith(".")]
@@ -270,103 +244,3 @@ def _verifies(path: Path) -> bool:
         return bool(manifest["files"][WEIGHTS]["sha256"] == files.sha256(path))
     except (FileError, OSError, LookupError, TypeError):
         return False
-
-
-def _pretrained(name: str) -> Encoder:
-    """timm's pretrained weights from the local cache; no network access."""
-    import timm
-
-    known = {*timm.list_models(), *timm.list_pretrained()}
-    if name not in known:
-        remedy = nearest(name, known)
-        few = len(remedy) < 200  # with no near name it would list some thousand
-        raise ConfigError(
-            f"timm has no network {name!r}", remedy if few else "timm.list_pretrained() lists them"
-        )
-    cfg: Any = timm.get_pretrained_cfg(name)
-    path = _cached(name, cfg)
-    size = int(cfg.input_size[-1])
-    intensity = Intensity(mean=tuple(cfg.mean), std=tuple(cfg.std))
-    config = EncoderConfig(
-        name.split(".")[0], image_size=size, stem="standard", intensity=intensity
-    )
-    encoder = build(config)
-    load_weights(encoder, _headless(name, path), path)
-    return encoder
-
-
-def _cached(name: str, cfg: Any) -> Path:
-    """Where the cache holds the weights as safetensors."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if not cfg.hf_hub_id:
-        raise UserError(f"timm has no safe weights of {name}", "choose another network")
-    found = try_to_load_from_cache(cfg.hf_hub_id, WEIGHTS)
-    if not isinstance(found, str):
-        raise UserError(
-            f"the weights of {name} are not in timm's cache",
-            f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\" fetches them",
-        )
-    return Path(found)
-
-
-def _headless(name: str, path: Path) -> dict[str, Tensor]:
-    """The tensors as timm reads them (some are renamed or resized), without the classifier."""
-    import timm
-
-    files.load_tensors(path)  # that it is safetensors, and whole, before timm opens it
-    overlay = {"file": str(path), "custom_load": False}
-    try:
-        model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (KeyError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise FileError(f"{path} is not what timm expects ({reason})", "fetch it again") from error
-    model.reset_classifier(0)
-    tensors: dict[str, Tensor] = model.state_dict()
-    return tensors
-
-
-_CARD = """\
----
-library_name: {library}
-tags:
-- image-feature-extraction
-- self-supervised
----
-# {name}, self-taught
-
-{card}
-
-It turns an image of {side} x {side} pixels and {channels} channel(s) into a vector of {dim}
-numbers. There is no classifier. The weights belong to whoever trained them.
-
-## Preprocessing
-
-The central {percent:g} % of the shorter side, resized to {side} x {side} (bilinear, antialiased);
-raw values from {range} become 0 to 1, then (x - mean) / std with mean {mean} and std {std}.
-`encoder.preprocess` does all of it.
-
-## Loading
-
-```python
-import selftaught
-
-encoder = selftaught.load("FOLDER")
-vectors = encoder(encoder.preprocess(images))
-```
-
-{in_timm}"""
-
-_IN_TIMM = """\
-```python
-import timm
-
-model = timm.create_model("local-dir:FOLDER", pretrained=True)
-```
-
-gives the same network; without `pretrained=True` timm builds it with random weights.
-"""
-
-_NOT_IN_TIMM = """\
-timm cannot express this network (its stem is the {} one), so that only selftaught loads it.
-"""

@@ -1,0 +1,92 @@
+"""Pictures that a user hands over, PIL's or arrays, as raw values of an encoder's channels.
+
+Shapes:  H, W of an image as it came; C channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selftaught.data.decode import as_channels, from_pillow
+from selftaught.errors import DataError
+from selftaught.views.policy import Intensity
+
+Picture = Image.Image | NDArray[Any]
+
+_LUMA = np.array([19595, 38470, 7471], np.int64)  # ITU-R 601-2 in 1/65536, as Pillow's mode "L"
+
+
+def as_list(images: Any) -> list[Picture]:
+    """One picture or several, as a list."""
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    return list(images) if isinstance(images, Sequence) else [images]
+
+
+def pixels(image: Any, channels: int) -> NDArray[Any]:
+    """One image as raw values (H, W, channels).
+
+    Raises:
+        DataError: It is no image, or has channels that cannot be converted.
+    """
+    if not isinstance(image, np.ndarray | Image.Image):
+        raise DataError(
+            f"{type(image).__name__} is no image", "give a PIL image, or an array (H, W, C)"
+        )
+    array = image if isinstance(image, np.ndarray) else from_pillow(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if (
+        array.ndim != 3
+        or 0 in array.shape
+        or array.dtype.name not in ("uint8", "uint16", "float32")
+    ):
+        raise DataError(
+            f"an array of shape {array.shape} and type {array.dtype} is no image",
+            "give (height, width) or (height, width, channels) of uint8, uint16 or float32",
+        )
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise DataError("an image holds values that are not finite", "replace them")
+    return _as_channels(array, channels)
+
+
+def _as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Grey repeated to three channels, colour to its luminance; no other conversion makes sense."""
+    found = image_HWC.shape[2]
+    if found == channels or (found, channels) == (1, 3):
+        return as_channels(image_HWC, channels)
+    if (found, channels) == (3, 1):
+        return _luminance(image_HWC)
+    raise DataError(
+        f"an image has {found} channels, the encoder takes {channels}", "give it such images"
+    )
+
+
+def _luminance(image_HWC: NDArray[Any]) -> NDArray[Any]:
+    """ITU-R 601-2 luma, (H, W, 1) of the same type; for uint8 Pillow's mode "L" to the bit."""
+    if image_HWC.dtype == np.float32:
+        weighted = image_HWC @ (_LUMA / 65536).astype(np.float32)
+    else:
+        weighted = (image_HWC.astype(np.int64) @ _LUMA + 0x8000) >> 16
+    return weighted[:, :, None].astype(image_HWC.dtype)
+
+
+def check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
+    """Whether these are values of the kind that the encoder was made for.
+
+    Raises:
+        DataError: More than half of them lie outside the range, or all of them at its lowest
+            hundredth although the range is not that of fractions.
+    """
+    low, high = intensity.low, intensity.high
+    outside = float(np.mean((image_HWC < low) | (image_HWC > high)))
+    fractions = image_HWC.dtype.kind == "f" and 0 < image_HWC.max() <= 1 and high - low > 100
+    if outside > 0.5 or fractions:
+        found = f"from {image_HWC.min():g} to {image_HWC.max():g}"
+        raise DataError(
+            f"an image has values {found}, the encoder takes {low:g} to {high:g}",
+            "give raw values of the kind that it was trained on",
+        )

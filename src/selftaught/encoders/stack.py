@@ -1,0 +1,144 @@
+"""What AlexNet and VGG-16 share: a stack of convolutions, then two fully connected layers.
+
+As Caron et al. (ECCV 2018, section 4) use them: batch norm after each convolution; convolutions
+start at N(0, sqrt(2 / (k^2 c_out))), fully connected layers at N(0, 0.01), biases at 0. The module
+ends with fc7, before its last ReLU, which is `Encoder.final`. Its keys are those of the released
+checkpoints.
+
+Shapes:  N images, C channels in, S pixels a side; c, h, w of a map; D = fc.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from selftaught.errors import ConfigError, nearest
+
+DEFAULTS: dict[str, Any] = {"fc": 4096, "drop_rate": 0.5}
+"""The options, size and dropout of the fully connected layers, and their values in the paper."""
+
+_LARGEST_FC, _LARGEST_SIDE = 8192, 512  # more is too large a layer to be meant
+
+
+class Conv(NamedTuple):
+    """A convolution, followed by batch norm and ReLU; `stage` is the name of what comes out."""
+
+    channels: int
+    kernel: int
+    stride: int
+    padding: int
+    stage: str = ""
+
+
+class Pool(NamedTuple):
+    """A max-pooling without padding."""
+
+    kernel: int
+    stride: int
+    padding: int = 0
+
+
+class Stack(nn.Module):
+    """A trunk with the attributes of timm's: `feature_info`, `forward_intermediates`."""
+
+    def __init__(
+        self, layers: Sequence[Conv | Pool], classifier: nn.Sequential, *, in_chans: int
+    ) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.Sequential(), classifier
+        self.feature_info: list[dict[str, Any]] = []
+        self._ends: list[int] = []  # of the stages, in `features`
+        channels, stride = in_chans, 1
+        for layer in layers:
+            stride *= layer.stride
+            if isinstance(layer, Pool):
+                self.features.append(nn.MaxPool2d(layer.kernel, layer.stride))
+                continue
+            self.features.extend(_convolution(layer, channels))
+            channels = layer.channels
+            if layer.stage:
+                stage = {"module": layer.stage, "num_chs": channels, "reduction": stride}
+                self.feature_info.append(stage)
+                self._ends.append(len(self.features) - 1)
+        self.num_features = self.classifier[-1].out_features
+        _initialise(self)
+
+    def forward(self, x_NCSS: Tensor) -> Tensor:
+        """fc7 before its last ReLU, (N, D)."""
+        x_Nchw: Tensor = self.features(x_NCSS)
+        x_ND: Tensor = self.classifier(x_Nchw.flatten(1))
+        return x_ND
+
+    def forward_intermediates(
+        self, x_NCSS: Tensor, *, intermediates_only: bool = True
+    ) -> list[Tensor]:
+        """The map of each stage, (N, c, h, w), after its ReLU; images may be of any size."""
+        assert intermediates_only
+        maps, x = [], x_NCSS
+        for n, layer in enumerate(self.features[: self._ends[-1] + 1]):
+            x = layer(x)
+            if n in self._ends:
+                maps.append(x)
+        return maps
+
+
+def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with their defaults.
+
+    Raises:
+        ConfigError: One is unknown or out of range.
+    """
+    for option, value in options.items():
+        if option not in DEFAULTS:
+            raise ConfigError(f"{name} has no option {option!r}", nearest(option, DEFAULTS))
+        if option == "fc" and not (type(value) is int and 1 <= value <= _LARGEST_FC):
+            remedy = f"give a whole number from 1 to {_LARGEST_FC}"
+            raise ConfigError(f"{name}: fc = {value!r}", remedy)
+        if option == "drop_rate" and not (type(value) in (int, float) and 0 <= value < 1):
+            raise ConfigError(f"{name}: drop_rate = {value!r}", "give a number from 0 to 1")
+    return DEFAULTS | dict(options)
+
+
+def flat_size(name: str, layers: Sequence[Conv | Pool], side: int) -> int:
+    """How many numbers the stack makes of an image of this side.
+
+    Raises:
+        ConfigError: None, or more than a fully connected layer should read.
+    """
+    size = side if side <= _LARGEST_SIDE else 0
+    for layer in layers:
+        size = max(0, (size + 2 * layer.padding - layer.kernel) // layer.stride + 1)
+    if size == 0:
+        raise ConfigError(
+            f"{name} cannot take images of {side} px (it ends in fully connected layers)",
+            f"choose another --image-size, up to {_LARGEST_SIDE}, or another --encoder",
+        )
+    channels = [layer.channels for layer in layers if isinstance(layer, Conv)][-1]
+    return channels * size**2
+
+
+def fully_connected(size_in: int, size_out: int) -> nn.Linear:
+    """A layer whose weights are not drawn twice: `Stack` draws them."""
+    return nn.Linear(size_in, size_out, device="meta").to_empty(device="cpu")
+
+
+def _convolution(layer: Conv, c_in: int) -> nn.Sequential:
+    conv = nn.Conv2d(c_in, layer.channels, layer.kernel, layer.stride, layer.padding)
+    return nn.Sequential(conv, nn.BatchNorm2d(layer.channels), nn.ReLU(inplace=True))
+
+
+def _initialise(stack: nn.Module) -> None:
+    for module in stack.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels
+            _draw(module, math.sqrt(2 / fan_out))
+        elif isinstance(module, nn.Linear):
+            _draw(module, 0.01)
+
+
+def _draw(module: nn.Conv2d | nn.Linear, std: float) -> None:
+    assert module.bias is not None
+    nn.init.normal_(module.weight, 0, std)
+    nn.init.zeros_(module.bias)
