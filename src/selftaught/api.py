@@ -1,5 +1,7 @@
 """The commands as Python functions of the same names, with the same options and defaults.
 
+`import` is a word of Python's own: its function is `import_`.
+
 `selftaught.pretrain("photos", out="run", epochs=100)` is `selftaught pretrain photos --out run
 --epochs 100`. Nothing heavy is imported before a function is called.
 """
@@ -98,6 +100,7 @@ COMMANDS = {
     "embed": Command(options.Embed, "selftaught.commands:embed"),
     "report": Command(options.Report, "selftaught.commands:report"),
     "export": Command(options.Export, "selftaught.commands:export"),
+    "import": Command(options.Import, "selftaught.commands:import_"),
     "info": Command(options.Info, "selftaught.commands:info"),
     "methods": Command(options.Methods, "selftaught.commands:methods"),
 }
@@ -105,7 +108,7 @@ COMMANDS = {
 demo, check, views = COMMANDS["demo"], COMMANDS["check"], COMMANDS["views"]
 pretrain, resume, evaluate = COMMANDS["pretrain"], COMMANDS["resume"], COMMANDS["evaluate"]
 embed, report, export = COMMANDS["embed"], COMMANDS["report"], COMMANDS["export"]
-info, methods = COMMANDS["info"], COMMANDS["methods"]
+import_, info, methods = COMMANDS["import"], COMMANDS["info"], COMMANDS["methods"]
 
 
 def load(run: str | Path) -> "Encoder":

@@ -231,6 +231,27 @@ def export(chosen: options.Export) -> Answer:
     return Answer({"out": str(chosen.out), "to": chosen.to, "difference": difference}, text)
 
 
+def import_(chosen: options.Import) -> Answer:
+    """Make somebody else's checkpoint an encoder folder.
+
+    Raises:
+        FileError: The file is damaged, unsafe or of no known layout, or --out is in the way.
+    """
+    from selftaught.encoders.folder import save_encoder
+    from selftaught.encoders.imports import read_checkpoint
+
+    check_out(chosen.out, overwrite=chosen.overwrite, inputs=[str(chosen.file)])
+    found = read_checkpoint(chosen.file)
+    shape = found.encoder.config
+    claim(chosen.out, overwrite=chosen.overwrite)
+    origin = f"Imported from {chosen.file.name}, a checkpoint of DeepCluster (Caron et al. 2018)."
+    save_encoder(found.encoder, chosen.out, card=" ".join([origin, *found.notes]))
+    text = f"{chosen.out}: {shape.architecture} for {shape.image_size} px, front {shape.front}."
+    licence = "Mind its licence: what was released with DeepCluster is CC BY-NC 4.0."
+    value = {"out": str(chosen.out), "encoder": shape.architecture, "notes": list(found.notes)}
+    return Answer(value, "\n".join([text, *found.notes, licence]))
+
+
 def info(chosen: options.Info) -> Answer:
     """What a run folder or an encoder folder holds.
 

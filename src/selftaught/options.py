@@ -171,6 +171,18 @@ class Export(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Import:
+    """Make somebody else's checkpoint an encoder folder: DeepCluster's AlexNet and VGG-16."""
+
+    file: Positional[Path]
+    """A .pth, .pt or .tar of torch.save's, or .safetensors; nothing in it can run."""
+    out: Path
+    """The encoder folder to write."""
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Machine):
     """Write the run's report: one self-contained HTML file."""
 

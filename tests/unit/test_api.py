@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def test_importing_modules_leaves_the_functions_in_place() -> None:
 
 def test_every_command_is_a_function_with_the_same_defaults() -> None:
     for name, command in COMMANDS.items():
-        assert getattr(selftaught, name) is command
+        assert getattr(selftaught, name + "_" * iskeyword(name)) is command
         parameters = inspect.signature(command).parameters
         for option, parameter in parameters.items():
             if parameter.default is not inspect.Parameter.empty:
