@@ -194,6 +194,7 @@ def in_colour(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain | {"features.module.0.weight": torch.ones(96, 3, 11, 11)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "front", "notes"),
     [
@@ -254,6 +255,7 @@ BAD: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "says"), BAD)
 def test_tensors_of_another_network_are_named(
     change: Callable[..., Any], says: str, small: dict[str, Tensor], tmp_path: Path
@@ -264,6 +266,7 @@ def test_tensors_of_another_network_are_named(
     assert "x.pth" in caught.value.what and len(str(caught.value)) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [torch.tensor(3.0), torch.zeros(0, 4), torch.zeros(1).expand(9, 4)])
 def test_any_top_layer_is_left_out(top: Tensor, small: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(small | {"top_layer.weight": top}, tmp_path / "x.pth")
@@ -388,6 +391,7 @@ def test_the_command_writes_an_encoder_folder(
     assert "Imported from x.pth" in card and "Left out: top_layer" in card
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_only_when_asked(
     small: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
