@@ -151,6 +151,7 @@ def test_held_out_images_are_a_fifth_of_each_class_in_turn() -> None:
     assert (folds[:, 50:].sum(dim=1) == 2).all()
     assert (folds != torch.stack(list(linear.held_out(labels, seed=2)))).any()
     assert len(list(linear.held_out(torch.zeros(5000), seed=0))) == 1
+    assert len(list(linear.held_out(labels, seed=1, many=60))) == 1
 
 
 def test_no_fold_is_empty_where_there_are_fewer_images_than_folds() -> None:

@@ -12,6 +12,7 @@ from selftaught.report import plots
 from selftaught.report.page import Section, image, page, paragraph, table, text
 from selftaught.report.report import write_report
 from selftaught.report.sections import (
+    clusters_sections,
     health_section,
     loss_section,
     table_section,
@@ -142,6 +143,54 @@ def test_health_draws_a_plot_for_each_number_that_was_logged():
     ]
 
 
+def clustered(epochs: int = 4) -> list[dict[str, float | None]]:
+    """Three lines an epoch, as a method logs that clusters before each."""
+    return [
+        {
+            "step": 3 * epoch + line,
+            "epoch": epoch,
+            "nmi_last": None if epoch == 0 else 0.2 * epoch,
+            "nmi_labels": 0.1 * epoch,
+            "entropy": 0.9,
+            "largest_share": 0.05,
+            "clusters_used": 10,
+            "repairs": 0,
+            "objective": 1.0 / (epoch + 1),
+            "clustering_seconds": 2.0 * (epoch + 1),
+            "training_seconds": 6.0 * epoch + 2.0 * line,
+        }
+        for epoch in range(epochs)
+        for line in range(3)
+    ]
+
+
+def test_clusters_have_one_point_an_epoch_and_their_time_beside_training():
+    (section,) = clusters_sections(clustered())
+    drawings = Page(section.html).all("svg")
+    assert [d.attributes["aria-label"] for d in drawings][:2] == [
+        "NMI over epochs: to the last assignment 0.2 at first and 0.6 at last, "
+        "to the labels 0 at first and 0.3 at last",
+        "Sizes over epochs: entropy / ln k 0.9 at first and 0.9 at last, "
+        "largest share 0.05 at first and 0.05 at last",
+    ]
+    assert len(drawings) == 5
+    words = "".join(Page(section.html).words)
+    assert "Clustering took 8.0 s beside 22.0 s of training: 27 % of the two together." in words
+    assert "epoch" in words and "step" not in words
+
+
+def test_without_labels_or_times_the_clusters_say_the_rest():
+    keys = ("step", "epoch", "nmi_last")
+    (section,) = clusters_sections([{key: line[key] for key in keys} for line in clustered()])
+    (drawing,) = Page(section.html).all("svg")
+    assert "labels" not in drawing.attributes["aria-label"]
+    assert "Clustering took" not in section.html
+
+
+def test_a_method_that_does_not_cluster_has_no_such_section():
+    assert clusters_sections(metrics()) == clusters_sections([]) == []
+
+
 def test_views_may_be_a_png(tmp_path):
     from PIL import Image
 
@@ -160,6 +209,27 @@ def test_an_evaluation_without_intervals_or_rows():
     row = Row("r", "knn", "test", "accuracy", 0, 0.5, None, None, 0.1, "", None, None)
     assert Page(table_section([row]).html).all("svg") == []
     assert "Nothing was evaluated." in table_section([]).html
+
+
+def test_a_protocol_of_many_figures_is_one_table_with_a_line_each():
+    names = ("this encoder", "random init", "<i>")
+    many = [
+        Row(name, "layers", "test", f"conv{n} accuracy", 0, 0.1 * n, 0.05, 0.6, 2.0, "", low, 0.2)
+        for name, low in zip(names, (None, 0.1, -0.1), strict=True)
+        for n in range(1, 6)
+    ]
+    page = Page(table_section([*rows(), *many]).html)
+    tables = page.all("table")
+    assert len(tables) == 3  # knn, linear, layers
+    at = page.words.index("layers ")
+    assert page.words[at + 2 : at + 9] == [
+        *names,
+        "conv1 accuracy",
+        "0.100 (0.050 to 0.600)  ",
+        "0.100 (0.050 to 0.600) <",
+        "0.100 (0.050 to 0.600)  ",
+    ]
+    assert any(word.startswith("< less than this encoder's") for word in page.words)
 
 
 def test_intervals_share_a_scale():

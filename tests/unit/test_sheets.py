@@ -15,8 +15,10 @@ from selftaught.report.sheets import (
     contact_sheet,
     labelled_sheet,
     picture,
+    ringed,
     thumbnail,
     views_sheet,
+    wall,
 )
 from selftaught.views.policy import CenterCrop, Intensity, Policy
 from selftaught.views.sample import sample
@@ -108,6 +110,27 @@ def test_pictures_that_do_not_fit_by_whole_pixels_are_resized():
     line = Line("", "", [np.full((10, 5, 3), 50, np.uint8)])
     sheet = opened(labelled_sheet([[line]], side=16))[GAP : GAP + 16, 180 + GAP : 180 + GAP + 16]
     assert (sheet[:, 4:12] == 50).all() and (sheet[:, :4] == 255).all()
+
+
+def test_a_ring_lies_about_its_place_and_leaves_the_rest():
+    gray = np.full((20, 40, 3), 128, np.uint8)
+    marked = ringed(gray, (0.75, 0.5), side=80).astype(int)
+    assert marked.shape == (40, 80, 3)
+    changed = np.argwhere((marked != 128).any(axis=2))
+    assert np.abs(changed.mean(axis=0) - (20, 60)).max() < 0.5
+    assert np.hypot(*(changed - (20, 60)).T).min() > 3 and np.ptp(changed, axis=0).max() <= 14
+    assert marked.max() == 255 and marked.min() == 20
+    assert (ringed(gray, None, side=80) == 128).all() and (gray == 128).all()
+
+
+def test_a_wall_has_three_pictures_a_line():
+    tiles = [np.full((8, 8, 3), value, np.uint8) for value in (10, 60, 110, 160)]
+    sheet = opened(wall(tiles, side=32))
+    assert sheet.shape == (2 * 36 + 4, 3 * 36 + 4, 3)
+    for i, value in enumerate((10, 60, 110, 160)):
+        top, left = 4 + i // 3 * 36, 4 + i % 3 * 36
+        assert np.abs(sheet[top + 8 : top + 24, left + 8 : left + 24] - value).max() <= 4
+    assert (sheet[50:, 60:] > 245).all()
 
 
 @pytest.mark.parametrize("normalise", [True, False])

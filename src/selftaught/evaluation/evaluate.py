@@ -50,10 +50,12 @@ class Entry:
     Attributes:
         place: "module:function", a `Protocol`.
         learns: Whether training labels matter to it.
+        vectors: Whether it looks at f(x), which protocols share and which is made beforehand.
     """
 
     place: str
     learns: bool = True
+    vectors: bool = True
 
     def load(self) -> Protocol:
         """The protocol itself."""
@@ -67,6 +69,7 @@ PROTOCOLS = {
     "linear": Entry("linear:linear"),
     "linear-sgd": Entry("linear_sgd:linear_sgd"),
     "clusters": Entry("clusters:clusters", learns=False),
+    "layers": Entry("layers:layers", vectors=False),
 }
 
 
@@ -140,6 +143,8 @@ def measure(
         few: As for `evaluate`.
     """
     counts = lru_cache(maxsize=2)(resampled_counts)  # protocols share the resamples
+    if subjects[0].encoder is not None:
+        trial = replace(trial, stages=tuple(subjects[0].encoder.strides))
     rows: list[Row] = []
     for name in protocols:
         few_here = few if PROTOCOLS[name].learns else None
@@ -147,7 +152,7 @@ def measure(
         called = name if few_here is None else f"{name}, {few_here} labels a class"
         first: dict[str, Measured] | None = None
         for subject in subjects:
-            judged = _judge(PROTOCOLS[name].load(), subject, trials, labels, counts)
+            judged = _judge(PROTOCOLS[name], subject, trials, labels, counts)
             some = judged.rows(subject, called, labels.split, trial.seed, first)
             rows += [replace(row, note="; ".join(filter(None, (row.note, note)))) for row in some]
             first = first or judged.figures
@@ -205,7 +210,7 @@ class Judged:
                 seconds=self.seconds,
                 note=self.answer.note,
             )
-            if first is not None:
+            if first is not None and metric in first:
                 low, high = interval(first[metric].resampled - measured.resampled)
                 row = replace(row, delta_low=low, delta_high=high)
             rows.append(row)
@@ -213,14 +218,16 @@ class Judged:
 
 
 def _judge(
-    protocol: Protocol,
+    entry: Entry,
     subject: Representation,
     trials: Sequence[Trial],
     labels: "Labelled",
     counts: Callable[[int, int, int], NDArray[np.float32]],
 ) -> Judged:
     """Run the protocol on each draw and judge the mean over draws."""
-    subject.vectors(trials[0].images)  # not timed: protocols share them
+    protocol = entry.load()
+    if entry.vectors:
+        subject.vectors(trials[0].images)  # not timed: protocols share them
     start = time.perf_counter()
     answers = [protocol(subject, trial) for trial in trials]
     seconds = time.perf_counter() - start

@@ -11,7 +11,7 @@ looked at once, at the end.
 Shapes:  n training vectors, M test vectors, D their size; r axes; K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ from selftaught.rng import Key, permutation
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """lambda, the strongest first: each fit starts from the one before."""
+Fold = Callable[[float, Tensor], tuple[Tensor, float]]
+"""From lambda and a start to the minimum without some images, and the cross-entropy on those."""
+
 _FOLDS = 5
 _MANY = 5_000  # from so many training images on, one fold is held out instead of each in turn
 _ITERATIONS = 60
@@ -81,10 +84,19 @@ def principal_axes(x_nD: Tensor) -> Axes:
     They span every vector, so a penalised fit loses nothing by being confined to them.
     """
     mean_D = x_nD.mean(dim=0)
-    deviation_D = (x_nD - mean_D).square().mean(dim=0).sqrt()
+    inverse_D = inverse_deviation(mean_D, (x_nD - mean_D).square().mean(dim=0).sqrt())
+    variance_r, axes_Dr = orthonormal_axes((x_nD - mean_D) * inverse_D)
+    return Axes(mean_D, inverse_D[:, None] * axes_Dr, variance_r)
+
+
+def inverse_deviation(mean_D: Tensor, deviation_D: Tensor) -> Tensor:
+    """1 / deviation, and 0 for numbers that hardly vary at all, as those of a dead unit."""
     varies_D = deviation_D > 1e-5 * mean_D.abs() + 1e-12
-    inverse_D = torch.where(varies_D, 1 / deviation_D.clamp(min=1e-12), 0)
-    s_nD = (x_nD - mean_D) * inverse_D
+    return torch.where(varies_D, 1 / deviation_D.clamp(min=1e-12), 0)
+
+
+def orthonormal_axes(s_nD: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (r,) of standardised vectors along their axes (D, r), the largest last."""
     wide = len(s_nD) < s_nD.shape[1]
     gram = (s_nD @ s_nD.T if wide else s_nD.T @ s_nD) / len(s_nD)
     # Axes found in float32 are orthonormal too; those of a wide matrix are made from its gram's.
@@ -93,7 +105,7 @@ def principal_axes(x_nD: Tensor) -> Axes:
     variance, vectors = variance[kept].float(), vectors[:, kept].float()
     if wide:
         vectors = s_nD.T @ (vectors / (variance * len(s_nD)).sqrt())
-    return Axes(mean_D, inverse_D[:, None] * vectors, variance)
+    return variance, vectors
 
 
 def zero_weights(z_nr: Tensor, classes: int) -> Tensor:
@@ -142,28 +154,43 @@ def fit(
 def choose_strength(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, *, classes: int, seed: int
 ) -> tuple[float, Tensor]:
-    """The lambda of the lowest held-out cross-entropy, and weights near those that it leads to.
+    """The lambda of the lowest held-out cross-entropy, and weights near those that it leads to."""
 
-    Weaker ones are not tried once the cross-entropy rises.
+    def without(held: Tensor) -> Fold:
+        z, labels = z_nr[~held], labels_n[~held]
+        z_held, labels_held = z_nr[held], labels_n[held]
+
+        def fitted(strength: float, start: Tensor) -> tuple[Tensor, float]:
+            weights = fit(z, labels, variance_r, start, strength=strength)
+            return weights, cross_entropy(weights, z_held, labels_held).item()
+
+        return fitted
+
+    folds = [without(held) for held in held_out(labels_n, seed)]
+    return lowest_loss(folds, STRENGTHS, zero_weights(z_nr, classes))
+
+
+def lowest_loss(
+    folds: Sequence[Fold], strengths: Sequence[float], start: Tensor
+) -> tuple[float, Tensor]:
+    """The lambda of the lowest sum over folds, and the mean of the weights that it led to.
+
+    Weaker ones are not tried once the sum rises.
     """
-    folds = [
-        (z_nr[~held], labels_n[~held], z_nr[held], labels_n[held])
-        for held in held_out(labels_n, seed)
-    ]
-    weights = [zero_weights(z_nr, classes)] * len(folds)
-    best, lowest = (STRENGTHS[0], weights[0]), float("inf")
-    for strength in STRENGTHS:
+    weights = [start] * len(folds)
+    best, lowest = (strengths[0], start), float("inf")
+    for strength in strengths:
         loss = 0.0
-        for i, (z, labels, z_held, labels_held) in enumerate(folds):
-            weights[i] = fit(z, labels, variance_r, weights[i], strength=strength)
-            loss += cross_entropy(weights[i], z_held, labels_held).item()
+        for i, fold in enumerate(folds):
+            weights[i], loss_held = fold(strength, weights[i])
+            loss += loss_held
         if loss > lowest:
             break
         best, lowest = (strength, torch.stack(weights).mean(dim=0)), loss
     return best
 
 
-def held_out(labels_n: Tensor, seed: int) -> Iterator[Tensor]:
+def held_out(labels_n: Tensor, seed: int, *, many: int = _MANY) -> Iterator[Tensor]:
     """Masks of the fifths of the images that are held out in turn, a fifth of each class.
 
     Of many images only the first fifth is.
@@ -173,5 +200,5 @@ def held_out(labels_n: Tensor, seed: int) -> Iterator[Tensor]:
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     fold_n: NDArray[np.int64] = np.empty(len(labels), np.int64)
     fold_n[by_class] = np.arange(len(labels)) % _FOLDS
-    for fold in range(1 if len(labels) >= _MANY else min(_FOLDS, len(labels))):
+    for fold in range(1 if len(labels) >= many else min(_FOLDS, len(labels))):
         yield torch.from_numpy(fold_n == fold).to(labels_n.device)

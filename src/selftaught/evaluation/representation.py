@@ -75,13 +75,22 @@ class EncoderRepresentation:
             vectors = features(
                 self.encoder, images, device=self.device, threads=self.threads, cache=self.cache
             )
-            if not np.isfinite(vectors).all():
-                raise DataError(
-                    f"{self.name} makes vectors that are not finite",
-                    "its training diverged; train again with a lower --lr",
-                )
+            check_finite(self.name, bool(np.isfinite(vectors).all()))
             self._kept[images.content] = vectors
         return self._kept[images.content]
+
+
+def check_finite(name: str, finite: bool) -> None:
+    """Refuse an encoder whose outputs are not all finite.
+
+    Raises:
+        DataError: They are not.
+    """
+    if not finite:
+        raise DataError(
+            f"{name} makes vectors that are not finite",
+            "its training diverged; train again with a lower --lr",
+        )
 
 
 def random_init(

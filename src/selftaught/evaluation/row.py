@@ -41,6 +41,7 @@ def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def as_text(rows: Sequence[Row]) -> str:
     """The rows as a table for people: a block a protocol and split, a column a metric, then notes.
 
+    More than three metrics, as of a network's stages, are lines, and the representations columns.
     Seeds of one representation become one line: the mean of their values, the widest of their
     intervals, the sum of their seconds. The paired interval of "this minus it" is shown for the
     first metric; a mark says of each metric whether it lies above 0 or below.
@@ -60,12 +61,36 @@ def as_text(rows: Sequence[Row]) -> str:
 _BETTER, _WORSE = "<", ">"
 _LEGEND = (
     "Values with 95 % intervals; < less than this encoder's, > more: the paired 95 % interval of "
-    "the difference, shown for the first figure, does not hold 0."
+    "the difference, shown for the first of few figures, does not hold 0."
 )
+_ACROSS = 3  # metrics that stand side by side
+
+
+def is_long(group: Sequence[Row]) -> bool:
+    """Whether a protocol has so many metrics that each of them is a line."""
+    return len({row.metric for row in group}) > _ACROSS
+
+
+def turned(group: Sequence[Row]) -> list[list[str]]:
+    """A header of representations, then a line a metric, and the seconds of all metrics.
+
+    Cells are marked < where the paired interval of the difference lies above 0, > where below.
+    """
+    columns = [["", *dict.fromkeys(row.metric for row in group), "seconds"]]
+    for name in dict.fromkeys(row.representation for row in group):
+        own = [row for row in group if row.representation == name]
+        by_metric = [[row for row in own if row.metric == m] for m in columns[0][1:-1]]
+        seeds = max(map(len, by_metric))
+        seconds = sum(row.seconds for row in max(by_metric, key=len))
+        called = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
+        columns.append([called, *map(_cell, by_metric), f"{seconds:.1f}"])
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def _block(group: Sequence[Row]) -> list[list[str]]:
     """A header and a line a representation."""
+    if is_long(group):
+        return turned(group)
     metrics = list(dict.fromkeys(row.metric for row in group))
     lines = [["", *metrics, "this minus it", "seconds"]]
     for name in dict.fromkeys(row.representation for row in group):

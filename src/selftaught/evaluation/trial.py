@@ -43,6 +43,7 @@ class Trial:
         device: Where to compute.
         threads: For reading images.
         epochs: Of protocols that train in epochs; None: as their paper.
+        stages: Names of the stages of the encoder in question.
     """
 
     images: "Images"
@@ -55,6 +56,7 @@ class Trial:
     device: str = "cpu"
     threads: int = 2
     epochs: int | None = None
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ from selftaught.encoders.encoder import Encoder
 from selftaught.evaluation.row import Row
 from selftaught.features import features
 from selftaught.neighbours import top_k
+from selftaught.report.filters import first_layer, last_stage
 from selftaught.report.page import Section
 from selftaught.report.sections import (
     Neighbourhood,
     Picture,
+    clusters_sections,
     health_section,
     loss_section,
     neighbours_section,
@@ -78,8 +80,11 @@ def run_sections(
         ),
         loss_section(metrics),
         health_section(metrics, alarms),
+        *clusters_sections(metrics),
         views_section(sheet(images, specs[0], encoder.config.intensity, seed=config["seed"])),
         neighbours_section(neighbourhoods(images, vectors_ND, encoder.config.intensity)),
+        *first_layer(encoder),
+        *last_stage(encoder, images, device=device, threads=threads),
         *evaluation_sections(rows),
     ]
 

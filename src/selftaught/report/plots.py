@@ -37,7 +37,12 @@ _BINS = 300  # a curve of more than two points a bin keeps each bin's lowest and
 
 
 def curves(
-    title: str, lines: Mapping[str, Points], *, alt: str, level: tuple[str, Points] | None = None
+    title: str,
+    lines: Mapping[str, Points],
+    *,
+    alt: str,
+    level: tuple[str, Points] | None = None,
+    over: str = "step",
 ) -> Html:
     """One small plot of curves over steps, with an optional dashed level to compare with.
 
@@ -46,11 +51,12 @@ def curves(
         lines: One curve a name (three at most); values that are not finite are left out.
         alt: What the plot shows, in words.
         level: Name and points of the dashed curve, such as the loss of a constant output.
+        over: What the horizontal axis counts.
     """
     from matplotlib import rc_context
 
     with rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"}):
-        figure, axes = _canvas(title)
+        figure, axes = _canvas(title, over)
         for colour, (name, points) in zip(_CURVES, lines.items(), strict=False):
             axes.plot(*_thinned(points), color=colour, linewidth=1.7, label=name)
         if level is not None:
@@ -87,7 +93,7 @@ def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return steps[order], values[order]
 
 
-def _canvas(title: str) -> "tuple[Figure, Axes]":
+def _canvas(title: str, over: str) -> "tuple[Figure, Axes]":
     """An empty plot without a box: faint horizontal lines, its title at the upper left."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -97,7 +103,7 @@ def _canvas(title: str) -> "tuple[Figure, Axes]":
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
     axes.set_title(title, loc="left", color=_INK, fontsize=_FONT, fontweight="bold", pad=9)
-    axes.set_xlabel("step", color=_SOFT, fontsize=_FONT - 1, loc="right")
+    axes.set_xlabel(over, color=_SOFT, fontsize=_FONT - 1, loc="right")
     axes.tick_params(colors=_SOFT, labelsize=_FONT - 1, length=0)
     axes.grid(axis="y", color=_LINE, linewidth=0.9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

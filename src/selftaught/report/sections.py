@@ -6,8 +6,9 @@ A section says in its first sentence what there is to see, before it shows it.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from selftaught.evaluation.row import Row, is_long, turned
 from selftaught.report import plots
 from selftaught.report.page import (
     Html,
@@ -24,9 +25,6 @@ from selftaught.report.page import (
     text,
 )
 
-if TYPE_CHECKING:
-    from selftaught.evaluation.row import Row
-
 _SHOWN = 50  # rejected images that the page lists; rejected.parquet has them all
 
 _HEALTH = {  # key of metrics.jsonl: title of its plot, what it says in words
@@ -42,6 +40,24 @@ _HEALTH = {  # key of metrics.jsonl: title of its plot, what it says in words
     ),
     "lr": ("Learning rate", "As the schedule set it."),
     "images_per_second": ("Images a second", "The speed of training."),
+}
+
+_CLUSTERS = {  # title of a plot: its curves by key of metrics.jsonl, what they say in words
+    "NMI": (
+        {"nmi_last": "to the last assignment", "nmi_labels": "to the labels"},
+        "1: the same groups; 0: groups that have nothing to do with each other. Labels are only "
+        "looked at, never trained on.",
+    ),
+    "Sizes": (
+        {"entropy": "entropy / ln k", "largest_share": "largest share"},
+        "Entropy 1: clusters of one size; largest share 1: one cluster has everything.",
+    ),
+    "Clusters in use": ({"clusters_used": "clusters in use"}, "Those that hold an image."),
+    "Objective": (
+        {"objective": "objective"},
+        "Mean squared distance of an image's features to its centroid.",
+    ),
+    "Repairs": ({"repairs": "repairs"}, "Empty clusters that were given a share of another."),
 }
 
 
@@ -124,6 +140,40 @@ def health_section(metrics: Sequence[Mapping[str, Any]], alarms: Sequence[str]) 
     return Section("Health", Html("".join(words) + grid(drawn)))
 
 
+def clusters_sections(metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """How the clusters that a method trains on changed, where it logged them; else no section.
+
+    Figure 2 of Caron et al. 2018: NMI between assignments t - 1 and t, and to labels.
+    """
+    drawn = []
+    for title, (names, meaning) in _CLUSTERS.items():
+        lines = {name: _epochs(metrics, key) for key, name in names.items()}
+        lines = {name: points for name, points in lines.items() if points[1]}
+        if lines:
+            ends = (
+                f"{n} {p[1][0]:.4g} at first and {p[1][-1]:.4g} at last" for n, p in lines.items()
+            )
+            alt = f"{title} over epochs: {', '.join(ends)}"
+            drawn.append(figure(plots.curves(title, lines, alt=alt, over="epoch"), meaning))
+    if not drawn:
+        return []
+    words = f"The clusters of each epoch, one point an epoch.{_time_of_clustering(metrics)}"
+    return [Section("Clusters", Html(paragraph(words) + grid(drawn)))]
+
+
+def _time_of_clustering(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What clustering cost beside training, if both were logged: seconds of the run so far."""
+    totals = [_points(metrics, key)[1] for key in ("clustering_seconds", "training_seconds")]
+    if not all(totals):
+        return ""
+    clustering, training = (seconds[-1] for seconds in totals)
+    share = clustering / max(clustering + training, 1e-9)
+    return (
+        f" Clustering took {clustering:,.1f} s beside {training:,.1f} s of training: "
+        f"{100 * share:.0f} % of the two together."
+    )
+
+
 def views_section(sheet: bytes, *, words: str = "") -> Section:
     """What the network saw: a contact sheet of views, as the bytes of a PNG, WebP or JPEG file."""
     words = words or "Each image with views of it as the network sees them, drawn as in training."
@@ -150,8 +200,30 @@ def neighbours_section(
     return Section(title, Html(paragraph(words) + grid(lines, kind="wall")))
 
 
-def table_section(rows: Sequence["Row"], *, title: str = "Evaluation", words: str = "") -> Section:
+def filters_section(sheet: bytes, words: str, *, legend: bytes | None = None) -> Section:
+    """The first layer's filters as the bytes of an image file, and what their colours mean."""
+    drawn = figure(image(sheet, "The filters of the first layer"))
+    if legend is not None:
+        wheel = "A wheel: each direction in its colour"
+        drawn = Html(figure(image(legend, wheel), "The image grows brighter this way.") + drawn)
+    return Section("First-layer filters", Html(paragraph(words) + drawn))
+
+
+def excited_section(walls: Sequence[tuple[str, bytes, Sequence[str]]], words: str) -> Section:
+    """What excites a stage: name of a channel, its images as an image file, and their names."""
+    drawn = [
+        figure(image(sheet, f"What excites {name} most: {', '.join(paths)}"), name)
+        for name, sheet, paths in walls
+    ]
+    return Section(
+        "What excites the last stage", Html(paragraph(words) + grid(drawn, kind="tiles"))
+    )
+
+
+def table_section(rows: Sequence[Row], *, title: str = "Evaluation", words: str = "") -> Section:
     """The evaluation: one table a protocol, split and metric, every representation beside the rest.
+
+    A protocol of many metrics, as of a network's stages, is one table: a line each.
 
     Several seeds of one representation become one line: the mean of their values, and the widest of
     their intervals.
@@ -162,18 +234,43 @@ def table_section(rows: Sequence["Row"], *, title: str = "Evaluation", words: st
         "Points are values, lines their 95 % intervals; a line of the table that is not this "
         "encoder is what it has to beat."
     )
-    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.protocol, row.metric, row.split].append(row)
+        groups[row.protocol, row.split].append(row)
     parts = [paragraph(words)]
-    for (protocol, metric, split), group in groups.items():
-        heading = f"<h3>{text(protocol)}: {text(metric)} <small>({text(split)})</small></h3>"
-        parts.append(Html(heading + _comparison(group)))
+    for (protocol, split), group in groups.items():
+        parts += _long_table(protocol, split, group) if is_long(group) else _tables(group)
     notes = dict.fromkeys(row.note for row in rows if row.note)
     return Section(title, Html("".join(parts) + (bullets(notes) if notes else "")))
 
 
-def _comparison(group: Sequence["Row"]) -> Html:
+def _tables(group: Sequence[Row]) -> list[Html]:
+    """A heading and a table for each metric of a protocol."""
+    by_metric: dict[str, list[Row]] = defaultdict(list)
+    for row in group:
+        by_metric[row.metric].append(row)
+    return [
+        Html(_heading(f"{of_one[0].protocol}: {metric}", of_one[0].split) + _comparison(of_one))
+        for metric, of_one in by_metric.items()
+    ]
+
+
+def _long_table(protocol: str, split: str, group: Sequence[Row]) -> list[Html]:
+    """A heading and a table of all metrics: a line each, and a column a representation."""
+    header, *lines = turned(group)
+    drawn = table(header, lines, numbers=range(1, len(header)))
+    marks = paragraph(
+        "< less than this encoder's, > more: the paired 95 % interval of the difference does not "
+        "hold 0."
+    )
+    return [Html(_heading(protocol, split) + drawn + marks)]
+
+
+def _heading(words: str, split: str) -> str:
+    return f"<h3>{text(words)} <small>({text(split)})</small></h3>"
+
+
+def _comparison(group: Sequence[Row]) -> Html:
     """One table: a line a representation, with its interval on the group's common scale."""
     by_name: dict[str, list[Row]] = defaultdict(list)
     for row in group:
@@ -188,7 +285,7 @@ def _comparison(group: Sequence["Row"]) -> Html:
     )
 
 
-def _line(name: str, seeds: Sequence["Row"], scale: tuple[float, float]) -> list[object]:
+def _line(name: str, seeds: Sequence[Row], scale: tuple[float, float]) -> list[object]:
     value = sum(row.value for row in seeds) / len(seeds)
     lows = [row.low for row in seeds if row.low is not None]
     highs = [row.high for row in seeds if row.high is not None]
@@ -201,7 +298,7 @@ def _line(name: str, seeds: Sequence["Row"], scale: tuple[float, float]) -> list
     return [called, f"{value:.3f}", drawn, f"{low:.3f} to {high:.3f}", _difference(seeds), seconds]
 
 
-def _difference(seeds: Sequence["Row"]) -> str:
+def _difference(seeds: Sequence[Row]) -> str:
     """The widest of the paired intervals, where there is one."""
     lows = [row.delta_low for row in seeds if row.delta_low is not None]
     highs = [row.delta_high for row in seeds if row.delta_high is not None]
@@ -212,6 +309,12 @@ def _points(metrics: Sequence[Mapping[str, Any]], key: str) -> plots.Points:
     """Steps and values of one key, where it was logged."""
     logged = [(m["step"], m[key]) for m in metrics if m.get(key) is not None]
     return [float(step) for step, _ in logged], [float(value) for _, value in logged]
+
+
+def _epochs(metrics: Sequence[Mapping[str, Any]], key: str) -> plots.Points:
+    """Epochs and the last value that each logged of one key."""
+    last = {float(m["epoch"]): float(m[key]) for m in metrics if m.get(key) is not None}
+    return list(last), list(last.values())
 
 
 def _picture(picture: Picture, alt: str) -> Html:

@@ -22,9 +22,13 @@ from selftaught.report.sections import Picture
 from selftaught.views.policy import Intensity
 from selftaught.views.tensors import resize, to_unit
 
+RGB = NDArray[np.uint8]
+"""A picture, (H, W, 3)."""
+
 _GAP = 4  # pixels between the pictures of a sheet
 _PAPER = 255  # a sheet's background
 _INK, _PALE, _RULE = (20, 20, 20), (110, 110, 110), (170, 170, 170)
+_RING = 5  # pixels: the radius of what marks a place
 _NAMES, _SIZES = 180, (16, 13)  # pixels: the column of names, the letters of names and words
 
 
@@ -92,7 +96,7 @@ def labelled_sheet(blocks: Sequence[Sequence[Line]], *, side: int = 96) -> bytes
     """
     parts = []
     for block in blocks:
-        grid_HW3 = _grid([[_enlarged(p, side) for p in line.pictures] for line in block], side)
+        grid_HW3 = _grid([[enlarged(p, side) for p in line.pictures] for line in block], side)
         names_HW3 = _names([(line.name, line.words) for line in block], side)
         parts.append(np.concatenate([names_HW3, grid_HW3], axis=1))
     width = max(part.shape[1] for part in parts)
@@ -105,6 +109,29 @@ def labelled_sheet(blocks: Sequence[Sequence[Line]], *, side: int = 96) -> bytes
     for part in wide[1:]:
         stacked += [rule_HW3, part]
     return _file(np.concatenate(stacked), "PNG", optimize=True)
+
+
+def wall(tiles: Sequence[RGB], *, side: int, across: int = 3) -> bytes:
+    """Pictures in lines of three, each fitted into a square, as a WebP file."""
+    lines = [tiles[start : start + across] for start in range(0, len(tiles), across)]
+    return _file(_grid(lines, side), "WEBP", quality=85)
+
+
+def ringed(image_HW3: RGB, centre: Sequence[float] | None, *, side: int) -> RGB:
+    """The picture at a side of `side` pixels, with a ring about a place (x, y), each 0 to 1."""
+    canvas = Image.fromarray(_fitted(image_HW3, side))
+    if centre is None:
+        return np.array(canvas)
+    x, y, draw = canvas.width * centre[0], canvas.height * centre[1], ImageDraw.Draw(canvas)
+    for radius, colour in ((_RING + 1, _INK), (_RING, (_PAPER,) * 3)):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour)
+    return np.array(canvas)
+
+
+def enlarged(image_HW3: RGB, side: int) -> RGB:
+    """Every pixel as a square of pixels, where that gives the side."""
+    times, rest = divmod(side, max(image_HW3.shape[:2]))
+    return image_HW3 if rest else image_HW3.repeat(times, 0).repeat(times, 1)
 
 
 def pictures(view_NCSS: Tensor, normalised: Intensity | None = None) -> list[NDArray[np.uint8]]:
@@ -141,12 +168,6 @@ def _names(lines: Sequence[tuple[str, str]], side: int) -> NDArray[np.uint8]:
         draw.text((_NAMES - 8, middle - shift), name, fill=_INK, font=large, anchor="rm")
         draw.text((_NAMES - 8, middle + 10), words, fill=_PALE, font=small, anchor="rm")
     return np.asarray(canvas)
-
-
-def _enlarged(image_HW3: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Every pixel as a square of pixels, where that gives the side."""
-    times, rest = divmod(side, max(image_HW3.shape[:2]))
-    return image_HW3 if rest else image_HW3.repeat(times, 0).repeat(times, 1)
 
 
 def _small(image_HWC: NDArray[Any], intensity: Intensity, side: int) -> NDArray[np.uint8]:
