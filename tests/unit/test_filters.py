@@ -132,7 +132,10 @@ def test_of_very_many_filters_the_strongest_are_drawn() -> None:
 # The last stage.
 
 
-def test_peaks_are_the_largest_of_a_map_and_where_they_are(images: Images) -> None:
+def test_peaks_are_the_largest_of_a_map_and_where_they_are(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "_BATCH", 2)
     encoder = build(EncoderConfig("resnet8", image_size=16, options={"width": 4}), seed=0)
     encoder.train()
     before, rows = encoder_id(encoder), np.array([3, 8, 21])

@@ -13,6 +13,7 @@ from selftaught.report.page import Section, image, page, paragraph, table, text
 from selftaught.report.report import write_report
 from selftaught.report.sections import (
     clusters_sections,
+    excited_section,
     health_section,
     loss_section,
     table_section,
@@ -189,6 +190,14 @@ def test_without_labels_or_times_the_clusters_say_the_rest():
 
 def test_a_method_that_does_not_cluster_has_no_such_section():
     assert clusters_sections(metrics()) == clusters_sections([]) == []
+
+
+def test_hostile_names_are_words_of_what_excites_a_channel():
+    page = Page(excited_section([("channel 3", photograph(0), HOSTILE)], "Words.").html)
+    (picture,) = page.all("img")
+    assert set(picture.attributes) == {"src", "alt"} and page.all("script") == []
+    assert picture.attributes["alt"].startswith(f"What excites channel 3 most: {HOSTILE[0]}, ")
+    assert "Words." in page.words and "channel 3" in page.words
 
 
 def test_views_may_be_a_png(tmp_path):
