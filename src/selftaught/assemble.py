@@ -50,6 +50,9 @@ OPERATIONS: dict[type[policies.Operation], dict[str, str]] = {
 }
 """Each operation's fields and their names among `views.*`, in the order in which they are done."""
 
+NETWORK_OPTIONS = ("width", "stem_stride", "fc", "drop_rate")
+"""Those of `network.*` that belong to the architecture."""
+
 
 def complete(config: Config) -> Config:
     """The configuration with every option of its method written out and checked.
@@ -66,6 +69,17 @@ def complete(config: Config) -> Config:
             )
     options = typed(cls, defaults | config.options, config.method)
     return replace(config, options=dataclasses.asdict(options))
+
+
+def fitted(config: Config, images: int) -> tuple[Config, list[str]]:
+    """The configuration for so many images, and what its method says to that.
+
+    Raises:
+        ConfigError: The method's options make no sense for so many images.
+    """
+    cls = find(config.method)
+    options, sentences = cls.fitted(cls.Options(**config.options), images)
+    return replace(config, options=dataclasses.asdict(options)), sentences
 
 
 def policy(settings: ViewSettings) -> Policy:
@@ -89,7 +103,8 @@ def encoder(config: Config, images: "Images") -> Encoder:
     network = config.network
     if network.init:
         return _continued(config, images)
-    options = {"width": network.width, "stem_stride": network.stem_stride}
+    cls = find(config.method)
+    options = {name: getattr(network, name) for name in NETWORK_OPTIONS}
     shape = EncoderConfig(
         architecture=network.encoder,
         in_channels=images.store.channels,
@@ -97,6 +112,7 @@ def encoder(config: Config, images: "Images") -> Encoder:
         stem=network.stem,
         options={name: value for name, value in options.items() if value is not None},
         intensity=images.checked.intensity,
+        front=cls.front(cls.Options(**config.options), network.encoder),
     )
     return build(shape, seed=config.seed)
 
@@ -104,7 +120,7 @@ def encoder(config: Config, images: "Images") -> Encoder:
 def method(config: Config, images: "Images") -> Method:
     """The method around its encoder; with synchronised batch norm where there are several ranks."""
     cls = find(config.method)
-    options = cls.Options(**config.options)
+    options, _ = cls.fitted(cls.Options(**config.options), len(images.store))
     f = encoder(config, images)
     with torch.random.fork_rng(devices=[]):  # heads draw their weights from torch's generator
         torch.default_generator.manual_seed(torch_seed(config.seed, -1))  # before step 0
@@ -140,6 +156,7 @@ def plan(config: Config, images: "Images", device: torch.device) -> Plan:
         checkpoint_seconds=loop.checkpoint_seconds,
         stop_on_alarm=loop.stop_on_alarm,
         micro_batch=_micro_batch(config),
+        schedule=loop.schedule,
     )
 
 

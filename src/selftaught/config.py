@@ -42,13 +42,17 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The encoder f. `width` and `stem_stride` are options of resnet8 and resnet20."""
+    """The encoder f. `width` and `stem_stride` are options of resnet8 and resnet20, `fc`, the size
+    of fully connected layers, of alexnet and vgg16, `drop_rate` of these and of timm's.
+    """
 
     encoder: str = "resnet8"
     image_size: int = 32
     stem: Literal["auto", "small", "standard"] = "auto"
     width: int | None = None
     stem_stride: int | None = None
+    fc: int | None = None
+    drop_rate: float | None = None
     init: str | None = None
 
 
@@ -98,6 +102,7 @@ class LoopSettings:
     optimizer: Literal["sgd", "adamw", "lars"] = "adamw"
     lr: float = 2e-3
     scaling: Literal["none", "linear", "sqrt"] = "none"
+    schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 1e-4
     momentum: float = 0.9
     precision: Literal["auto", "float32", "float64", "bf16"] = "auto"

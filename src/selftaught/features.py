@@ -5,9 +5,12 @@ Shapes:  N images of the store; n of this process's share; B of a batch; D = enc
 
 import contextlib
 import hashlib
+import math
+import os
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +39,9 @@ def features(
     threads: int = 2,
     policy: Policy | None = None,
     cache: Path | None = None,
-) -> NDArray[np.float32]:
+    before_final: bool = False,
+    limit: int | None = None,
+) -> NDArray[Any]:
     """h = f(x) of every image, (N, D) in row order, in evaluation mode and float32.
 
     Pixels are streamed; processes share the work, and each of them gets all of it.
@@ -50,18 +55,24 @@ def features(
         policy: How images become views; None: that of evaluation. Where it is random, the numbers
             are keyed by row under seed 0.
         cache: Folder where features are kept, by the encoder's identity, the images' content and
-            the policy; None: nowhere.
+            the policy; None: nowhere. Not with `before_final`.
+        before_final: f(x) before the encoder's last activation.
+        limit: Bytes of memory that they may take; more become float16 in a file without a name.
 
     Raises:
         DataError: A file is damaged, missing or another than the one that was checked.
+        FileError: The disk that holds temporary files is too full.
     """
     policy = policy or evaluation(encoder.config.image_size)
-    path = None if cache is None else _path(cache, encoder, images, policy)
+    path = None if cache is None or before_final else _path(cache, encoder, images, policy)
     kept = None if path is None else _kept(path, (len(images.store), encoder.dim))
     if not agree(kept is None):
         assert kept is not None
         return kept
-    h_ND = _computed(encoder.to(device), images, policy, torch.device(device), batch_size, threads)
+    shape = (len(images.store), encoder.dim)
+    small = limit is None or 4 * math.prod(shape) <= limit
+    h_ND = torch.empty(shape) if small else room(shape, 0)
+    _compute(h_ND, encoder.to(device), images, policy, batch_size, threads, before_final)
     if path is not None and rank() == 0:
         with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the result
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,27 +80,59 @@ def features(
     return h_ND.numpy()
 
 
-def _computed(
+def _compute(
+    h_ND: Tensor,
     encoder: Encoder,
     images: "Images",
     policy: Policy,
-    device: torch.device,
     batch_size: int,
     threads: int,
-) -> Tensor:
-    """Each process computes one stretch of the rows; the stretches are gathered."""
-    N = len(images.store)
+    before_final: bool,
+) -> None:
+    """Fill h, batch after batch: each process computes those of one stretch of the rows, and gets
+    those of the others.
+    """
+    N = len(h_ND)
     n = -(-N // world())
-    rows_n = np.arange(rank() * n, min((rank() + 1) * n, N))
-    h_nD = torch.zeros(n, encoder.dim)  # of one length everywhere: the last may end in zeros
-    starts = range(0, len(rows_n), batch_size)
-    parts = [rows_n[start : start + batch_size] for start in starts]
-    made = views(encoder, images, parts, policy, threads=threads)
-    with evaluating(encoder), contextlib.closing(made), torch.autocast(device.type, enabled=False):
+    starts = range(0, n, batch_size)
+    own_n = np.arange(rank() * n, (rank() + 1) * n).clip(max=N - 1)  # the last row, to fill up
+    made = views(
+        encoder, images, [own_n[s : s + batch_size] for s in starts], policy, threads=threads
+    )
+    f = encoder.before_final if before_final else encoder
+    x = next(encoder.parameters())
+    with (
+        evaluating(encoder),
+        contextlib.closing(made),
+        torch.autocast(x.device.type, enabled=False),
+    ):
         for start, x_BCSS in zip(starts, made, strict=True):
-            h_BD = encoder(x_BCSS.to(next(encoder.parameters(), x_BCSS).dtype))  # float64 runs too
-            h_nD[start : start + len(x_BCSS)] = h_BD
-    return all_gather(h_nD)[:N]
+            h_BD = f(x_BCSS.to(x.dtype)).float()  # float64 runs too
+            for process, part_BD in enumerate(all_gather(h_BD).chunk(world())):
+                first = process * n + start
+                last = min(first + len(part_BD), (process + 1) * n, N)
+                h_ND[first:last] = part_BD[: max(0, last - first)]
+
+
+def room(shape: tuple[int, int], limit: int) -> Tensor:
+    """Room for float16 numbers: in memory up to so many bytes, else in a file without a name.
+
+    Raises:
+        FileError: The disk that holds temporary files is too full.
+    """
+    size = 2 * math.prod(shape)
+    if size <= limit:
+        return torch.empty(shape, dtype=torch.float16)
+    with tempfile.TemporaryFile() as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return torch.from_numpy(np.memmap(file, np.float16, "w+", shape=shape))
+        except OSError as error:
+            raise FileError(
+                f"{tempfile.gettempdir()} cannot hold {size / 2**30:.1f} GiB ({error.strerror})",
+                "let TMPDIR name a folder on a disk with room",
+            ) from None
 
 
 def views(

@@ -58,6 +58,11 @@ def memory() -> int:
     return min(limits)
 
 
+def memory_share() -> int:
+    """A quarter of the memory, shared among the processes that torchrun started here, in bytes."""
+    return memory() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def describe(device: str) -> str:
     """The hardware in a few words, for reports and results."""
     import torch

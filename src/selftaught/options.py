@@ -79,9 +79,10 @@ class Pretrain(Machine):
     method: str | None = None
     """How to train: see selftaught methods. By default simclr."""
     preset: str | None = None
-    """A paper's recipe: simclr-imagenet, simclr-cifar10; or small, for machines without a GPU."""
+    """A paper's recipe: simclr-imagenet, simclr-cifar10, deepcluster-imagenet; or small, for
+    machines without a GPU."""
     encoder: str | None = None
-    """resnet8, resnet20, or any timm model by name."""
+    """resnet8, resnet20, alexnet, vgg16, or any timm model by name."""
     image_size: int | None = None
     """Side of a view in pixels."""
     epochs: int | None = None
@@ -131,7 +132,7 @@ class Evaluate(Machine):
     labelled: Positional[str]
     """Class folders, train/ and test/ of them, a table with labels, or .npz with labels."""
     protocol: Texts = ()
-    """knn, linear, linear-sgd, clusters; by default knn and linear."""
+    """knn, linear, linear-sgd, clusters, layers; by default knn and linear."""
     label: str | None = None
     """The label's column, where there are several."""
     few: int | None = None

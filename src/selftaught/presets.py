@@ -37,6 +37,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "options.temperature": 0.5,
         "options.head": "released",
     },
+    "deepcluster-imagenet": {
+        "method": "deepcluster",
+        "network.encoder": "alexnet",
+        "network.image_size": 224,
+        "loop.batch_size": 256,
+        "loop.epochs": 500,  # the paper's table 1; the released code's default is 200
+        "loop.optimizer": "sgd",
+        "loop.lr": 0.05,
+        "loop.schedule": "constant",
+        "loop.scaling": "none",
+        "loop.weight_decay": 1e-5,
+        "options.k": 10_000,
+    },
     # Chosen on CIFAR-10 with two CPU cores (benchmarks/cifar10_cpu.py).
     "small": {
         "network.encoder": "resnet8",
@@ -61,6 +74,7 @@ FIGURE = "figure"
 _POLICY_OF = {
     "simclr-imagenet": "simclr_imagenet",
     "simclr-cifar10": "simclr_cifar",
+    "deepcluster-imagenet": "deepcluster",
     "small": "simclr_cifar",
 }
 

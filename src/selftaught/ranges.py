@@ -73,6 +73,8 @@ SETTINGS: dict[str, Range] = {
     "network.image_size": SIDE,
     "network.width": Range(1, 1024),
     "network.stem_stride": Range(1, 8),
+    "network.fc": Range(1, 8192),
+    "network.drop_rate": Range(0, 0.99),
     "views.crop_scale": Pair(0, 1, above=True),
     "views.crop_ratio": Pair(0, 100, above=True),
     "views.flip": SHARE,

@@ -68,6 +68,8 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     if base is None:
         recipe.check_enough(looked)
     start = base or _advised(looked, device, init.config.image_size if init else None, given)
+    if base is None:
+        start = with_overrides(start, find(first.method).recommended, first.method)
     fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
     chosen = with_overrides(fitting, given, "pretrain")
     if init is not None:
@@ -75,10 +77,11 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     else:
         chosen = _with_fitting_options(chosen, start, given)
     chosen = assemble.complete(_with_own_options(chosen, given))
+    chosen, expected = assemble.fitted(chosen, len(looked))
     check_channels(assemble.policy(chosen.views), looked.channels)
     images = assemble.opened(chosen, options.cache, options.threads, looked)
     echo = _echo(chosen, images, options.seconds, from_recipe=base is None)
-    return Resolved(chosen, images, "\n".join([echo, *left_out]))
+    return Resolved(chosen, images, "\n".join([echo, *left_out, *expected]))
 
 
 def resolve_views(options: Views, device: torch.device) -> Resolved:
@@ -192,8 +195,7 @@ def _with_encoder_of(config: Config, found: Encoder) -> Config:
         "network.encoder": shape.architecture,
         "network.image_size": shape.image_size,
         "network.stem": shape.stem,
-        "network.width": shape.options.get("width"),
-        "network.stem_stride": shape.options.get("stem_stride"),
+        **{f"network.{name}": shape.options.get(name) for name in assemble.NETWORK_OPTIONS},
     }
     return with_overrides(config, changes, "--init")
 
@@ -203,8 +205,8 @@ def _with_fitting_options(chosen: Config, start: Config, given: Overrides) -> Co
     encoder = chosen.network.encoder
     if encoder == start.network.encoder or encoder in CIFAR_RESNETS:
         return chosen
-    gone = {n: None for n in ("network.width", "network.stem_stride") if n not in given}
-    return with_overrides(chosen, gone, "pretrain")
+    options = [f"network.{name}" for name in assemble.NETWORK_OPTIONS]
+    return with_overrides(chosen, {n: None for n in options if n not in given}, "pretrain")
 
 
 def _with_own_options(chosen: Config, given: Overrides) -> Config:

@@ -19,7 +19,7 @@ from selftaught.training.checkpoint import newest
 from tests.support.forked import Child, Server
 
 PAUSE = 0.02  # seconds after each of a checkpoint's four files
-TIMES = {"images_per_second", "seconds_left"}
+TIMES = {"images_per_second", "seconds_left", "seconds", "begin_seconds"}
 TRAIN = (
     *("--image-size", "16", "--batch-size", "16", "--encoder", "resnet8"),
     *("--set", "network.width=4", "--set", "network.stem_stride=2", "--set", "options.hidden=32"),

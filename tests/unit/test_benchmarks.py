@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import augmentations, memory, rivals, step, views
+from benchmarks import augmentations, deepcluster_cifar10, memory, rivals, step, views
 from selftaught.data.store import open_images
 from selftaught.views.policy import (
     Blur,
@@ -260,3 +260,34 @@ def test_the_memory_of_a_process_is_its_own(tmp_path):
     with closing(np.load(path, allow_pickle=False)) as arrays:
         assert arrays["images"].shape == (1000, 32, 32, 3)
     assert len(open_images(str(path), cache=tmp_path / "cache").store) == 1000
+
+
+# --- DeepCluster on CIFAR-10
+
+
+def test_deepcluster_s_page_has_what_was_measured(tmp_path):
+    chosen = deepcluster_cifar10.parser().parse_args(["--data", "d", "--out", str(tmp_path)])
+    log = [
+        {"step": s, "epoch": e, "nmi_labels": 0.1 * e, "largest_share": 0.02, "seconds": 10.0}
+        | ({"nmi_last": 0.2 * e} if e else {})
+        | {"begin_seconds": 2.5}
+        for s, e in ((1, 0), (200, 1), (400, 2), (600, 3))
+    ]
+    for seed, accuracy in ((0, 0.4), (1, 0.5)):
+        folder, judged = deepcluster_cifar10.place(chosen, "uniform", seed)
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        rows = [
+            {"metric": "accuracy", "protocol": p, "representation": r, "value": v}
+            for p in ("knn", "linear")
+            for r, v in (("this encoder", accuracy), ("random init", 0.3), ("raw pixels", 0.41))
+        ]
+        judged.write_text(json.dumps(rows))
+    page = deepcluster_cifar10.page(chosen)
+    assert "| k = 100, uniform | 2 | 45.0 (40.0, 50.0) | 45.0 (40.0, 50.0) | 600, 600 |" in page
+    assert "| raw pixels | | 41.0 | 41.0 | |" in page
+    assert (
+        "| k = 100, uniform | 4 | 0.200, 0.400, 0.600 | 0.100, 0.200, 0.300 | 0.020 | 25 % |"
+        in page
+    )
+    assert "released" not in page, "not measured yet"

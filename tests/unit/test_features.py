@@ -102,7 +102,7 @@ def test_what_is_kept_is_not_computed_again(
 ) -> None:
     images = array_set(tmp_path, 20)
     truth = features(encoder, images, cache=tmp_path)
-    monkeypatch.setattr(module, "_computed", None)
+    monkeypatch.setattr(module, "_compute", None)
     again = features(encoder, images, cache=tmp_path, policy=evaluation(12), batch_size=3)
     assert np.array_equal(again, truth)
     with pytest.raises(TypeError):

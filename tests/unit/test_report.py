@@ -157,8 +157,8 @@ def clustered(epochs: int = 4) -> list[dict[str, float | None]]:
             "clusters_used": 10,
             "repairs": 0,
             "objective": 1.0 / (epoch + 1),
-            "clustering_seconds": 2.0 * (epoch + 1),
-            "training_seconds": 6.0 * epoch + 2.0 * line,
+            "begin_seconds": 2.0 * (epoch + 1),
+            "seconds": 2.0 * (epoch + 1) + 6.0 * epoch + 2.0 * line,
         }
         for epoch in range(epochs)
         for line in range(3)

@@ -23,6 +23,7 @@ from selftaught.data.batches import Feed
 from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.errors import StopRun
+from selftaught.methods.deepcluster import DeepCluster, DeepClusterOptions
 from selftaught.methods.method import Features
 from selftaught.methods.simclr import SimCLR, SimCLROptions
 from selftaught.training import checkpoint
@@ -32,7 +33,7 @@ from selftaught.training.training import Plan, Training
 from selftaught.views.policy import ViewSpec, simclr_cifar
 
 STEPS, EPOCH, BATCH = 12, 4, 16  # 64 images
-TIMES = {"images_per_second", "seconds_left"}
+TIMES = {"images_per_second", "seconds_left", "seconds", "begin_seconds"}
 
 
 class Dropped(SimCLR):
@@ -70,6 +71,20 @@ class Restless(Dropped):
         ]
 
 
+class Clustered(DeepCluster):
+    """DeepCluster with dropout before its classifier."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.encoder.final = nn.Dropout(0.3)
+
+
+OPTIONS: dict[type, Any] = {
+    SimCLROptions: SimCLROptions(head="bn"),
+    DeepClusterOptions: DeepClusterOptions(k=7),
+}
+
+
 class Killed(Exception):
     pass
 
@@ -95,8 +110,8 @@ class Stopping(Training):
                 raise Killed
             signal.raise_signal(signal.SIGTERM)
 
-    def _begin_epoch(self) -> None:
-        super()._begin_epoch()
+    def begin_epoch(self) -> None:
+        super().begin_epoch()
         if self.stop == Stop(self.step, "begun"):
             checkpoint.save(self.run / "checkpoints", self.checkpoint(complete=False))
             raise Killed
@@ -106,7 +121,7 @@ class Stopping(Training):
 class Setup:
     """What determines a run."""
 
-    method: type[SimCLR] = Dropped
+    method: type[SimCLR | DeepCluster] = Dropped
     precision: str = "float32"
     optimizer: str = "adamw"
     steps: int = STEPS
@@ -123,10 +138,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 def training(images: Images, setup: Setup, run: Path, threads: int, stop: Stop) -> Stopping:
     config = EncoderConfig("resnet8", image_size=32, options={"width": 4, "stem_stride": 2})
-    policy = (ViewSpec(simclr_cifar(), 32, 2),)
+    policy = (ViewSpec(simclr_cifar(), 32, setup.method.views),)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        method = setup.method(build(config), SimCLROptions(head="bn"), policy=policy)
+        method = setup.method(build(config), OPTIONS[setup.method.Options], policy=policy)
     feed = Feed(images, specs=policy, batch_size=BATCH, seed=7, threads=threads)
     plan = Plan(
         epochs=-(-setup.steps // EPOCH),
@@ -258,6 +273,31 @@ def test_a_method_that_begins_epochs(
     setup = Setup(method=Restless)
     made = stopped_and_resumed(images, setup, tmp_path, 1, stop)
     assert_equal(made, tmp_path, straight(setup))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS.keys())
+def test_R1_matrix_of_deepcluster(
+    images: Images, straight: Straight, tmp_path: Path, stop: Stop, threads: int, precision: str
+) -> None:
+    """Stop(4, "begun") is a run that is killed between clustering and training."""
+    setup = Setup(method=Clustered, precision=precision, optimizer="sgd")
+    made = stopped_and_resumed(images, setup, tmp_path, threads, stop)
+    assert_equal(made, tmp_path, straight(setup))
+
+
+def test_clustering_is_not_repeated(images: Images, tmp_path: Path) -> None:
+    setup = Setup(method=Clustered, optimizer="sgd")
+    with pytest.raises(Killed):
+        go(images, setup, tmp_path, 1, Stop(4, "begun"))
+    found, _ = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is not None
+    made = training(images, setup, tmp_path, 1, Stop(-1))
+    made.restore(found)
+    made.method.begin_epoch = None  # type: ignore[assignment,method-assign]
+    next(made.batches())
+    assert len(made.method.labels_N) == 64
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])

@@ -1,4 +1,4 @@
-"""k-means: the clusters of DeepCluster's first problem (Caron et al., ECCV 2018, Eq. 1).
+"""k-means: the clusters of DeepCluster's clustering problem (Caron et al., ECCV 2018, Eq. 2).
 
     min_C  1/N sum_n min_y |f(x_n) - C y|^2,    y one of the K unit vectors
 

@@ -23,6 +23,7 @@ class Progress:
     epoch: int
     step: int
     total_steps: int
+    seed: int = 0
 
     @property
     def fraction(self) -> float:

@@ -16,8 +16,6 @@ Shapes:  N images that are passed, B of a batch; c, h, w of a map; D numbers of 
 
 import contextlib
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -28,12 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.encoders.encoder import Encoder
-from selftaught.errors import FileError
 from selftaught.evaluation.linear_streamed import Stored, fit_and_predict
 from selftaught.evaluation.metrics import Figure, accuracy
 from selftaught.evaluation.representation import Representation, check_finite
 from selftaught.evaluation.trial import Answer, Trial
-from selftaught.features import evaluating, views
+from selftaught.features import evaluating, room, views
 from selftaught.machine import memory
 from selftaught.views.policy import evaluation
 
@@ -134,27 +131,6 @@ def passes(sizes: Mapping[str, int], budget: int) -> Iterator[list[str]]:
             together = []
         together = [*together, name]
     yield together
-
-
-def room(shape: tuple[int, int], budget: int) -> Tensor:
-    """Room for float16 numbers: in memory up to a budget of bytes, else in a file without a name.
-
-    Raises:
-        FileError: The disk that holds temporary files is too full.
-    """
-    size = 2 * shape[0] * shape[1]
-    if size <= budget:
-        return torch.empty(shape, dtype=torch.float16)
-    with tempfile.TemporaryFile() as file:
-        try:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
-                os.posix_fallocate(file.fileno(), 0, size)
-            return torch.from_numpy(np.memmap(file, np.float16, "w+", shape=shape))
-        except OSError as error:
-            raise FileError(
-                f"{tempfile.gettempdir()} cannot hold {size / 2**30:.1f} GiB ({error.strerror})",
-                "let TMPDIR name a folder on a disk with room",
-            ) from None
 
 
 def pooled_maps(

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from selftaught.methods.method import Method
 
 REGISTRY = {
+    "deepcluster": "selftaught.methods.deepcluster:DeepCluster",
     "simclr": "selftaught.methods.simclr:SimCLR",
 }
 

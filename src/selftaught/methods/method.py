@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from selftaught.views.policy import ViewSpec
 
 Features = Callable[..., "np.ndarray"]
-"""`features(encoder=None, policy=None)`: f(x) of the whole store, (N, D) float32 in row order."""
+"""`features(encoder=None, policy=None, before_final=False)`: f(x) of the whole store, (N, D) in row
+order: float32, or float16 on disk where that is too much for the memory."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -45,6 +46,7 @@ class Method(nn.Module):
         wants: What it uses if it is there, for metrics only ("labels").
         contrasts_images: Whether the loss of one image depends on the others of the batch.
         views: How many views of an image it sees, where all are made alike.
+        recommended: Changes that it makes to the recipe, by the names of `config.Config`.
     """
 
     Options: ClassVar[type[Any]]
@@ -53,8 +55,24 @@ class Method(nn.Module):
     contrasts_images: ClassVar[bool] = False
     views: ClassVar[int] = 1
 
+    recommended: ClassVar[dict[str, Any]] = {}
+
     encoder: "Encoder"
     policy: "tuple[ViewSpec, ...]"
+
+    @classmethod
+    def fitted(cls, options: Any, images: int) -> tuple[Any, list[str]]:
+        """The options for so many images, and sentences on what to expect of them.
+
+        Raises:
+            ConfigError: They make no sense for so many images.
+        """
+        return options, []
+
+    @classmethod
+    def front(cls, options: Any, architecture: str) -> str:
+        """What precedes the network of this name: one of `encoders.encoder.FRONTS`."""
+        return "none"
 
     def begin_epoch(
         self, features: Features, labels: "np.ndarray | None", progress: "Progress"

@@ -162,14 +162,14 @@ def clusters_sections(metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def _time_of_clustering(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """What clustering cost beside training, if both were logged: seconds of the run so far."""
-    totals = [_points(metrics, key)[1] for key in ("clustering_seconds", "training_seconds")]
+    """What clustering cost, if it was logged: seconds since the run was begun or resumed."""
+    totals = [_points(metrics, key)[1] for key in ("begin_seconds", "seconds")]
     if not all(totals):
         return ""
-    clustering, training = (seconds[-1] for seconds in totals)
-    share = clustering / max(clustering + training, 1e-9)
+    clustering, whole = (seconds[-1] for seconds in totals)
+    share = clustering / max(whole, 1e-9)
     return (
-        f" Clustering took {clustering:,.1f} s beside {training:,.1f} s of training: "
+        f" Clustering took {clustering:,.1f} s beside {whole - clustering:,.1f} s of training: "
         f"{100 * share:.0f} % of the two together."
     )
 

@@ -32,11 +32,16 @@ def warmup_steps(total_steps: int, steps_per_epoch: int) -> int:
     return min(_WARMUP_EPOCHS * steps_per_epoch, total_steps // _WARMUP_SHARE)
 
 
-def lr_at(step: int, *, peak: float, total_steps: int, warmup: int) -> float:
+def lr_at(
+    step: int, *, peak: float, total_steps: int, warmup: int, schedule: str = "cosine"
+) -> float:
     """The learning rate of a step, counted from 0: linear from 0 to the peak, then cosine to 0.
 
     As in the released code the first step of a warm-up has rate 0, and step `warmup` has the peak.
+    Schedule "constant" has the peak throughout (Caron et al. 2018, section 4).
     """
+    if schedule == "constant":
+        return peak
     if step < warmup:
         return peak * step / warmup
     done = min(1.0, (step - warmup) / max(1, total_steps - warmup))

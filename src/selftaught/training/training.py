@@ -3,9 +3,10 @@
 Shapes:  N images of this process in the batch; V views an image; D size of an embedding.
 """
 
+import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,7 @@ class Plan:
     checkpoint_seconds: float
     stop_on_alarm: bool
     micro_batch: int = 0
+    schedule: str = "cosine"
 
 
 class Training:
@@ -76,6 +78,7 @@ class Training:
         self.step, self.ring = 0, Ring()
         self.draws: Draws | None = None
         self.draws_of: int | None = None  # the epoch that was begun
+        self.begin_seconds = 0.0  # that the method spent before epochs
         self.optimizer = self._new_optimizer()
         self.last_loss: Tensor | None = None
         self._finite: tuple[Tensor, int, Tensor] | None = None
@@ -88,7 +91,7 @@ class Training:
     @property
     def progress(self) -> Progress:
         """Where the run stands, before the next step."""
-        return Progress(self.epoch, self.step, self.plan.total_steps)
+        return Progress(self.epoch, self.step, self.plan.total_steps, self.plan.seed)
 
     @property
     def done(self) -> bool:
@@ -97,15 +100,25 @@ class Training:
 
     def batches(self) -> Generator[Batch]:
         """The batches that are left of this epoch; begins the epoch if it is not begun yet."""
-        if self.draws_of != self.epoch:
-            self._begin_epoch()
+        self.begin_epoch()
         skip = self.step % self.feed.steps_per_epoch
-        first = Progress(self.epoch, self.step - skip, self.plan.total_steps)
+        first = replace(self.progress, step=self.step - skip)
         with closing(self.feed.epoch(self.draws, first, skip=skip)) as batches:
             for batch in batches:
                 if self.done:
                     break
                 yield batch
+
+    def begin_epoch(self) -> None:
+        """What the method does before the epoch of the next step, if that is not done yet."""
+        if self.draws_of == self.epoch:
+            return
+        progress, began = self.progress, time.monotonic()
+        of_store = partial(_features, self)
+        self.draws = self.method.begin_epoch(of_store, self.feed.labels, progress)
+        optimizers.restart(self.optimizer, self.method.param_groups(progress))
+        self.draws_of = progress.epoch
+        self.begin_seconds += time.monotonic() - began
 
     def take(self, batch: Batch) -> None:
         """One step: embed, loss, backward, the mean over processes, update."""
@@ -130,7 +143,11 @@ class Training:
         """The learning rate of the next step."""
         plan = self.plan
         return lr_at(
-            self.step, peak=plan.peak_lr, total_steps=plan.total_steps, warmup=plan.warmup_steps
+            self.step,
+            peak=plan.peak_lr,
+            total_steps=plan.total_steps,
+            warmup=plan.warmup_steps,
+            schedule=plan.schedule,
         )
 
     def line(self, batch: Batch) -> dict[str, Any]:
@@ -212,13 +229,6 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _begin_epoch(self) -> None:
-        progress = self.progress
-        of_store = partial(_features, self)
-        self.draws = self.method.begin_epoch(of_store, self.feed.labels, progress)
-        optimizers.restart(self.optimizer, self.method.param_groups(progress))
-        self.draws_of = progress.epoch
-
     def _new_optimizer(self) -> torch.optim.Optimizer:
         groups = self.method.param_groups(self.progress)
         return optimizers.build_optimizer(
@@ -297,10 +307,11 @@ class NotFinite(StopRun):
 
 
 def _features(
-    training: Training, encoder: Any = None, policy: Any = None
+    training: Training, encoder: Any = None, policy: Any = None, before_final: bool = False
 ) -> "np.ndarray[Any, Any]":
     """What a method calls `features`: f(x) of the whole store in row order."""
     from selftaught.features import features
+    from selftaught.machine import memory_share
 
     feed = training.feed
     found: np.ndarray[Any, Any] = features(
@@ -309,5 +320,7 @@ def _features(
         device=str(training.device),
         threads=feed.threads,
         policy=policy,
+        before_final=before_final,
+        limit=memory_share(),
     )
     return found

@@ -310,7 +310,13 @@ def _jitter(strength: float) -> Jitter:
     return Jitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
 
 
+def deepcluster() -> Policy:
+    """DeepCluster's views: crops and flips (Caron et al. 2018, section 4)."""
+    return Policy(RandomCrop(), (Flip(),))
+
+
 PRESETS = {
+    "deepcluster": deepcluster,
     "simclr_imagenet": simclr_imagenet,
     "simclr_cifar": simclr_cifar,
     "simclr_gray": simclr_gray,
