@@ -100,7 +100,7 @@ def _compute(
         encoder, images, [own_n[s : s + batch_size] for s in starts], policy, threads=threads
     )
     f = encoder.before_final if before_final else encoder
-    x = next(encoder.parameters())
+    x = next(encoder.parameters(), torch.empty(0))  # raw pixels have none
     with (
         evaluating(encoder),
         contextlib.closing(made),

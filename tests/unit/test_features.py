@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import selftaught.features as module
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
-from selftaught.errors import BadImage
+from selftaught.errors import BadImage, FileError
 from selftaught.features import features
 from selftaught.views.policy import evaluation, simclr_cifar
 from selftaught.views.sample import sample
@@ -107,6 +107,47 @@ def test_what_is_kept_is_not_computed_again(
     assert np.array_equal(again, truth)
     with pytest.raises(TypeError):
         features(encoder, images, cache=tmp_path, policy=simclr_cifar())
+
+
+def test_what_leaves_no_room_in_memory_lies_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    mapped, values = [], torch.arange(12.0).reshape(3, 4).half()
+    plain = np.memmap
+    monkeypatch.setattr(np, "memmap", lambda *a, **o: mapped.append(plain(*a, **o)) or mapped[-1])
+    for budget, in_file in ((24, False), (23, True)):
+        room = module.room((3, 4), budget)
+        room[:] = values
+        assert torch.equal(room, values)
+        assert len(mapped) == in_file
+    assert list(tmp_path.iterdir()) == []  # it has no name: nothing stays
+
+    def full(*args: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    with pytest.raises(FileError, match=r"cannot hold 0.0 GiB \(No space left"):
+        module.room((3, 4), 23)
+
+
+def test_above_a_limit_features_are_float16_on_disk(encoder: Encoder, tmp_path: Path) -> None:
+    images = array_set(tmp_path, 21)
+    truth = features(encoder, images)
+    size = truth.nbytes
+    assert features(encoder, images, limit=size).dtype == np.float32
+    found = features(encoder, images, limit=size - 1, batch_size=4)
+    assert found.dtype == np.float16
+    assert np.allclose(found, truth, rtol=1e-3, atol=1e-4)
+
+
+def test_before_the_last_activation(tmp_path: Path) -> None:
+    images, options = array_set(tmp_path, 9), {"fc": 16}
+    alexnet = build(EncoderConfig("alexnet", image_size=32, options=options))
+    before, after = (
+        features(alexnet, images, before_final=b, cache=tmp_path) for b in (True, False)
+    )
+    assert before.min() < 0 and np.allclose(before.clip(0), after, atol=1e-6)
 
 
 def test_a_damaged_cache_is_computed_again(encoder: Encoder, tmp_path: Path) -> None:

@@ -11,10 +11,15 @@ from selftaught.config import Config
 from selftaught.views.policy import Intensity
 
 
+class Store:
+    channels = 3
+
+    def __len__(self) -> int:
+        return 100
+
+
 def first_weights(seed: int) -> dict[str, Tensor]:
-    images: Any = SimpleNamespace(
-        store=SimpleNamespace(channels=3), checked=SimpleNamespace(intensity=Intensity())
-    )
+    images: Any = SimpleNamespace(store=Store(), checked=SimpleNamespace(intensity=Intensity()))
     config = assemble.complete(Config(seed=seed))
     return assemble.method(config, images).state_dict()
 

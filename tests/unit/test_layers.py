@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selftaught.data.labels import Labelled, label
 from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
-from selftaught.errors import DataError, FileError
+from selftaught.errors import DataError
 from selftaught.evaluation import layers, linear, linear_streamed
 from selftaught.evaluation.evaluate import measure
 from selftaught.evaluation.linear_streamed import Preconditioner, Stored
@@ -122,28 +122,6 @@ def test_passes_make_every_stage_once_within_the_budget(sizes: list[int], budget
         taken = sum(named[name] for name in part)
         assert taken <= budget or len(part) == 1
         assert not after or taken + named[after[0]] > budget
-
-
-def test_what_leaves_no_room_in_memory_lies_in_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(layers.tempfile, "tempdir", str(tmp_path))
-    mapped, values = [], torch.arange(12.0).reshape(3, 4).half()
-    plain = np.memmap
-    monkeypatch.setattr(np, "memmap", lambda *a, **o: mapped.append(plain(*a, **o)) or mapped[-1])
-    for budget, in_file in ((24, False), (23, True)):
-        room = layers.room((3, 4), budget)
-        room[:] = values
-        assert torch.equal(room, values)
-        assert len(mapped) == in_file
-    assert list(tmp_path.iterdir()) == []  # it has no name: nothing stays
-
-    def full(*args: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(layers.os, "posix_fallocate", full)
-    with pytest.raises(FileError, match=r"cannot hold 0.0 GiB \(No space left"):
-        layers.room((3, 4), 23)
 
 
 def test_pooled_maps_are_those_of_the_stages_up_to_scale_and_shift(
