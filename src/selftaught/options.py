@@ -53,7 +53,7 @@ class Views(Machine):
     out: Path
     """The picture to write (.png)."""
     policy: str | None = None
-    """simclr_imagenet, simclr_cifar or simclr_gray; figure: each operation by itself."""
+    """simclr_imagenet, simclr_cifar, simclr_gray, deepcluster; figure: each operation alone."""
     image_size: int | None = None
     """Side of a view in pixels; by default the recipe's."""
     keep: Texts = ()

@@ -48,6 +48,7 @@ class Pair(Range):
 
 COUNT, SHARE = Range(1, _MANY), Range(0, 1)
 POSITIVE, NOT_NEGATIVE = Range(0, above=True), Range(0)
+STRENGTH = Range(0, 2)  # a factor up to 3; the papers' are 0.8 and less
 SEED = Range(0, 2**63 - 1)  # what torch's generators take
 SIDE = Range(8, 4096)  # pixels of a view
 
@@ -80,9 +81,9 @@ SETTINGS: dict[str, Range] = {
     "views.flip": SHARE,
     "views.rotate": SHARE,
     "views.jitter": SHARE,
-    "views.brightness": NOT_NEGATIVE,
-    "views.contrast": NOT_NEGATIVE,
-    "views.saturation": NOT_NEGATIVE,
+    "views.brightness": STRENGTH,
+    "views.contrast": STRENGTH,
+    "views.saturation": STRENGTH,
     "views.hue": Range(0, 0.5),
     "views.channel_jitter": SHARE,
     "views.gain": Pair(0, 100),

@@ -180,6 +180,29 @@ def test_one_box_an_image_and_one_axis_of_pixels_are_asked_for():
             kernels.apply(images, drawn, policy, Intensity())
 
 
+def test_a_policy_that_it_cannot_do_is_refused():
+    raw = Raw.of(random_images(3, seed=0, size=(9, 9)))
+    policy = Policy(RandomCrop(), (Blur(p=1.0), Gray(1.0)))  # the canonical order is the other
+    with pytest.raises(ValueError, match="this order"):
+        kernels.apply(raw, params_of(raw, policy, 20), policy, Intensity())
+    one = Raw.of([image[:, :, :1] for image in random_images(3, seed=0, size=(9, 9))])
+    gray = Policy(RandomCrop(), (Gray(1.0),))
+    params, out = params_of(raw, gray, 8), torch.zeros(6, 1, 8, 8)
+    with pytest.raises(ConfigError, match="3 channels"):  # it would write beyond a view's end
+        kernels.apply(one, params, gray, Intensity(), out=out[:3])
+    assert not out.any()
+
+
+@pytest.mark.parametrize("std", [0.2, 0.02, 0.005])
+@pytest.mark.parametrize("size", [64, 224])
+def test_faint_images_differ_by_as_little_in_units_of_their_range(std, size):
+    """A view is divided by std, and so is what the backends differ by."""
+    raw = Raw.of(random_images(6, seed=1, size=(60, 70)))
+    policy = Policy(RandomCrop(), (Flip(), Blur(p=1.0)))
+    params = params_of(raw, policy, size)
+    assert both(raw, params, policy, Intensity(mean=(0.5,), std=(std,)))[1] * std <= OPERATION
+
+
 def test_an_image_outside_the_pixels_is_refused():
     raw, policy = Raw.of(np.zeros((2, 8, 8, 3), np.uint8)), simclr_cifar()
     short = replace(raw, flat=raw.flat[:-1])

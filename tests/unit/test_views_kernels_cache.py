@@ -7,14 +7,16 @@ import sys
 
 import pytest
 
+from selftaught.views.fused import compiled, draws, view
+
 SCRIPT = """
 import numpy as np
 from selftaught.views import kernels
 from selftaught.views.policy import Intensity, simclr_cifar
 from selftaught.views.raw import Raw
 from selftaught.views.sample import sample
-raw, policy = Raw.of(np.zeros((2, 9, 9, 3), np.uint8)), simclr_cifar()
-params = sample(policy, size=8, sizes_N2=raw.sizes_N2, draws_N=np.arange(2), seed=0)
+raw, policy = Raw.of(np.zeros((40, 9, 9, 3), np.uint8)), simclr_cifar()
+params = sample(policy, size=8, sizes_N2=raw.sizes_N2, draws_N=np.arange(40), seed=0)
 for _ in range(2):
     print(kernels.apply(raw, params, policy, Intensity()).sum().item())
 """
@@ -55,3 +57,9 @@ def test_views_are_made_where_nothing_can_be_kept(trouble, tmp_path):
     one, again = views.split()
     assert one == again and len(lines) == 2
     assert not list(tmp_path.rglob("*.nbc"))
+
+
+@pytest.mark.parametrize("entry", [draws._fill, view.make])
+def test_a_change_of_any_source_makes_what_is_cached_stale(entry):
+    enclosed = dict(zip(entry.py_func.__code__.co_freevars, entry.py_func.__closure__, strict=True))
+    assert enclosed["sources"].cell_contents == compiled.sources()

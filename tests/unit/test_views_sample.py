@@ -129,6 +129,14 @@ def test_where_no_box_fits_the_largest_is_taken_anywhere():
     assert np.array_equal(draw(Policy(square), (100, 300), n=9).box_N4, box_N4[:9])
 
 
+@pytest.mark.parametrize("ratio", [(100.0, 100.0), (0.001, 0.001), (2.0, 3.0)])
+@pytest.mark.parametrize("size", [(1, 1), (40, 1), (1, 40), (32, 32)])
+def test_a_box_of_an_extreme_ratio_is_a_pixel_high_and_wide_at_least(size, ratio):
+    box_N4 = draw(Policy(RandomCrop((0.08, 1.0), ratio)), size, n=50).box_N4
+    assert (box_N4[:, :2] >= 0).all() and (box_N4[:, 2:] >= 1).all()
+    assert (box_N4[:, :2] + box_N4[:, 2:] <= size).all()
+
+
 def test_jitter_is_distributed_as_torchvisions():
     theirs = torchvision(v2.ColorJitter(0.8, 0.8, 0.8, 0.2), torch.empty(3, 2, 2))
     ours = draw(Policy(RandomCrop(), (Jitter(p=1.0),)))

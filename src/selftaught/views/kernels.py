@@ -19,8 +19,19 @@ from numba.core.event import Listener, install_listener
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftaught.views.fused.compiled import call
 from selftaught.views.fused.view import Drawn, Pixels, Setting, make, scratch_for
-from selftaught.views.policy import FUSED, Blur, Flip, Gray, Intensity, Jitter, Noise, Policy
+from selftaught.views.policy import (
+    FUSED,
+    Blur,
+    Flip,
+    Gray,
+    Intensity,
+    Jitter,
+    Noise,
+    Policy,
+    check_channels,
+)
 from selftaught.views.raw import Raw
 from selftaught.views.sample import ViewParams
 
@@ -30,7 +41,7 @@ _T = TypeVar("_T")
 def fuses(policy: Policy) -> bool:
     """Whether `apply` can make a policy's views: some of `policy.FUSED`, in its order.
 
-    Where the mirror stands does not matter, for it commutes with all others.
+    Where the mirror stands does not matter: both backends do it with the box.
     """
     kinds = [type(operation) for operation in policy.operations if not isinstance(operation, Flip)]
     return kinds == [kind for kind in FUSED if kind in kinds]
@@ -60,10 +71,15 @@ def apply(
         dtype: float32, or bfloat16: the same rounded once. Not looked at if `out` is given.
 
     Raises:
-        ConfigError: The intensity has not one mean, or one a channel.
-        ValueError: `out` has another shape or type, or is not contiguous.
+        ConfigError: The intensity has not one mean, or one a channel, or an operation makes no
+            sense for this number of channels.
+        ValueError: `out` has another shape or type, or is not contiguous, or the policy is not one
+            that it fuses.
         IndexError: A box, or an image, is not within the pixels, or there is not one box an image.
     """
+    check_channels(policy, raw.channels)
+    if not fuses(policy):
+        raise ValueError("the policy has operations that the kernel does not do in this order")
     shape = (len(raw), raw.channels, params.size, params.size)
     out = torch.empty(shape, dtype=dtype) if out is None else out
     if out.shape != shape or not out.is_contiguous() or out.dtype not in _TYPES:
@@ -167,10 +183,7 @@ def _run(pixels: Pixels, *rest: Any) -> None:
         return
     announcer = _Announcer(dtype)
     with _FIRST, install_listener("numba:compile", announcer):
-        try:
-            make(pixels, *rest)
-        except OSError:  # compiled, but not kept: a full disk
-            make(pixels, *rest)
+        call(make, pixels, *rest)
         _READY.add(dtype)
         if announcer.begun:
             _say(f"Compiled in {announcer.ended - announcer.begun:.1f} s.")

@@ -246,8 +246,9 @@ def _largest_boxes(
     """The largest box whose aspect ratio is allowed, anywhere: the views of a long image differ."""
     height, width = sizes_N2.T
     low, high = min(crop.ratio), max(crop.ratio)
-    h = np.where(width / height < low, np.rint(width / low), height).astype(np.int64)
-    w = np.where(width / height > high, np.rint(height * high), width).astype(np.int64)
+    narrow, flat = np.rint(width / low), np.rint(height * high)  # 0 of an extreme ratio
+    h = np.where(width / height < low, np.maximum(1, narrow), height).astype(np.int64)
+    w = np.where(width / height > high, np.maximum(1, flat), width).astype(np.int64)
     top, left = np.floor(uniform_N2.T * (height - h + 1, width - w + 1)).astype(np.int64)
     return np.stack([top, left, h, w], axis=1)
 

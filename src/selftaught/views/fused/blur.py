@@ -23,11 +23,13 @@ def gaussian(sigma: np.float32, reach: int, weights_K: Floats) -> int:
     total = 0.0
     for k in range(reach + 1):
         total += math.exp(-0.5 * (k / sigma) ** 2) * (2 if k else 1)
-    last = 0
+    last, sides = 0, 0.0
     for k in range(len(weights_K)):
         weight = math.exp(-0.5 * (k / sigma) ** 2) / total if k <= reach else 0.0
         weights_K[k] = weight if weight >= _SMALLEST else 0.0
+        sides += 2 * float(weights_K[k]) if k else 0.0
         last = k if weight >= _SMALLEST else last
+    weights_K[0] = 1 - sides  # the middle makes up for what is left out
     return last
 
 

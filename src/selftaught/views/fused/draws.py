@@ -3,14 +3,14 @@
 Shapes:  K keys; N draws; B blocks of four numbers a draw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.rng import Key
-from selftaught.views.fused.compiled import compiled, entry, inlined, part
+from selftaught.views.fused.compiled import call, compiled, entry, inlined, part, sources
 
 _ROUNDS = 10
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # as in rng
@@ -22,19 +22,8 @@ def uniform(keys: Sequence[Key], draws_N: NDArray[np.int64], n: int) -> NDArray[
     """The first n numbers in [0, 1) of each draw under each key, (K, N, n)."""
     keys_K2 = np.array([key.words() for key in keys], np.uint64)
     u_KB4N = np.empty((len(keys), -(-n // 4), 4, len(draws_N)))
-    _fill(u_KB4N.reshape(-1), keys_K2, np.ascontiguousarray(draws_N))
+    call(_fill, u_KB4N.reshape(-1), keys_K2, np.ascontiguousarray(draws_N))
     return u_KB4N.reshape(len(keys), -1, len(draws_N))[:, :n].transpose(0, 2, 1)
-
-
-@entry
-def _fill(u: NDArray[np.float64], keys_K2: NDArray[np.uint64], draws_N: NDArray[np.int64]) -> None:
-    N, blocks = len(draws_N), len(u) // max(1, 4 * len(keys_K2) * len(draws_N))
-    for k in range(len(keys_K2)):
-        for b in range(blocks):
-            at = 4 * N * (k * blocks + b)
-            a_N, b_N = part(u, at, N), part(u, at + N, N)
-            c_N, d_N = part(u, at + 2 * N, N), part(u, at + 3 * N, N)
-            _block(a_N, b_N, c_N, d_N, draws_N, b, keys_K2[k, 0], keys_K2[k, 1])
 
 
 @compiled
@@ -64,3 +53,22 @@ def philox(draw: Any, block: Any, key0: Any, key1: Any) -> tuple[Any, Any, Any, 
 def _fraction(word: Any) -> Any:
     """Signed numbers are converted many at once."""
     return np.int64(word) * _GRID
+
+
+def _fill_of(sources: int) -> Callable[..., int]:
+    def fill(
+        u: NDArray[np.float64], keys_K2: NDArray[np.uint64], draws_N: NDArray[np.int64]
+    ) -> int:
+        N, blocks = len(draws_N), len(u) // max(1, 4 * len(keys_K2) * len(draws_N))
+        for k in range(len(keys_K2)):
+            for b in range(blocks):
+                at = 4 * N * (k * blocks + b)
+                a_N, b_N = part(u, at, N), part(u, at + N, N)
+                c_N, d_N = part(u, at + 2 * N, N), part(u, at + 3 * N, N)
+                _block(a_N, b_N, c_N, d_N, draws_N, b, keys_K2[k, 0], keys_K2[k, 1])
+        return sources
+
+    return entry(fill)
+
+
+_fill = _fill_of(sources())

@@ -7,9 +7,7 @@ Shapes:  N views; C channels; V = C * P numbers of a view, P = S * S pixels a pl
 """
 
 import math
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +17,16 @@ from selftaught.views.fused import colour
 from selftaught.views.fused.blur import PAIRS, blur, gaussian
 from selftaught.views.fused.box import SLOTS, Box, make_filter, resample, turn
 from selftaught.views.fused.colour import CONTRAST, Tile
-from selftaught.views.fused.compiled import ZERO, Floats, borrowed, compiled, entry, inlined, part
+from selftaught.views.fused.compiled import (
+    ZERO,
+    Floats,
+    borrowed,
+    compiled,
+    entry,
+    inlined,
+    part,
+    sources,
+)
 from selftaught.views.fused.noise import BLOCKS, add_noise
 
 _TILE = 1024  # pixels
@@ -206,8 +213,6 @@ def _to_half(x_V: Floats, half_V: NDArray[np.uint16]) -> None:
 
 
 def _make_of(sources: int) -> Callable[..., int]:
-    """numba's cache knows of changes in this file only, but also of what the function encloses."""
-
     def make(
         pixels: Pixels, drawn: Drawn, setting: Setting, scratch: Scratch, x: Any, half: Any
     ) -> int:
@@ -224,12 +229,7 @@ def _make_of(sources: int) -> Callable[..., int]:
     return entry(make)
 
 
-def _sources() -> int:
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return zlib.crc32(b"".join(file.read_bytes() for file in files))
-
-
-make = _make_of(_sources())
+make = _make_of(sources())
 """make(pixels, drawn, setting, scratch, x, half): one view of each image.
 
 They go as float32 into the flat array x, or, rounded once, as the bits of bfloat16 into the flat
