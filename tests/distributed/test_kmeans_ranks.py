@@ -53,6 +53,7 @@ def clustered(name: str) -> Clustering:
     return kmeans(x, k, seed=4, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("W", [2, 3, 4])
 def test_labels_are_those_of_one_process(W: int) -> None:
     truth = {name: clustered(name) for name in CASES}

@@ -55,6 +55,7 @@ def _gradient_and_statistics(method: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.cat(gradients), torch.cat([torch.zeros(1), *statistics])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "head"), [(Perceptron, "paper"), (Convolutions, "released")])
 @pytest.mark.parametrize("W", [2, 4])
 def test_it_is_the_step_of_one_process(W: int, encoder: type[nn.Module], head: str) -> None:

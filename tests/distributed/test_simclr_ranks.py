@@ -194,6 +194,7 @@ def test_d1_loss_and_gradient_are_those_of_one_process(W: int, dtype: torch.dtyp
     assert_as_one_process(Case(dtype=dtype), W, EXACT[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["paper", "bn", "released"])
 @pytest.mark.parametrize("encoder", [Perceptron, Convolutions])
 @pytest.mark.parametrize("W", [2, 3, 4])

@@ -348,6 +348,7 @@ def test_the_packaged_sets():
     assert elpv.columns["defective"].sum() == (elpv.columns["probability"] >= 0.5).sum()
 
 
+@pytest.mark.slow
 def test_elpv_is_what_its_package_says():
     from elpv_dataset.utils import load_dataset
     from PIL import Image

@@ -275,6 +275,7 @@ def test_a_method_that_begins_epochs(
     assert_equal(made, tmp_path, straight(setup))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS.keys())
@@ -337,6 +338,7 @@ def test_stopped_after_every_step(images: Images, straight: Straight, tmp_path: 
     assert_equal(go(images, setup, tmp_path), tmp_path, straight(setup))
 
 
+@pytest.mark.slow
 def test_50_steps_are_20_and_a_resume_and_30(
     images: Images, straight: Straight, tmp_path: Path
 ) -> None:
