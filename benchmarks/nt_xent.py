@@ -77,7 +77,7 @@ def rows_of(views: int, device: str = "cpu") -> list[Tensor]:
 def measured(views: int, device: str, threads: int, repeats: int) -> list[Row]:
     """Ours against each rival, on one batch of this many views."""
     z = rows_of(views, device)
-    where = device if device != "cpu" else f"{threads} thread{'s' * (threads != 1)}"
+    where = device if device != "cpu" else _counted(threads)
     work = f"NT-Xent, forward and backward, 2N = {views:,}, D = {D}, float32, {where}"
     rows = []
     for name, rival in rivals().items():
@@ -86,6 +86,10 @@ def measured(views: int, device: str, threads: int, repeats: int) -> list[Row]:
         warmup = 3 if views < LARGE else 1
         rows.append(compare(work, variants, repeats=repeats, warmup=warmup, packages=["lightly"]))
     return rows
+
+
+def _counted(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads != 1)}"
 
 
 def _work(loss: Loss, z: list[Tensor]) -> Callable[[], object]:
@@ -162,8 +166,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.json:
         measure.write_json(chosen.json, rows)
     if measure.publishes(chosen):
-        where = "cpu" if chosen.device == "cpu" else "gpu"
-        measure.publish(RESULTS, f"nt_xent {where}", f"## The loss ({where.upper()})\n\n{report}")
+        publish(report, chosen.device, chosen.threads)
+
+
+def publish(report: str, device: str, threads: int) -> None:
+    """Writes the part of docs/results.md that belongs to this device and number of threads."""
+    name, title = "nt_xent gpu", "The loss (GPU)"
+    if device == "cpu":
+        name, title = f"nt_xent cpu {threads}", f"The loss (CPU, {_counted(threads)})"
+    measure.publish(RESULTS, name, f"## {title}\n\n{report}")
 
 
 def parser() -> argparse.ArgumentParser:

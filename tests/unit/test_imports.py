@@ -386,7 +386,8 @@ def test_the_command_writes_an_encoder_folder(
     x = torch.randn(2, 3, 65, 65)
     with torch.no_grad():
         expected = oracle.alexnet(oracle.sobel(x), stripped(small)).relu()
-        torch.testing.assert_close(encoder(x), expected)
+        # Sums of thousands of products in two orders: near 10 the sixth digit differs.
+        torch.testing.assert_close(encoder(x), expected, rtol=1e-5, atol=1e-4)
     card = (out / "README.md").read_text()
     assert "Imported from x.pth" in card and "Left out: top_layer" in card
 
