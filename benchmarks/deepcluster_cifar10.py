@@ -2,6 +2,7 @@
 
     python -m benchmarks.deepcluster_cifar10 --data DIR [--seconds 600] [--seeds 0 1 2]
                                              [--variants uniform released none k390 simclr]
+                                             [--share I OF]
 
 DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each run is one
 of `selftaught pretrain` in a process of its own, on the 50,000 training images without their
@@ -10,12 +11,14 @@ beside random init and raw pixels. SimCLR takes as many steps as DeepCluster of 
 uniform sampling: two views an image are two passes through the encoder, and so are a view and the
 features of an epoch. NMI is that of `metrics.jsonl`; labels are measured against, never learned.
 
-A run whose figures are in --out is not measured again; docs/results.md is written from those that
-are there.
+A run has one core. A run whose figures are in --out is not measured again; --share I OF is the I-th
+of OF processes at work at once; docs/results.md is written from the figures that are there.
 """
 
 import argparse
+import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,7 +29,7 @@ from typing import Any
 from benchmarks.measure import hardware, publish, versions
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
-ENCODER = ["--encoder", "resnet8", "--image-size", "32", "--batch-size", "256"]
+ENCODER = ["--encoder", "resnet8", "--image-size", "32", "--batch-size", "256", "--threads", "1"]
 DEEPCLUSTER = [*ENCODER, "--method", "deepcluster"]
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "uniform": ("k = 100, uniform", [*DEEPCLUSTER, "--set", "k=100"]),
@@ -44,9 +47,9 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and judge what is missing, then write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    for variant in chosen.variants:
-        for seed in chosen.seeds:
-            run(chosen, variant, seed)
+    share, of = chosen.share
+    for variant, seed in list(itertools.product(chosen.variants, chosen.seeds))[share::of]:
+        run(chosen, variant, seed)
     text = page(chosen)
     print(text)
     publish(RESULTS, "deepcluster cifar10", text)
@@ -61,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seconds", type=float, default=600)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    options.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("I", "OF"))
     return options
 
 
@@ -71,10 +75,8 @@ def run(chosen: argparse.Namespace, variant: str, seed: int) -> None:
         return
     length: list[object] = ["--seconds", chosen.seconds]
     if variant == "simclr":
-        length = [
-            "--set",
-            f"loop.total_steps={lines(place(chosen, 'uniform', seed)[0])[-1]['step']}",
-        ]
+        steps = lines(place(chosen, "uniform", seed)[0])[-1]["step"]
+        length = ["--set", f"loop.total_steps={steps}"]
     data, flags = chosen.data / "train.npz", [*VARIANTS[variant][1], "--seed", seed, *length]
     selftaught("pretrain", data, "--out", folder, "--overwrite", *flags)
     judged.write_text(selftaught("evaluate", folder, chosen.data, "--json"))
@@ -90,7 +92,8 @@ def selftaught(*arguments: object) -> str:
     """What a command prints."""
     command = [sys.executable, "-m", "selftaught.cli", *map(str, arguments)]
     print("$ selftaught", *arguments, file=sys.stderr, flush=True)
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    core = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=core).stdout
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

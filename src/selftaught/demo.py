@@ -9,9 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from selftaught import commands, config, options
 from selftaught.answer import Answer
 from selftaught.assemble import opened, view_specs
+from selftaught.clustering.kmeans import kmeans
+from selftaught.clustering.whitening import Whitening
 from selftaught.data.images import find
 from selftaught.data.labels import Labelled, label
 from selftaught.data.store import Images
@@ -23,11 +27,24 @@ from selftaught.features import features
 from selftaught.machine import cache_folder, pick_device
 from selftaught.outputs import claim
 from selftaught.pretrain import pretrain
-from selftaught.report.contents import evaluation_sections, neighbourhoods, run_sections
+from selftaught.report.contents import (
+    evaluation_sections,
+    lines_of,
+    neighbourhoods,
+    run_sections,
+)
 from selftaught.report.page import Html, Section, bullets, paragraph
 from selftaught.report.report import write_report
-from selftaught.report.sections import neighbours_section
+from selftaught.report.sections import (
+    Neighbourhood,
+    clusters_sections,
+    neighbours_section,
+    table_section,
+)
+from selftaught.training import log
 
+_RUN, _SECOND = "run", "deepcluster"  # folders of what is trained
+_CLUSTERS, _TYPICAL = 8, 7  # how many are shown, and how many images of each
 _FEW = 20  # labels a class: what one person labels in a coffee break
 
 
@@ -93,21 +110,23 @@ def demo(chosen: options.Demo) -> Answer:
         )
     )
     print(told.text, file=sys.stderr)
-    run = chosen.out / "run"
-    trained = pretrain(
-        options.Pretrain(
-            data=chosen.data,
-            out=run,
-            seconds=chosen.seconds,
-            seed=chosen.seed,
-            **machine,  # type: ignore[arg-type]
+    for folder, method, share in ((_RUN, "simclr", 1.0), (_SECOND, "deepcluster", 0.5)):
+        trained = pretrain(
+            options.Pretrain(
+                data=chosen.data,
+                out=chosen.out / folder,
+                method=method,
+                seconds=share * chosen.seconds,
+                seed=chosen.seed,
+                **machine,  # type: ignore[arg-type]
+            )
         )
-    )
-    print(trained.text, file=sys.stderr)
-    return _tell(story, chosen, run)
+        print(trained.text, file=sys.stderr)
+    return _tell(story, chosen)
 
 
-def _tell(story: _Story, chosen: options.Demo, run: Path) -> Answer:
+def _tell(story: _Story, chosen: options.Demo) -> Answer:
+    run = chosen.out / _RUN
     resolved = config.read(run / "config.yaml")
     images = opened(resolved, chosen.cache, chosen.threads)
     encoder, device = open_encoder(str(run)), pick_device(chosen.device)
@@ -132,6 +151,7 @@ def _tell(story: _Story, chosen: options.Demo, run: Path) -> Answer:
         _summary(story, answers),
         *evaluation_sections(kept),
         *_like_a_defect(story, encoder, images, how),
+        _deepcluster(story, chosen.out / _SECOND, encoder, images, how),
         *sections,
     ]
     path = write_report(chosen.out, sections, title=story.title)
@@ -158,7 +178,7 @@ def _summary(story: _Story, answers: dict[_Question, list[Row]]) -> Section:
         of_interest = question.metric or rows[0].metric
         ours = [row for row in rows if row.representation == rows[0].representation]
         for row in ours:
-            if row.metric == of_interest or row.protocol == "clusters":
+            if row.metric == ("NMI" if row.protocol == "clusters" else of_interest):
                 lines.append(f"{question.words} {_sentence(row, rows)}")
     words = paragraph(story.licence, kind="note")
     return Section("In short", Html(bullets(lines) + words))
@@ -197,6 +217,51 @@ def _like_a_defect(
     found = neighbourhoods(images, vectors_ND, encoder.config.intensity, queries)
     words = "Defective cells (framed) and the cells that the encoder finds most like them."
     return [neighbours_section(found, title="Cells like this one", words=words)]
+
+
+def _deepcluster(
+    story: _Story, run: Path, simclr: Encoder, images: Images, how: dict[str, Any]
+) -> Section:
+    """What another method makes of the images: its clusters, drawn, judged, and over epochs."""
+    encoder = open_encoder(str(run))
+    judged = [
+        table_section(
+            evaluate(
+                encoder,
+                images,
+                label(images.checked, column=question.column),
+                protocols=("clusters",),
+                name="DeepCluster",
+                against={"SimCLR": simclr},
+                **how,
+            ),
+            words=f"{question.words} k-means with one cluster a class, judged by the labels.",
+        )
+        for question in story.questions
+        if question.groups
+    ]
+    wall = neighbours_section(_typical(encoder, images, how), words=_SECOND_WORDS)
+    parts = [wall, *judged, *clusters_sections(log.read(run))]
+    return Section("Groups by DeepCluster", Html("".join(part.html for part in parts)))
+
+
+_SECOND_WORDS = (
+    "DeepCluster groups the images and learns to predict the groups, in turns, in half of the time "
+    "of the other encoder. Each line has the most typical images of one of its largest groups."
+)
+
+
+def _typical(encoder: Encoder, images: Images, how: dict[str, Any]) -> list[Neighbourhood]:
+    """The images nearest to the centroids of the largest clusters."""
+    vectors_ND = features(encoder, images, **how)
+    x_NP = Whitening.fit(vectors_ND)(vectors_ND)
+    found = kmeans(x_NP, min(2 * _CLUSTERS, len(x_NP)), seed=0)
+    far_N = torch.linalg.vector_norm(x_NP - found.centroids_KD[found.labels_N], dim=1)
+    lines = []
+    for cluster in found.sizes.argsort(descending=True, stable=True)[:_CLUSTERS]:
+        rows = (found.labels_N == cluster).nonzero()[:, 0]
+        lines.append(rows[far_N[rows].argsort(stable=True)][:_TYPICAL].tolist())
+    return lines_of(images, encoder.config.intensity, [line for line in lines if line])
 
 
 def _of_class(labels: Labelled, name: str) -> list[int]:

@@ -152,9 +152,11 @@ def test_few_where_a_class_has_fewer() -> None:
 
 def test_clusters_take_no_notice_of_few() -> None:
     labels = digits_labels()
-    (row,) = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["clusters"], few=3)
-    assert (row.protocol, row.metric, row.split) == ("clusters", "NMI", "all labelled images")
-    assert row.low is not None and row.high is not None and row.low < row.value < row.high
+    rows = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["clusters"], few=3)
+    assert [row.metric for row in rows] == ["NMI", "ARI", "accuracy"]
+    for row in rows:
+        assert (row.protocol, row.split) == ("clusters", "all labelled images")
+        assert row.low is not None and row.high is not None and row.low < row.value < row.high
 
 
 def test_a_figure_that_does_not_exist_has_no_row() -> None:
@@ -332,7 +334,7 @@ def test_digits_end_to_end(
         (name, protocol, metric)
         for protocol in protocols
         for name in names
-        for metric in (["NMI"] if protocol == "clusters" else metrics)
+        for metric in (["NMI", "ARI", "accuracy"] if protocol == "clusters" else metrics)
     ]
     assert [(row.representation, row.protocol, row.metric) for row in rows] == expected
     assert [row.seed for row in rows[:15:3]] == [0, 0, 1, 2, 0]

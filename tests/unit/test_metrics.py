@@ -1,16 +1,20 @@
 """Figures of merit and their intervals, against loops and scikit-learn."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
+    adjusted_rand_score,
     average_precision_score,
     balanced_accuracy_score,
     normalized_mutual_info_score,
 )
 
+from selftaught.clustering import agreement
 from selftaught.evaluation import metrics
 from tests.oracles import metrics as oracle
 
@@ -58,6 +62,21 @@ def test_values_equal_scikit_learn(seed: int) -> None:
         assert figure(scores, labels, ones)[0] == pytest.approx(value, abs=1e-6)
     nmi = metrics.normalised_mutual_information(found, labels, ones)[0]
     assert nmi == pytest.approx(normalized_mutual_info_score(labels, found), abs=1e-9)
+    ari = metrics.adjusted_rand_index(found, labels, ones)[0]
+    assert ari == pytest.approx(adjusted_rand_score(labels, found), abs=1e-9)
+    matched = metrics.matched_accuracy(found, labels, ones)[0]
+    assert matched == pytest.approx(agreement.accuracy(found, labels), abs=1e-9)
+    best = max(np.mean(np.array(names)[found] == labels) for names in permutations(range(4)))
+    assert matched == pytest.approx(best, abs=1e-9)
+
+
+def test_clusters_that_say_nothing_or_everything() -> None:
+    labels, ones = np.array([0, 0, 1, 1, 2]), np.ones((5, 1), np.float32)
+    one, every = np.zeros(5, np.int64), np.arange(5)
+    for cluster, other, expected in ((one, one, 1), (every, every, 1), (one, labels, 0)):
+        assert metrics.adjusted_rand_index(cluster, other, ones)[0] == expected
+    assert metrics.matched_accuracy(one, labels, ones)[0] == 0.4, "one cluster is one class"
+    assert metrics.matched_accuracy(every, labels, ones)[0] == 0.6, "two clusters have no class"
 
 
 # Resamples.
@@ -86,6 +105,8 @@ def test_resamples_equal_repeated_images(seed: int) -> None:
             lambda a, t: normalized_mutual_info_score(t, a),
             found,
         ),
+        (metrics.adjusted_rand_index, lambda a, t: adjusted_rand_score(t, a), found),
+        (metrics.matched_accuracy, agreement.accuracy, found),
     ]
     for figure, slow, answers in pairs:
         expected = oracle.resampled(slow, answers, labels, counts)

@@ -213,9 +213,6 @@ def test_clusters_find_what_is_apart() -> None:
     )
     x = x.astype(np.float32)
     assert adjusted_rand_score(labels, clusters.cluster(x, 3, seed=0)) == 1
-    assert clusters.nmi(x, labels, 3, 0) == pytest.approx(1)
-    assert clusters.nmi(x, numbers.permutation(labels), 3, 0) < 0.1
-    assert clusters.nmi(np.ones_like(x), labels, 3, 0) == 0
 
 
 def test_clusters_are_judged_on_all_labelled_images() -> None:
@@ -223,7 +220,8 @@ def test_clusters_are_judged_on_all_labelled_images() -> None:
     answer = clusters.clusters(Vectors(DIGITS_X), trial)
     assert set(answer.rows) == set(trial.train) | set(trial.test)
     assert answer.split == "all labelled images"
-    assert figures(answer)["NMI"] > 0.6
+    found = figures(answer)
+    assert found["NMI"] > 0.6 and found["ARI"] > 0.5 and found["accuracy"] > 0.6
 
 
 # what two classes are judged by

@@ -1,4 +1,6 @@
-"""Do clusters agree with classes? k-means on unit vectors, one cluster a class, judged by NMI.
+"""Do clusters agree with classes? k-means on unit vectors, one cluster a class.
+
+Judged by NMI, the adjusted Rand index, and the accuracy of clusters that are matched to classes.
 
 No label is used to cluster, so all labelled images take part, and few labels change nothing.
 
@@ -11,27 +13,29 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.evaluation.metrics import normalised_mutual_information
+from selftaught.evaluation.metrics import (
+    adjusted_rand_index,
+    matched_accuracy,
+    normalised_mutual_information,
+)
 from selftaught.evaluation.representation import Representation
 from selftaught.evaluation.trial import Answer, Trial
 
 _STARTS = 10
+_FIGURES = {
+    "NMI": normalised_mutual_information,
+    "ARI": adjusted_rand_index,
+    "accuracy": matched_accuracy,
+}
 
 
 def clusters(subject: Representation, trial: Trial) -> Answer:
     """The best of ten runs of k-means, k the number of classes."""
     rows = np.sort(np.concatenate([trial.train, trial.test]))
     cluster_N = cluster(subject.vectors(trial.images)[rows], trial.classes, seed=trial.seed)
-    figures = {"NMI": partial(normalised_mutual_information, cluster_N)}
+    figures = {name: partial(figure, cluster_N) for name, figure in _FIGURES.items()}
     note = f"k-means with k = {trial.classes} on unit vectors, the best of {_STARTS} starts"
     return Answer(rows, figures, note, split="all labelled images")
-
-
-def nmi(vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int64], k: int, seed: int) -> float:
-    """Normalised mutual information (arithmetic mean) of k clusters and the labels, 0 to 1."""
-    ones_N1 = np.ones((len(labels_N), 1), np.float32)
-    cluster_N = cluster(vectors_ND, k, seed=seed)
-    return float(normalised_mutual_information(cluster_N, labels_N, ones_N1)[0])
 
 
 def cluster(vectors_ND: NDArray[np.float32], k: int, *, seed: int) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ Shapes:  M images that are answered for; R draws of few training images; B resam
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
@@ -85,10 +85,11 @@ def evaluate(
     threads: int = 2,
     cache: Path | None = None,
     name: str = "this encoder",
+    against: "Mapping[str, Encoder] | None" = None,
     positive: str | None = None,
     epochs: int | None = None,
 ) -> list[Row]:
-    """Measure an encoder beside the same network at random init (3 seeds) and raw pixels.
+    """Measure an encoder beside others, the same network at random init (3 seeds) and raw pixels.
 
     Args:
         encoder: f; its mode and its weights are left as they are.
@@ -102,6 +103,7 @@ def evaluate(
         threads: For reading images.
         cache: Folder of the feature cache.
         name: What the table calls the encoder.
+        against: Other encoders by the names that the table gives them.
         positive: Of two classes, the one whose average precision is shown; by default the last.
         epochs: Of linear-sgd; by default the paper's.
 
@@ -114,11 +116,17 @@ def evaluate(
             images have another number of channels than the encoder takes.
     """
     check_protocols(protocols, few)
-    check_fits(encoder, images)
+    others = against or {}
+    for each in (encoder, *others.values()):
+        check_fits(each, images)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
-    subjects: list[Representation] = [EncoderRepresentation(name, encoder, **how)]  # type: ignore[arg-type]
+    named = {name: encoder, **others}
+    subjects: list[Representation] = [
+        EncoderRepresentation(called, each, **how)  # type: ignore[arg-type]
+        for called, each in named.items()
+    ]
     subjects += [
         random_init(encoder.config, images, trial.train, seed=s, **how) for s in RANDOM_SEEDS
     ]

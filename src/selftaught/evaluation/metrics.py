@@ -4,7 +4,7 @@ A resample of the test images is a count for each of them, so a figure is comput
 at once; its value is that of the counts 1. Two representations are compared on the same resamples.
 
 Shapes:  M test images; K classes; B resamples (columns of counts_MB, float32 whole numbers);
-         P positive images.
+         P positive images; k clusters; J pairs of a cluster and a class that share images.
 """
 
 from collections.abc import Callable
@@ -73,15 +73,45 @@ def normalised_mutual_information(
     cluster_M: NDArray[np.int64], labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """I(cluster; label) over the arithmetic mean of their entropies, (B,)."""
-    classes = int(labels_M.max()) + 1
-    cells, cell_M = np.unique(cluster_M * classes + labels_M, return_inverse=True)
-    joint_JB = grouped_sum(counts_MB, cell_M) / counts_MB.sum(axis=0, dtype=float)
-    h_cluster, h_label = (
-        _entropy(grouped_sum(joint_JB, part)) for part in (cells // classes, cells % classes)
-    )
+    shared_JB, cluster_J, label_J = _shared(cluster_M, labels_M, counts_MB)
+    joint_JB = shared_JB / counts_MB.sum(axis=0, dtype=float)
+    h_cluster, h_label = (_entropy(grouped_sum(joint_JB, part)) for part in (cluster_J, label_J))
     mean = (h_cluster + h_label) / 2
     information = np.maximum(h_cluster + h_label - _entropy(joint_JB), 0)
     return np.where(mean > 1e-12, information / np.maximum(mean, 1e-12), 0.0)
+
+
+def adjusted_rand_index(
+    cluster_M: NDArray[np.int64], labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Pairs of images that both put together, 0 for chance and 1 for all (Hubert, Arabie 1985)."""
+    shared_JB, cluster_J, label_J = _shared(cluster_M, labels_M, counts_MB)
+    both_B, cluster_B, label_B = (
+        _pairs(sums).sum(axis=0)
+        for sums in (shared_JB, grouped_sum(shared_JB, cluster_J), grouped_sum(shared_JB, label_J))
+    )
+    chance_B = cluster_B * label_B / np.maximum(_pairs(counts_MB.sum(axis=0, dtype=float)), 1)
+    most_B = (cluster_B + label_B) / 2
+    same_B = most_B <= chance_B  # all together in both, or all apart
+    return np.where(same_B, 1.0, (both_B - chance_B) / np.where(same_B, 1, most_B - chance_B))
+
+
+def matched_accuracy(
+    cluster_M: NDArray[np.int64], labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Share of the images whose cluster stands for their class, matched anew each time, (B,).
+
+    The best matching of one cluster to one class (Kuhn 1955); those left over count as wrong.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    shared_JB, cluster_J, label_J = _shared(cluster_M, labels_M, counts_MB)
+    table_kK = np.zeros((int(cluster_M.max()) + 1, int(labels_M.max()) + 1))
+    matched_B = np.empty(counts_MB.shape[1])
+    for b, shared_J in enumerate(shared_JB.T):
+        table_kK[cluster_J, label_J] = shared_J
+        matched_B[b] = table_kK[linear_sum_assignment(table_kK, maximize=True)].sum()
+    return _share(matched_B, counts_MB.sum(axis=0, dtype=float))
 
 
 def resampled_counts(images: int, resamples: int, seed: int) -> NDArray[np.float32]:
@@ -112,6 +142,20 @@ def grouped_sum(values_MB: Floats, group_M: NDArray[np.int64]) -> NDArray[np.flo
     starts = np.flatnonzero(np.diff(group_M[order], prepend=-1))
     sums: NDArray[np.float64] = np.add.reduceat(values_MB[order], starts, axis=0).astype(float)
     return sums
+
+
+def _shared(
+    cluster_M: NDArray[np.int64], labels_M: NDArray[np.int64], counts_MB: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Images that a cluster shares with a class, (J, B), the cluster and the class of each."""
+    classes = int(labels_M.max()) + 1
+    cells_J, cell_M = np.unique(cluster_M * classes + labels_M, return_inverse=True)
+    return grouped_sum(counts_MB, cell_M), cells_J // classes, cells_J % classes
+
+
+def _pairs(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many pairs there are of so many."""
+    return counts * (counts - 1) / 2
 
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,8 @@ class Row:
     split: str
     """The images that it was measured on, in words: "test (given)"."""
     metric: str
-    """"accuracy", "balanced accuracy", "mean average precision", "average precision", "NMI"."""
+    """"accuracy", "balanced accuracy", "mean average precision", "average precision", "NMI",
+    "ARI"."""
     seed: int
     """Of the random network that was measured; otherwise that of the evaluation."""
     value: float

@@ -3,7 +3,7 @@
 Shapes:  N images; C channels; S side of a view; D size of a vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +170,18 @@ def neighbourhoods(
     own = np.asarray(queries)
     count = min(_NEIGHBOURS, N - 1)
     _, nearest = top_k(vectors_ND[own], vectors_ND, count, own=own)
+    return lines_of(images, intensity, np.column_stack([own, nearest]))
+
+
+def lines_of(
+    images: Images, intensity: Intensity, rows: Iterable[Iterable[int]]
+) -> list[Neighbourhood]:
+    """Images by their rows, each line led by its first."""
     names = images.checked.images["path"]
 
     def small(row: int) -> Picture:
         image, name = images.store.read(np.array([row])).image(0), names[row].as_py()
         return picture(image, intensity, name=name, words=name)
 
-    return [
-        Neighbourhood(small(query), [small(int(row)) for row in found])
-        for query, found in zip(queries, nearest, strict=True)
-    ]
+    lines = [[small(int(row)) for row in line] for line in rows]
+    return [Neighbourhood(first, others) for first, *others in lines]
