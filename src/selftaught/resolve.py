@@ -69,7 +69,7 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
         recipe.check_enough(looked)
     start = base or _advised(looked, device, init.config.image_size if init else None, given)
     if base is None:
-        start = with_overrides(start, find(first.method).recommended, first.method)
+        start = _recommended(start, given, init)
     fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
     chosen = with_overrides(fitting, given, "pretrain")
     if init is not None:
@@ -82,6 +82,13 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     images = assemble.opened(chosen, options.cache, options.threads, looked)
     echo = _echo(chosen, images, options.seconds, from_recipe=base is None)
     return Resolved(chosen, images, "\n".join([echo, *left_out, *expected]))
+
+
+def _recommended(start: Config, given: Overrides, init: Encoder | None) -> Config:
+    """The recipe with what the method asks for with its encoder."""
+    asked = with_overrides(start, given, "pretrain")
+    architecture = init.config.architecture if init else asked.network.encoder
+    return with_overrides(start, find(asked.method).recommended(architecture), asked.method)
 
 
 def resolve_views(options: Views, device: torch.device) -> Resolved:

@@ -120,6 +120,8 @@ class KillLoop:
         half = f".*.tmp-{child.pid}-*"
         if self.tally.kills % 2:
             self._wait_for_a_write(child, lambda: (run / "checkpoints").glob(half))
+        elif self.tally.kills % 4:
+            self._wait_for_a_step(child, run / "metrics.jsonl")
         else:
             time.sleep(self.draw.uniform(0, 2))
         if child.ended():
@@ -140,6 +142,17 @@ class KillLoop:
 
         _until(enough, child)
         time.sleep(self.draw.uniform(0, 4 * PAUSE))
+
+    def _wait_for_a_step(self, child: Child, log: Path) -> None:
+        """Until it has got on, however slow the machine is, and a little longer."""
+        sizes = [log.stat().st_size]
+
+        def grown() -> bool:  # a resumed run may first cut what no checkpoint has
+            sizes.append(log.stat().st_size)
+            return sizes[-1] > sizes[-2]
+
+        _until(grown, child)
+        time.sleep(self.draw.uniform(0, 0.5))
 
     def _check_state(self, run: Path, before: int) -> int:
         """What is on disk can be resumed, and is no older than what was there before."""

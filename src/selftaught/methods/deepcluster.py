@@ -10,7 +10,7 @@ Letters: f_theta the encoder, g_W the classifier, x_n an image, y_n its cluster,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from selftaught.views.policy import ViewSpec
 
 PAPERS = ("alexnet", "vgg16")
+LR = dict.fromkeys(PAPERS, 0.05) | {"resnet8": 1.0, "resnet20": 1.0}
+"""Learning rates by network: docs/methods/deepcluster.md says why."""
 DRAW = {"uniform": sampling.uniform_over_clusters, "as_released": sampling.as_released}
 FEW = 39
 """Images a cluster; faiss warns of fewer."""
@@ -71,12 +73,6 @@ class DeepCluster(Method):
 
     Options = DeepClusterOptions
     wants = frozenset({"labels"})
-    recommended: ClassVar[dict[str, Any]] = {
-        "loop.optimizer": "sgd",
-        "loop.lr": 0.05,
-        "loop.schedule": "constant",
-        "loop.weight_decay": 1e-5,
-    }
     labels_N: Tensor
     centroids_KP: Tensor
     figures: Tensor
@@ -95,6 +91,13 @@ class DeepCluster(Method):
         self.register_buffer("labels_N", torch.zeros(0, dtype=torch.int64))  # y_n
         self.register_buffer("centroids_KP", torch.zeros(0, 0))  # C
         self.register_buffer("figures", torch.zeros(0, dtype=torch.float64))  # of the clustering
+
+    @classmethod
+    def recommended(cls, architecture: str) -> dict[str, Any]:
+        """The paper's optimizer, with a rate for as few features as g_W sees of this network."""
+        lr = LR.get(architecture, 0.1)
+        constant = {"optimizer": "sgd", "lr": lr, "schedule": "constant", "weight_decay": 1e-5}
+        return {f"loop.{name}": value for name, value in constant.items()}
 
     @classmethod
     def fitted(

@@ -46,7 +46,6 @@ class Method(nn.Module):
         wants: What it uses if it is there, for metrics only ("labels").
         contrasts_images: Whether the loss of one image depends on the others of the batch.
         views: How many views of an image it sees, where all are made alike.
-        recommended: Changes that it makes to the recipe, by the names of `config.Config`.
     """
 
     Options: ClassVar[type[Any]]
@@ -55,10 +54,13 @@ class Method(nn.Module):
     contrasts_images: ClassVar[bool] = False
     views: ClassVar[int] = 1
 
-    recommended: ClassVar[dict[str, Any]] = {}
-
     encoder: "Encoder"
     policy: "tuple[ViewSpec, ...]"
+
+    @classmethod
+    def recommended(cls, architecture: str) -> dict[str, Any]:
+        """Changes to the recipe with the network of this name, by the names of `config.Config`."""
+        return {}
 
     @classmethod
     def fitted(cls, options: Any, images: int) -> tuple[Any, list[str]]:
