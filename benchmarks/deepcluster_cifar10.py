@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.measure import hardware, publish, versions
 
-RESULTS = Path(__file__).parents[1] / "docs/results.md"
+DOCS = Path(__file__).parents[1] / "docs"
 ENCODER = ["--encoder", "resnet8", "--image-size", "32", "--batch-size", "256", "--threads", "1"]
 DEEPCLUSTER = [*ENCODER, "--method", "deepcluster"]
 VARIANTS: dict[str, tuple[str, list[str]]] = {
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(chosen, variant, seed)
     text = page(chosen)
     print(text)
-    publish(RESULTS, "deepcluster cifar10", text)
+    curves(chosen, DOCS / "deepcluster_cifar10.svg")
+    publish(DOCS / "results.md", "deepcluster cifar10", text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,10 +109,7 @@ def page(chosen: argparse.Namespace) -> str:
     """What docs/results.md says."""
     accuracy, nmi = [], []
     for variant, (words, _) in VARIANTS.items():
-        done = [
-            place(chosen, variant, s) for s in chosen.seeds if place(chosen, variant, s)[1].exists()
-        ]
-        if done:
+        if done := finished(chosen, variant):
             accuracy.append(f"| {words} | {len(done)} | " + " | ".join(judged_cells(done)) + " |")
             nmi += [f"| {words} | " + " | ".join(course_cells(folder)) + " |" for folder, _ in done]
     place_words = ", ".join(f"{name} {version}" for name, version in versions().items())
@@ -136,10 +134,18 @@ def page(chosen: argparse.Namespace) -> str:
             "|---|---|---|---|---|---|",
             *nmi,
             "",
+            "![NMI over epochs, a line a run](deepcluster_cifar10.svg)",
+            "",
             f"{hardware()}; {place_words}.",
             "`python -m benchmarks.deepcluster_cifar10` measures it anew.",
         ]
     )
+
+
+def finished(chosen: argparse.Namespace, variant: str) -> list[tuple[Path, Path]]:
+    """The runs of a variant that have figures."""
+    found = (place(chosen, variant, seed) for seed in chosen.seeds)
+    return [(folder, judged) for folder, judged in found if judged.exists()]
 
 
 def values(judged: Iterable[Path], protocol: str, representation: str) -> list[float]:
@@ -169,8 +175,7 @@ def judged_cells(done: list[tuple[Path, Path]]) -> list[str]:
 
 def baselines(chosen: argparse.Namespace) -> list[str]:
     """Random init and raw pixels, as the first run's figures have them."""
-    judged = [place(chosen, v, s)[1] for v in VARIANTS for s in chosen.seeds]
-    first = [path for path in judged if path.exists()][:1]
+    first = [judged for variant in VARIANTS for _, judged in finished(chosen, variant)][:1]
     rows = []
     for name in ("random init", "raw pixels") if first else ():
         cells = [f"{values(first, protocol, name)[0]:.1f}" for protocol in ("knn", "linear")]
@@ -180,19 +185,47 @@ def baselines(chosen: argparse.Namespace) -> list[str]:
 
 def course_cells(folder: Path) -> list[str]:
     """Of one run: how its clusters changed."""
-    log = lines(folder)
-    by_epoch = {line["epoch"]: line for line in log if "nmi_last" in line}
+    by_epoch = nmi_lines(folder)
     if not by_epoch:
         return ["", "", "", "", ""]
     epochs = sorted(by_epoch)
     some = [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
-    last = log[-1]
+    last = lines(folder)[-1]
     return [
-        f"{log[-1]['epoch'] + 1}",
+        f"{last['epoch'] + 1}",
         *(", ".join(f"{by_epoch[e][key]:.3f}" for e in some) for key in ("nmi_last", "nmi_labels")),
         f"{last['largest_share']:.3f}",
         f"{100 * last['begin_seconds'] / last['seconds']:.0f} %",
     ]
+
+
+def nmi_lines(folder: Path) -> dict[int, dict[str, Any]]:
+    """The last line of each epoch whose clusters have others to be compared with."""
+    return {line["epoch"]: line for line in lines(folder) if "nmi_last" in line}
+
+
+def curves(chosen: argparse.Namespace, path: Path) -> None:
+    """NMI over epochs as a picture, a line a run: figure 2 of the paper."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "selftaught"  # equal values give equal files
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for number, (variant, (words, _)) in enumerate(VARIANTS.items()):
+        for folder, _ in finished(chosen, variant):
+            by_epoch = nmi_lines(folder)
+            for axis, key in zip(axes, ("nmi_last", "nmi_labels"), strict=True):
+                values = [line[key] for line in by_epoch.values()]
+                axis.plot(list(by_epoch), values, color=f"C{number}", label=words, linewidth=1)
+    for axis, title in zip(axes, ("NMI(t - 1, t)", "NMI to the labels"), strict=True):
+        axis.set(title=title, xlabel="epoch")
+        axis.spines[["top", "right"]].set_visible(False)
+        named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(named.values(), named.keys(), frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

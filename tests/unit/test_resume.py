@@ -360,6 +360,17 @@ def test_steps_that_are_timed_leave_no_trace(
     assert_equal(made, tmp_path, straight(Setup()))
 
 
+def test_views_are_compiled_before_an_epoch_is_timed(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = training(images, Setup(), tmp_path, 2, Stop(-1))
+    order, begin, epoch = [], made.begin_epoch, made.feed.epoch
+    monkeypatch.setattr(made, "begin_epoch", lambda: (order.append("begin"), begin()))
+    monkeypatch.setattr(made.feed, "epoch", lambda *a: (order.append("views"), epoch(*a))[1])
+    seconds_per_step(made)
+    assert order[:3] == ["views", "begin", "views"]
+
+
 # The tests above can fail: what if one thing were forgotten?
 
 

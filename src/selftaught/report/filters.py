@@ -93,16 +93,12 @@ def first_layer(encoder: Encoder) -> list[Section]:
     if w_FCkk is None:
         return []
     gradients = encoder.config.front == "sobel"
-    drawn = filter_pictures(w_FCkk[:_FILTERS], gradients=gradients)
     F, C, k, _ = w_FCkk.shape
-    side = k * max(1, _FILTER_SIDE // k)
-    large = [enlarged(picture_kk3, side) for picture_kk3 in drawn]
-    lines = [large[start : start + _ACROSS] for start in range(0, F, _ACROSS)]
-    norms = w_FCkk.flatten(1).norm(dim=1).tolist()
+    norms = w_FCkk[:_FILTERS].flatten(1).norm(dim=1).tolist()
     shown = f"The {F} filters" if F <= _FILTERS else f"The {_FILTERS} strongest of {F} filters"
     words = (
         f"{shown} of the first layer, {k} x {k} pixels of {C} channel{'s' * (C > 1)} each, the "
-        f"strongest first: L2 norms from {norms[0]:.3g} to {norms[len(drawn) - 1]:.3g}. Each is "
+        f"strongest first: L2 norms from {norms[0]:.3g} to {norms[-1]:.3g}. Each is "
         "scaled to its own largest weight, "
     )
     words += (
@@ -113,7 +109,17 @@ def first_layer(encoder: Encoder) -> list[Section]:
         else "and middle gray is 0."
     )
     legend = contact_sheet([[wheel()]], side=_WHEEL) if gradients else None
-    return [filters_section(contact_sheet(lines, side=side), words, legend=legend)]
+    return [filters_section(filters_sheet(w_FCkk, gradients=gradients), words, legend=legend)]
+
+
+def filters_sheet(w_FCkk: Tensor, *, gradients: bool) -> bytes:
+    """The first 192 filters, side by side, as an image file."""
+    k = w_FCkk.shape[-1]
+    side = k * max(1, _FILTER_SIDE // k)
+    drawn = filter_pictures(w_FCkk[:_FILTERS], gradients=gradients)
+    large = [enlarged(picture_kk3, side) for picture_kk3 in drawn]
+    lines = [large[start : start + _ACROSS] for start in range(0, len(large), _ACROSS)]
+    return contact_sheet(lines, side=side)
 
 
 # --- the last stage
