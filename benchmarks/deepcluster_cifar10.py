@@ -6,13 +6,14 @@
 
 DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each run is one
 of `selftaught pretrain` in a process of its own, on the 50,000 training images without their
-labels, with the small encoder, and is judged on all 10,000 test images by `selftaught evaluate`,
-beside random init and raw pixels. SimCLR takes as many steps as DeepCluster of the same seed with
+labels, with the small encoder; then all are judged at once on all 10,000 test images, beside random
+init and raw pixels. SimCLR takes as many steps as DeepCluster of the same seed with
 uniform sampling: two views an image are two passes through the encoder, and so are a view and the
 features of an epoch. NMI is that of `metrics.jsonl`; labels are measured against, never learned.
 
-A run has one core. A run whose figures are in --out is not measured again; --share I OF is the I-th
-of OF processes at work at once; docs/results.md is written from the figures that are there.
+A run has one core. What --out holds is not trained again; --share I OF is the I-th of OF processes
+that train at once, and when all have ended, the script without --share judges what is there and
+writes docs/results.md.
 """
 
 import argparse
@@ -21,12 +22,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.measure import hardware, publish, versions
+from selftaught import load
+from selftaught.data.labels import label
+from selftaught.data.store import open_images
+from selftaught.evaluation.evaluate import evaluate
+from selftaught.machine import cache_folder
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENCODER = ["--encoder", "resnet8", "--image-size", "32", "--batch-size", "256", "--threads", "1"]
@@ -42,18 +48,24 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "simclr": ("SimCLR, as many passes", [*ENCODER, "--preset", "small"]),
 }
 """Name to how the table calls it, and to the flags of pretrain."""
+PROTOCOLS = ("knn", "linear")
+
+Judged = dict[tuple[str, str], float]
+"""Accuracy in per cent by a run's name (or "random init", "raw pixels") and protocol."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and judge what is missing, then write the section of docs/results.md."""
+    """Train what is missing, judge it, and write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    share, of = chosen.share
-    for variant, seed in list(itertools.product(chosen.variants, chosen.seeds))[share::of]:
-        run(chosen, variant, seed)
-    text = page(chosen)
-    print(text)
-    curves(chosen, DOCS / "deepcluster_cifar10.svg")
-    publish(DOCS / "results.md", "deepcluster cifar10", text)
+    runs = list(itertools.product(chosen.variants, chosen.seeds))
+    share, of = chosen.share or (0, 1)
+    for variant, seed in runs[share::of]:
+        train(chosen, variant, seed)
+    if chosen.share is None:
+        text = page(chosen, judged(chosen))
+        print(text)
+        curves(chosen, DOCS / "deepcluster_cifar10.svg")
+        publish(DOCS / "results.md", "deepcluster cifar10", text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,36 +77,38 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seconds", type=float, default=600)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    options.add_argument("--share", type=int, nargs=2, default=(0, 1), metavar=("I", "OF"))
+    options.add_argument("--share", type=int, nargs=2, metavar=("I", "OF"))
     return options
 
 
-def run(chosen: argparse.Namespace, variant: str, seed: int) -> None:
-    """One run and its figures, unless they are there."""
-    folder, judged = place(chosen, variant, seed)
-    if judged.exists():
+def train(chosen: argparse.Namespace, variant: str, seed: int) -> None:
+    """One run, unless it is there."""
+    folder = place(chosen, variant, seed)
+    if ended(folder):
         return
     length: list[object] = ["--seconds", chosen.seconds]
     if variant == "simclr":
-        steps = lines(place(chosen, "uniform", seed)[0])[-1]["step"]
+        if not ended(as_long := place(chosen, "uniform", seed)):
+            raise SystemExit(f"SimCLR trains as long as {as_long.name}: let that end first")
+        steps = lines(as_long)[-1]["step"]
         length = ["--set", f"loop.total_steps={steps}"]
-    data, flags = chosen.data / "train.npz", [*VARIANTS[variant][1], "--seed", seed, *length]
-    selftaught("pretrain", data, "--out", folder, "--overwrite", *flags)
-    judged.write_text(selftaught("evaluate", folder, chosen.data, "--json"))
-
-
-def place(chosen: argparse.Namespace, variant: str, seed: int) -> tuple[Path, Path]:
-    """A run's folder, and the file of its figures."""
-    folder: Path = chosen.out / f"{variant}{seed}"
-    return folder, folder.with_suffix(".json")
-
-
-def selftaught(*arguments: object) -> str:
-    """What a command prints."""
-    command = [sys.executable, "-m", "selftaught.cli", *map(str, arguments)]
-    print("$ selftaught", *arguments, file=sys.stderr, flush=True)
+    flags = [*VARIANTS[variant][1], "--seed", seed, *length, "--out", folder, "--overwrite"]
+    command = ["selftaught", "pretrain", chosen.data / "train.npz", *flags]
+    print("$", *command, file=sys.stderr, flush=True)
+    command[:1] = [sys.executable, "-m", "selftaught.cli"]
     core = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=core).stdout
+    subprocess.run([str(word) for word in command], check=True, env=core)
+
+
+def place(chosen: argparse.Namespace, variant: str, seed: int) -> Path:
+    """A run's folder."""
+    folder: Path = chosen.out / f"{variant}{seed}"
+    return folder
+
+
+def ended(folder: Path) -> bool:
+    """Whether a run has handed over its encoder."""
+    return (folder / "encoder").exists()
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -102,16 +116,34 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def judged(chosen: argparse.Namespace) -> Judged:
+    """The accuracy of every run that is there, of random init and of raw pixels."""
+    images = open_images(str(chosen.data), cache=cache_folder(None))
+    runs = [folder for variant in VARIANTS for folder in finished(chosen, variant)]
+    first, *others = ((folder.name, load(folder)) for folder in runs)
+    rows = evaluate(first[1], images, label(images.checked), name=first[0], against=dict(others))
+    found: Judged = {}
+    for row in rows:
+        if row.metric == "accuracy":
+            found.setdefault((row.representation, row.protocol), []).append(100 * row.value)
+    return {of: mean(values) for of, values in found.items()}
+
+
 # --- the page
 
 
-def page(chosen: argparse.Namespace) -> str:
+def page(chosen: argparse.Namespace, accuracy: Judged) -> str:
     """What docs/results.md says."""
-    accuracy, nmi = [], []
+    table, nmi = [], []
     for variant, (words, _) in VARIANTS.items():
-        if done := finished(chosen, variant):
-            accuracy.append(f"| {words} | {len(done)} | " + " | ".join(judged_cells(done)) + " |")
-            nmi += [f"| {words} | " + " | ".join(course_cells(folder)) + " |" for folder, _ in done]
+        if folders := finished(chosen, variant):
+            cells = [_of_seeds([accuracy[f.name, p] for f in folders]) for p in PROTOCOLS]
+            steps = ", ".join(f"{lines(folder)[-1]['step']:,}" for folder in folders)
+            table.append(f"| {words} | {len(folders)} | {' | '.join(cells)} | {steps} |")
+            nmi += [f"| {words} | {' | '.join(course_cells(f))} |" for f in folders if nmi_lines(f)]
+    for name in ("random init", "raw pixels"):
+        cells = [f"{accuracy[name, protocol]:.1f}" for protocol in PROTOCOLS]
+        table.append(f"| {name} | | {' | '.join(cells)} | |")
     place_words = ", ".join(f"{name} {version}" for name, version in versions().items())
     return "\n".join(
         [
@@ -123,8 +155,7 @@ def page(chosen: argparse.Namespace) -> str:
             "",
             "| | seeds | kNN | linear | steps of 256 images |",
             "|---|---|---|---|---|",
-            *accuracy,
-            *baselines(chosen),
+            *table,
             "",
             "NMI to the last assignment and to the labels, of the second, a middle and the last "
             "epoch; the largest cluster's share and clustering's share of the time (features "
@@ -142,52 +173,18 @@ def page(chosen: argparse.Namespace) -> str:
     )
 
 
-def finished(chosen: argparse.Namespace, variant: str) -> list[tuple[Path, Path]]:
-    """The runs of a variant that have figures."""
-    found = (place(chosen, variant, seed) for seed in chosen.seeds)
-    return [(folder, judged) for folder, judged in found if judged.exists()]
+def finished(chosen: argparse.Namespace, variant: str) -> list[Path]:
+    """The runs of a variant that are there."""
+    return [f for seed in chosen.seeds if ended(f := place(chosen, variant, seed))]
 
 
-def values(judged: Iterable[Path], protocol: str, representation: str) -> list[float]:
-    """Accuracy in per cent of each file."""
-    found = []
-    for path in judged:
-        rows = [
-            row["value"]
-            for row in json.loads(path.read_text())
-            if row["metric"] == "accuracy"
-            and row["protocol"] == protocol
-            and row["representation"].startswith(representation)
-        ]
-        found.append(100 * mean(rows))
-    return found
-
-
-def judged_cells(done: list[tuple[Path, Path]]) -> list[str]:
-    """kNN, linear, and steps."""
-    cells = []
-    for protocol in ("knn", "linear"):
-        each = values([judged for _, judged in done], protocol, "this encoder")
-        cells.append(f"{mean(each):.1f} ({', '.join(f'{value:.1f}' for value in each)})")
-    steps = [lines(folder)[-1]["step"] for folder, _ in done]
-    return [*cells, ", ".join(f"{step:,}" for step in steps)]
-
-
-def baselines(chosen: argparse.Namespace) -> list[str]:
-    """Random init and raw pixels, as the first run's figures have them."""
-    first = [judged for variant in VARIANTS for _, judged in finished(chosen, variant)][:1]
-    rows = []
-    for name in ("random init", "raw pixels") if first else ():
-        cells = [f"{values(first, protocol, name)[0]:.1f}" for protocol in ("knn", "linear")]
-        rows.append(f"| {name} | | {cells[0]} | {cells[1]} | |")
-    return rows
+def _of_seeds(each: Sequence[float]) -> str:
+    return f"{mean(each):.1f} ({', '.join(f'{value:.1f}' for value in each)})"
 
 
 def course_cells(folder: Path) -> list[str]:
     """Of one run: how its clusters changed."""
     by_epoch = nmi_lines(folder)
-    if not by_epoch:
-        return ["", "", "", "", ""]
     epochs = sorted(by_epoch)
     some = [epochs[0], epochs[len(epochs) // 2], epochs[-1]]
     last = lines(folder)[-1]
@@ -214,7 +211,7 @@ def curves(chosen: argparse.Namespace, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for number, (variant, (words, _)) in enumerate(VARIANTS.items()):
-        for folder, _ in finished(chosen, variant):
+        for folder in finished(chosen, variant):
             by_epoch = nmi_lines(folder)
             for axis, key in zip(axes, ("nmi_last", "nmi_labels"), strict=True):
                 values = [line[key] for line in by_epoch.values()]

@@ -143,7 +143,7 @@ def must_agree(ours: Found, theirs: Found) -> None:
     """
     differ = abs(ours[0] / theirs[0] - 1)
     same = float((ours[1] == theirs[1]).mean())
-    if differ > 1e-4 or same < 0.99:
+    if differ > 1e-5 or same < 0.999:
         raise ValueError(f"objectives differ by {differ:.1e}, {same:.2%} of the labels are equal")
 
 

@@ -265,6 +265,9 @@ def test_the_memory_of_a_process_is_its_own(tmp_path):
 # --- DeepCluster on CIFAR-10
 
 
+PROTOCOLS, PIXELS = ("knn", "linear"), ("raw pixels", 41.0)
+
+
 def test_deepcluster_s_page_has_what_was_measured(tmp_path):
     chosen = deepcluster_cifar10.parser().parse_args(["--data", "d", "--out", str(tmp_path)])
     log = [
@@ -273,17 +276,13 @@ def test_deepcluster_s_page_has_what_was_measured(tmp_path):
         | {"begin_seconds": 2.5}
         for s, e in ((1, 0), (200, 1), (400, 2), (600, 3))
     ]
-    for seed, accuracy in ((0, 0.4), (1, 0.5)):
-        folder, judged = deepcluster_cifar10.place(chosen, "uniform", seed)
-        folder.mkdir()
+    accuracy = {(name, p): v for p in PROTOCOLS for name, v in (("random init", 30.0), PIXELS)}
+    for seed, value in ((0, 40.0), (1, 50.0)):
+        folder = deepcluster_cifar10.place(chosen, "uniform", seed)
+        (folder / "encoder").mkdir(parents=True)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-        rows = [
-            {"metric": "accuracy", "protocol": p, "representation": r, "value": v}
-            for p in ("knn", "linear")
-            for r, v in (("this encoder", accuracy), ("random init", 0.3), ("raw pixels", 0.41))
-        ]
-        judged.write_text(json.dumps(rows))
-    page = deepcluster_cifar10.page(chosen)
+        accuracy |= {(folder.name, p): value for p in PROTOCOLS}
+    page = deepcluster_cifar10.page(chosen, accuracy)
     assert "| k = 100, uniform | 2 | 45.0 (40.0, 50.0) | 45.0 (40.0, 50.0) | 600, 600 |" in page
     assert "| raw pixels | | 41.0 | 41.0 | |" in page
     assert (
@@ -291,3 +290,28 @@ def test_deepcluster_s_page_has_what_was_measured(tmp_path):
         in page
     )
     assert "released" not in page, "not measured yet"
+
+
+@pytest.mark.slow
+def test_deepcluster_s_runs_are_trained_once_and_judged_together(tmp_path, monkeypatch):
+    write_cifar(data := tmp_path / "cifar10")
+    monkeypatch.setattr(deepcluster_cifar10, "DOCS", docs := tmp_path / "docs")
+    docs.mkdir()
+    monkeypatch.setitem(
+        deepcluster_cifar10.VARIANTS,
+        "uniform",
+        ("k = 5", [*deepcluster_cifar10.DEEPCLUSTER, "--set", "k=5"]),
+    )
+    flags = ["--data", str(data), "--out", str(out := tmp_path / "runs"), "--seconds", "3"]
+    flags += ["--seeds", "0", "--variants"]
+    deepcluster_cifar10.main([*flags, "uniform", "--share", "0", "1"])
+    assert not list(docs.iterdir()), "a share judges nothing"
+    before = (out / "uniform0/metrics.jsonl").read_bytes()
+    deepcluster_cifar10.main([*flags, "uniform", "simclr"])
+    assert (out / "uniform0/metrics.jsonl").read_bytes() == before
+    steps = [deepcluster_cifar10.lines(out / name)[-1]["step"] for name in ("uniform0", "simclr0")]
+    assert steps[0] == steps[1]
+    page = (docs / "results.md").read_text()
+    for name in ("k = 5", "SimCLR, as many passes", "random init", "raw pixels"):
+        assert f"| {name} |" in page
+    assert (docs / "deepcluster_cifar10.svg").stat().st_size > 1000

@@ -312,6 +312,22 @@ def test_views_of_linear_sgd_are_crops_and_flips_anew_each_epoch(
 # The whole path.
 
 
+def test_other_encoders_stand_beside_the_first(
+    digits: tuple[Images, Labelled], encoder: Encoder
+) -> None:
+    images, labels = digits
+    other = build(encoder.config, seed=8)
+    found = evaluate(encoder, images, labels, protocols=("knn",), against={"another": other})
+    rows = [row for row in found if row.metric == "accuracy"]
+    names = ["this encoder", "another", *["random init"] * 3, "raw pixels"]
+    assert [row.representation for row in rows] == names
+    (alone, *_) = evaluate(other, images, labels, protocols=("knn",))
+    assert rows[1].value == alone.value and rows[1].delta_low is not None
+    gray = build(EncoderConfig("resnet8", 3, 16))
+    with pytest.raises(DataError, match="takes images of 3 channels"):
+        evaluate(encoder, images, labels, protocols=("knn",), against={"another": gray})
+
+
 @pytest.mark.slow
 def test_digits_end_to_end(
     digits: tuple[Images, Labelled], encoder: Encoder, tmp_path: Path

@@ -88,6 +88,21 @@ def test_the_network_of_init_and_a_recipe_for_its_size(resolved: Any, tmp_path: 
     assert (found.config.network.image_size, found.config.data.store_size) == (16, 32)
 
 
+def test_what_a_method_asks_for_goes_with_its_network(resolved: Any, tmp_path: Path) -> None:
+    def rate(**options: Any) -> float:
+        loop = resolved(method="deepcluster", set=("k=2",), **options).config.loop
+        assert (loop.optimizer, loop.schedule, loop.weight_decay) == ("sgd", "constant", 1e-5)
+        return float(loop.lr)
+
+    assert rate() == rate(encoder="resnet20") == 1.0  # few features
+    assert rate(encoder="alexnet", image_size=32) == 0.05  # the paper
+    assert rate(encoder="resnet18") == 0.1
+    assert rate(lr=3.0) == 3.0
+    save_encoder(build(EncoderConfig("alexnet", 1, 32, front="sobel")), tmp_path / "encoder")
+    assert rate(init=str(tmp_path / "encoder")) == 0.05
+    assert resolved().config.loop.optimizer == "adamw"
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
