@@ -20,11 +20,15 @@ from tests.support.forked import Child, Server
 
 PAUSE = 0.02  # seconds after each of a checkpoint's four files
 TIMES = {"images_per_second", "seconds_left", "seconds", "begin_seconds"}
-TRAIN = (
+_SMALL = (
     *("--image-size", "16", "--batch-size", "16", "--encoder", "resnet8"),
-    *("--set", "network.width=4", "--set", "network.stem_stride=2", "--set", "options.hidden=32"),
+    *("--set", "network.width=4", "--set", "network.stem_stride=2"),
     *("--set", "loop.log_every=1", "--set", "loop.checkpoint_seconds=0.1"),
 )
+TRAIN = {
+    "simclr": (*_SMALL, "--set", "options.hidden=32"),
+    "deepcluster": (*_SMALL, "--method", "deepcluster", "--set", "k=10"),
+}
 """Options of a small run that saves often; the images and the number of steps are added."""
 
 

@@ -20,7 +20,7 @@ from tests.support.kills import PAUSE, TRAIN, Ended, KillLoop, ended, metrics
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = ("digits", *TRAIN, "--set", "loop.total_steps=150")
+ARGUMENTS = ("digits", *TRAIN["simclr"], "--set", "loop.total_steps=150")
 STOPPED = 3
 
 

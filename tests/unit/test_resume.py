@@ -301,6 +301,38 @@ def test_clustering_is_not_repeated(images: Images, tmp_path: Path) -> None:
     assert len(made.method.labels_N) == 64
 
 
+class Slow(Stopping):
+    """A beginning that seems to take long, and dies after it."""
+
+    seconds = 1e6
+
+    def begin_epoch(self) -> None:
+        before = self.draws_of
+        super().begin_epoch()
+        self.begin_seconds += self.seconds if self.draws_of != before else 0
+
+    def take(self, batch: Batch) -> None:
+        if self.step == EPOCH:
+            raise Killed
+        super().take(batch)
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(1e6, 1), (-1e6, 0)], ids=["slow", "quick"])
+def test_a_beginning_is_saved_where_it_takes_longer_than_saving(
+    images: Images, straight: Straight, tmp_path: Path, seconds: float, begun: int
+) -> None:
+    setup = Setup(method=Restless)
+    made = training(images, setup, tmp_path, 1, Stop(-1))
+    made.__class__, Slow.seconds = Slow, seconds
+    log = Log(tmp_path, total_steps=STEPS, quiet=True)
+    with pytest.raises(Killed):
+        Loop(made, tmp_path, log).finish()
+    log.close()
+    found, _ = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is not None and (found.step, found.state["begun"]) == (EPOCH, begun)
+    assert_equal(go(images, setup, tmp_path), tmp_path, straight(setup))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
 def test_other_optimizers(
     images: Images, straight: Straight, tmp_path: Path, optimizer: str

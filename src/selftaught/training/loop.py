@@ -78,7 +78,8 @@ class Loop:
         self.probe, self.probe_every = probe, probe_every or max(1, self.plan.epochs // 10)
         self.clock, self.started = _Clock(training.step), time.monotonic()
         self.deadline, self.late = math.inf if seconds is None else self.started + seconds, False
-        self.saved_step, self.saved_at = -1, self.started
+        self.saved: tuple[int, int | None] | None = None  # the step, and the epoch that was begun
+        self.saved_at, self.save_seconds = self.started, 0.0
 
     def finish(self) -> Outcome:
         """Train to the last step, the deadline or a signal.
@@ -98,6 +99,7 @@ class Loop:
 
     def _epoch(self, stop: StopSignals) -> None:
         """What is left of an epoch, or of the time."""
+        self._begin()
         with closing(self.training.batches()) as batches:
             for batch in batches:
                 self.training.take(batch)
@@ -110,6 +112,13 @@ class Loop:
                     return
                 if time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
                     self.save()
+
+    def _begin(self) -> None:
+        """What comes before an epoch; saved where to do it again takes longer than to write it."""
+        before = self.training.begin_seconds
+        self.training.begin_epoch()
+        if self.training.begin_seconds - before > self.save_seconds:
+            self.save()
 
     def report(self, batch: Batch) -> None:
         """The step's line, where one is due, and the alarms that it raises."""
@@ -132,13 +141,15 @@ class Loop:
 
     def save(self) -> None:
         """A checkpoint of where the run stands, if there is none yet."""
-        training = self.training
+        training, began = self.training, time.monotonic()
         training.check_finite()
-        if distributed.rank() == 0 and self.saved_step != training.step:
+        stands = training.step, training.draws_of
+        if distributed.rank() == 0 and self.saved != stands:
             complete = training.done or self.late
             found = training.checkpoint(complete=complete, **self.remember)
             checkpoint.save(self.run / "checkpoints", found)
-        self.saved_step, self.saved_at = training.step, time.monotonic()
+            self.save_seconds = time.monotonic() - began
+        self.saved, self.saved_at = stands, time.monotonic()
 
     def _probe_is_due(self) -> bool:
         step, every = self.training.step, self.training.feed.steps_per_epoch
