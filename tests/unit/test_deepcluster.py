@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from selftaught import assemble
+from selftaught.clustering import course
 from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings, ViewSettings
 from selftaught.data.store import Images, open_images
 from selftaught.errors import ConfigError
@@ -279,6 +280,14 @@ def test_a_cluster_of_more_than_half_is_an_alarm(tmp_path: Path) -> None:
     values = np.concatenate([np.full(60, 5), np.linspace(60, 250, 30)])
     (alarm,) = alarms_after_an_epoch(of_value(tmp_path, values), k=5)
     assert "of the images lie in one cluster" in alarm
+
+
+def test_half_of_the_images_in_one_of_two_clusters_is_no_alarm() -> None:
+    def alarms(share: float, k: int) -> list[str]:
+        return course.alarms({"largest_share": share, "clusters_used": 2}, k)
+
+    assert not alarms(0.95, 2) and not alarms(0.65, 3)
+    assert "70% of the images" in alarms(0.7, 3)[0] and "51% of the images" in alarms(0.51, 4)[0]
 
 
 def test_healthy_clusters_raise_no_alarm(images: Images) -> None:

@@ -57,13 +57,16 @@ def figures(found: "Clustering", before_N: Tensor, labels: NDArray[Any] | None) 
 
 
 def alarms(line: Mapping[str, Any], k: int) -> list[str]:
-    """Plain sentences about a line of the log that holds FIGURES."""
+    """Plain sentences about a line of the log that holds FIGURES.
+
+    Half of the images are no alarm in one of two or three clusters: twice its share is.
+    """
     if "largest_share" not in line:
         return []
     used, largest = line["clusters_used"], line["largest_share"]
     if used == 1:
         return [_ONE]
-    found = [_LARGE.format(largest)] if largest > _MOST else []
+    found = [_LARGE.format(largest)] if largest > max(_MOST, 2 / k) else []
     return found + ([_UNUSED.format(used, k)] if used < _LEAST * k else [])
 
 
