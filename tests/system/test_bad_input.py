@@ -15,6 +15,7 @@ from tests.support.command_line import command, environment, selftaught
 from tests.support.mistakes import refused, tree, write_images
 
 TINY = ["--image-size", 16, "--batch-size", 16, "--epochs", 1, "--set", "network.width=4"]
+CLUSTERS = ["--method", "deepcluster", "--batch-size", 16, "--set"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,8 @@ PRETRAIN: dict[str, tuple[list[object], str]] = {
     "a misspelt setting": (["photos", "--set", "loop.epoch=3"], "'loop.epochs'"),
     "a misspelt option of the method": (["photos", "--set", "temprature=1"], "'temperature'"),
     "an option of the method out of range": (["photos", "--set", "temperature=-1"], "docs/methods"),
+    "more clusters than images": (["photos", *CLUSTERS, "k=33"], "33 clusters of 32 images"),
+    "one cluster": (["photos", *CLUSTERS, "k=1"], "give --set k=2 or more"),
     "a misspelt precision": (["photos", "--set", "loop.precision=fp16"], "bf16"),
     "a misspelt stem": (["photos", "--set", "network.stem=smal"], "'small'"),
     "a stem that the network lacks": (
