@@ -263,6 +263,7 @@ def info(chosen: options.Info) -> Answer:
     found: dict[str, Any] = {
         "encoder": shape.architecture,
         "stem": shape.stem,
+        "front": shape.front,
         "dim": encoder.dim,
         "parameters": sum(p.numel() for p in encoder.parameters()),
         "image size": shape.image_size,

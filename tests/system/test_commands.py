@@ -1,6 +1,7 @@
 """Commands on a run, end to end: what they say, keep and write."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pyarrow import parquet
 
 import selftaught
 from selftaught.cli import main
+from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.folder import save_encoder
 from selftaught.files import read_json
 from tests.support.bad_files import write_bad, write_good
 from tests.support.runs import lines, pretrain
@@ -33,6 +36,17 @@ def test_info_says_what_a_run_is(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["info", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["encoder"], found["method"], found["steps"]) == ("resnet8", "simclr", "6")
+
+
+@pytest.mark.parametrize("front", ["none", "sobel"])
+def test_info_says_what_precedes_the_network(
+    front: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"width": 4}
+    encoder = build(EncoderConfig("resnet8", image_size=16, options=options, front=front))
+    save_encoder(encoder, tmp_path / "encoder")
+    assert main(["info", str(tmp_path / "encoder")]) == 0
+    assert re.search(rf"^front +{front}$", capsys.readouterr().out, re.M)
 
 
 def test_info_before_the_first_step_is_logged(
