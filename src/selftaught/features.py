@@ -164,16 +164,17 @@ def views(
     engine = Engine(config.intensity, device)
 
     def begun(rows_B: NDArray[np.int64]) -> Finish:
+        raw = store.read(rows_B)
         params = sample(
             policy,
             size=config.image_size,
-            sizes_N2=store.sizes_N2[rows_B],
+            sizes_N2=raw.sizes_N2,
             draws_N=rows_B,
             seed=seed,
             epoch=epoch,
             channels=store.channels,
         )
-        return engine.begin([store.read(rows_B)], [(params, policy)])
+        return engine.begin([raw], [(params, policy)])
 
     with contextlib.closing(ahead(begun, batches, threads=threads)) as made:
         for finish in made:

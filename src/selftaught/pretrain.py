@@ -322,10 +322,11 @@ def _same_configuration(now: Config, found: Checkpoint, run: Path) -> None:
 def _summary(folder: Path, training: Training, outcome: Outcome) -> str:
     lines = [f"{outcome.step:,} steps in {outcome.seconds:.0f} s. The encoder: {folder}/encoder"]
     if outcome.shortfall:
-        lines.append(
-            f"The time was up {outcome.shortfall:,} steps before the planned end; "
-            "the encoder is complete, its learning rate had not come down to 0."
-        )
+        early = f"The time was up {outcome.shortfall:,} steps before the planned end; "
+        early += "the encoder is complete"
+        if training.plan.schedule == "cosine":
+            early += ", its learning rate had not come down to 0"
+        lines.append(f"{early}.")
     if training.feed.replaced:
         names = ", ".join(training.feed.replaced[:5])
         lines.append(f"Files that went bad meanwhile, replaced by others: {names}")

@@ -68,7 +68,7 @@ def resolve(options: Pretrain, device: torch.device) -> Resolved:
     if base is None:
         recipe.check_enough(looked)
     start = base or _advised(looked, device, init.config.image_size if init else None, given)
-    if base is None:
+    if base is None or first.method != base.method:
         start = _recommended(start, given, init)
     fitting, left_out = _with_fitting_views(start, options.keep, given, looked.channels)
     chosen = with_overrides(fitting, given, "pretrain")

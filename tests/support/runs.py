@@ -11,14 +11,16 @@ from selftaught.training.checkpoint import Checkpoint
 SMALL = (
     *("--device", "cpu", "--threads", "1", "--encoder", "resnet8", "--image-size", "16"),
     *("--batch-size", "16", "--set", "network.width=4", "--set", "network.stem_stride=2"),
-    *("--set", "options.hidden=32", "--set", "loop.log_every=1"),
+    *("--set", "loop.log_every=1"),
 )
 """Options of a run that takes about a second."""
 
 
 def pretrain(data: object, out: Path, *more: object) -> int:
     """`selftaught pretrain` with small settings, its cache beside the run; the exit code."""
-    arguments = ("pretrain", data, "--out", out, "--cache", out.parent / "cache", *SMALL, *more)
+    head = () if "--method" in more else ("--set", "options.hidden=32")
+    cache = out.parent / "cache"
+    arguments = ("pretrain", data, "--out", out, "--cache", cache, *SMALL, *head, *more)
     return main([str(a) for a in arguments])
 
 

@@ -36,6 +36,18 @@ def alarms(run: Path) -> list[str]:
 
 
 @pytest.mark.slow
+def test_every_clustering_has_a_line(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", 48, side=20)
+    more = ("--epochs", "4", "--set", "k=4", "--set", "loop.log_every=1000")
+    assert train(photos, tmp_path / "run", *more) == DONE
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 4, 7, 10, 12]
+    assert train(photos, tmp_path / "other", *more, "--set", "every=2") == DONE
+    found = lines(tmp_path / "other")
+    assert [line["step"] for line in found] == [1, 7, 12]
+    assert "nmi_last" not in found[0] and "nmi_last" in found[1]
+
+
+@pytest.mark.slow
 def test_images_that_are_all_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = np.full((20, 20, 3), 90, np.uint8)
     photos, run = write_equal(tmp_path / "photos", [image] * 48), tmp_path / "run"

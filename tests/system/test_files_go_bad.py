@@ -73,8 +73,39 @@ def after_step(monkeypatch, step: int, action) -> None:
     monkeypatch.setattr(step_of.Training, "take", taken)
 
 
-def run(folder: Folder, out: Path) -> int:
-    return pretrain(folder.path, out, "--set", f"loop.total_steps={STEPS}")
+CLUSTERS = ("--method", "deepcluster", "--set", "k=5")
+
+
+def run(folder: Folder, out: Path, *more: str) -> int:
+    return pretrain(folder.path, out, "--set", f"loop.total_steps={STEPS}", *more)
+
+
+@pytest.mark.parametrize("form", ["memory", "encoded"])
+def test_clustering_does_without_a_file_that_has_gone_bad(
+    folder, tmp_path, monkeypatch, capsys, form
+):
+    kept_as(monkeypatch, form)
+    after_check(monkeypatch, lambda: folder.spoil(17))
+    assert run(folder, tmp_path / "run", *CLUSTERS) == DONE
+    said = capsys.readouterr()
+    assert "went bad meanwhile" in said.out and folder.name(17) in said.out
+    assert folder.name(18) not in said.out
+    ended(tmp_path / "run")
+
+
+def test_a_file_that_goes_bad_between_clusterings_is_named(folder, tmp_path, monkeypatch, capsys):
+    kept_as(monkeypatch, "encoded")
+    after_step(monkeypatch, 9, lambda: folder.spoil(149))
+    assert run(folder, tmp_path / "run", *CLUSTERS) == DONE
+    assert folder.name(149) in capsys.readouterr().out
+    ended(tmp_path / "run")
+
+
+def test_many_bad_files_stop_clustering_in_one_line(folder, tmp_path, monkeypatch, capsys):
+    kept_as(monkeypatch, "encoded")
+    after_step(monkeypatch, 9, lambda: folder.spoil(20, 30, 40))
+    assert run(folder, tmp_path / "run", *CLUSTERS) == USER
+    one_line(capsys.readouterr().err, folder)
 
 
 @pytest.mark.parametrize("form", ["memory", "disk", "encoded"])

@@ -66,18 +66,21 @@ def test_the_steps_timed_are_real_ones(tmp_path, monkeypatch):
     assert len(taken) >= 20 + 3 and taken[-3:] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_a_deadline_that_comes_early_is_said_and_the_encoder_is_whole(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, schedule
 ):
     monkeypatch.setattr(PRETRAIN, "seconds_per_step", lambda _: 1e-5)
     run = tmp_path / "run"
-    assert pretrain("digits", run, "--seconds", "2") == DONE
+    shape = ("--set", f"loop.schedule={schedule}")
+    assert pretrain("digits", run, "--seconds", "2", *shape) == DONE
     planned = config.read(run / "config.yaml").loop.total_steps
     assert planned == loop.steps_within(2, 1e-5) > 100_000
     ended = newest(run)
     said = capsys.readouterr().out
     assert 0 < ended.step < planned
     assert f"The time was up {planned - ended.step:,} steps before the planned end" in said
+    assert ("its learning rate had not come down to 0." in said) is (schedule == "cosine")
     model = {k.removeprefix("encoder.trunk."): t for k, t in ended.model.items()}
     assert all(torch.equal(t, model[k]) for k, t in weights(run).items())
     assert resume(run) == DONE  # there is nothing to go on with

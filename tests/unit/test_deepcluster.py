@@ -38,13 +38,15 @@ def of_value(folder: Path, values: np.ndarray) -> Images:
     return open_images(str(folder / "made.npz"), cache=folder / "cache", threads=1)
 
 
-def training(images: Images, *, seed: int = 0, epochs: int = 2, **options: Any) -> Training:
+def training(
+    images: Images, *, seed: int = 0, epochs: int = 2, optimizer: str = "sgd", **options: Any
+) -> Training:
     config = Config(
         data=DataSettings("made"),
         network=NetworkSettings(image_size=16, width=4),
         views=ViewSettings(blur=0.0),
         loop=LoopSettings(
-            batch_size=BATCH, epochs=epochs, optimizer="sgd", lr=0.05, schedule="constant"
+            batch_size=BATCH, epochs=epochs, optimizer=optimizer, lr=0.05, schedule="constant"
         ),
         method="deepcluster",
         options={"k": 6} | options,
@@ -85,11 +87,13 @@ def test_too_few_images_a_cluster_are_said() -> None:
         DeepCluster.fitted(DeepClusterOptions(k=100), 99)
 
 
-@pytest.mark.parametrize("wrong", [{"k": 1}, {"k": 0}, {"every": 0}, {"pca": 0}, {"iterations": 0}])
-def test_options_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError):
-        DeepClusterOptions(**wrong)
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize("name", ["k", "every", "pca", "iterations"])
+def test_options_out_of_range_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} = 0: .*give --set {name}="):
+        DeepClusterOptions(**{name: 0})
+    with pytest.raises(ConfigError, match="k = 1: there is nothing to learn"):
+        DeepClusterOptions(k=1)
+    with pytest.raises(ConfigError, match="sampling = 'sideways': choose of uniform, as_released"):
         DeepClusterOptions(sampling="sideways")  # type: ignore[arg-type]
 
 
@@ -160,6 +164,31 @@ def test_each_clustering_has_a_new_classifier_and_a_new_optimizer(images: Images
     made.step += 6  # to epoch 4, which clusters
     made.begin_epoch()
     assert method.head.bias.detach().abs().max() == 0
+
+
+def test_an_optimizer_that_remembers_begins_anew_with_the_classifier(images: Images) -> None:
+    made = training(images, epochs=4, every=2, optimizer="adamw")
+    prefix = "optimizer/"
+
+    def state() -> dict[str, float]:
+        found = made.checkpoint().training
+        return {
+            n.removeprefix(prefix): t.abs().sum().item()
+            for n, t in found.items()
+            if n.startswith(prefix)
+        }
+
+    epoch(made)
+    before = state()
+    head = [name for name in before if name.startswith("head.")]
+    assert head and all(before.values())
+    made.begin_epoch()  # epoch 1 does not cluster
+    assert state() == before
+    epoch(made)
+    made.begin_epoch()
+    after = state()
+    assert not any(after[name] for name in head)
+    assert all(after[name] for name in after if name not in head)
 
 
 def test_the_classifier_has_no_momentum_and_the_body_has(images: Images) -> None:

@@ -101,6 +101,10 @@ def test_what_a_method_asks_for_goes_with_its_network(resolved: Any, tmp_path: P
     save_encoder(build(EncoderConfig("alexnet", 1, 32, front="sobel")), tmp_path / "encoder")
     assert rate(init=str(tmp_path / "encoder")) == 0.05
     assert resolved().config.loop.optimizer == "adamw"
+    assert rate(preset="small") == 1.0, "a preset is another method's"
+    written = resolved(method="deepcluster", set=("k=2", "loop.lr=0.3")).config
+    configuration.write(written, tmp_path / "c.yaml")
+    assert resolved(config=tmp_path / "c.yaml").config.loop.lr == 0.3
 
 
 @pytest.mark.parametrize(

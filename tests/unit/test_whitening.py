@@ -113,6 +113,17 @@ def test_rows_that_are_all_equal_become_zero(value, shape):
     assert not fitted(x + 1).any()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rows_that_differ_by_a_rounding_are_equal(dtype):
+    x = np.broadcast_to(rows(1, 64), (257, 64)).astype(dtype)
+    x[256] = np.nextafter(x[256], dtype(np.inf))  # as of a batch of another size
+    assert (x[0] != x[256]).all()
+    assert not Whitening.fit(x)(x).any()
+    apart = x.copy()
+    apart[::2] *= dtype(1.01)
+    assert Whitening.fit(apart)(apart).any()
+
+
 def test_equal_rows_among_others_and_one_column():
     assert Whitening.fit(np.array([[1.0], [1.0], [4.0]]))(
         np.array([[0.0], [2.0], [9.0]])

@@ -20,7 +20,7 @@ from selftaught.distributed import broadcast_, rank, world
 from selftaught.errors import FileError, UserError
 
 _BLOCK = 2**22  # numbers in a block: 32 MiB in float64
-_ZERO = 1e-12  # a standard deviation of less than this share of the mean is rounding
+_ZERO = 4  # roundings of the largest mean: a standard deviation below is nothing but rounding
 _EPS = 1e-6  # rows shorter than this lie at the mean, and stay short
 _TIE = 1 - 1e-6
 
@@ -80,7 +80,8 @@ class Whitening:
         variances_P = variances_D.flip(0)[:P]
         components_PD = _with_signs(vectors_DD.T.flip(0)[:P])
         largest = variances_P[0].clamp_min(0)
-        if largest <= (_ZERO * mean_D.abs().max()) ** 2:
+        rounding = max(1e-12, _ZERO * torch.finfo(_block(x_ND, 0, 0).dtype).eps)
+        if largest <= (rounding * mean_D.abs().max()) ** 2:
             largest = torch.zeros_like(largest)
         variances_P = torch.where(largest > 0, variances_P.clamp_min(floor * largest), 0)
         state = [mean_D.cpu(), components_PD.contiguous().cpu(), variances_P.cpu()]

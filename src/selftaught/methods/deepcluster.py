@@ -56,9 +56,11 @@ class DeepClusterOptions:
     """Whether f sees gradients in place of colours; by default those of the paper do."""
 
     def __post_init__(self) -> None:
-        known = self.sampling in (*DRAW, "none", "weighted")
-        if min(self.every, self.pca, self.iterations) < 1 or not known:
-            raise ConfigError(f"{self} has a value out of range", "see docs/methods/deepcluster.md")
+        for name in ("every", "pca", "iterations"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name} = {value}", f"give --set {name}=1 or more")
+        if self.sampling not in (known := (*DRAW, "none", "weighted")):
+            raise ConfigError(f"sampling = {self.sampling!r}", f"choose of {', '.join(known)}")
         if self.k is not None and self.k < 2:
             raise ConfigError(f"k = {self.k}: there is nothing to learn", "give --set k=2 or more")
 
@@ -87,6 +89,7 @@ class DeepCluster(Method):
             raise ConfigError("--set sobel contradicts the encoder of --init", "leave it out")
         assert options.k is not None, "as `fitted` gives it"
         self.encoder, self.policy, self.options = encoder, policy, options
+        self.prepares_every = options.every
         self.head = nn.Linear(encoder.dim, options.k)  # g_W
         self.register_buffer("labels_N", torch.zeros(0, dtype=torch.int64))  # y_n
         self.register_buffer("centroids_KP", torch.zeros(0, 0))  # C

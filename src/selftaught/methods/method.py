@@ -46,6 +46,8 @@ class Method(nn.Module):
         wants: What it uses if it is there, for metrics only ("labels").
         contrasts_images: Whether the loss of one image depends on the others of the batch.
         views: How many views of an image it sees, where all are made alike.
+        prepares_every: Epochs from one `begin_epoch` that takes long, and has something to tell, to
+            the next; 0: none does.
     """
 
     Options: ClassVar[type[Any]]
@@ -53,6 +55,7 @@ class Method(nn.Module):
     wants: ClassVar[frozenset[str]] = frozenset()
     contrasts_images: ClassVar[bool] = False
     views: ClassVar[int] = 1
+    prepares_every: int = 0
 
     encoder: "Encoder"
     policy: "tuple[ViewSpec, ...]"

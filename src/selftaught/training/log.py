@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 METRICS, TEXT = "metrics.jsonl", "log.txt"
 _SECONDS, _SHARE = 30.0, 0.1  # a plain line after so long, or after such a share of the steps
 _SHOWN = {"spread": "spread {:.2f}", "effective_rank": "rank {:.1f}"}
-_SHOWN |= {"contrastive_accuracy": "pairs found {:.1%}", "probe_accuracy": "probe {:.1%}"}
+_SHOWN |= {"contrastive_accuracy": "pairs found {:.1%}", "nmi_last": "NMI {:.2f}"}
+_SHOWN |= {"probe_accuracy": "probe {:.1%}"}
 
 
 class Log:

@@ -100,6 +100,9 @@ class Loop:
     def _epoch(self, stop: StopSignals) -> None:
         """What is left of an epoch, or of the time."""
         self._begin()
+        if distributed.agree(stop.asked):
+            self.save()
+            raise StopRun(f"stopped by {stop.name} after {self._where()}")
         with closing(self.training.batches()) as batches:
             for batch in batches:
                 self.training.take(batch)
@@ -123,7 +126,8 @@ class Loop:
     def report(self, batch: Batch) -> None:
         """The step's line, where one is due, and the alarms that it raises."""
         step, probed = self.training.step, self._probe_is_due()
-        if not (probed or step in (1, self.plan.total_steps) or step % self.plan.log_every == 0):
+        ends = step in (1, self.plan.total_steps)
+        if not (probed or ends or step % self.plan.log_every == 0 or self._has_prepared()):
             return
         line = self.training.line(batch) | self.clock.line(step, self.plan)
         line["begin_seconds"] = self.training.begin_seconds
@@ -155,6 +159,12 @@ class Loop:
         step, every = self.training.step, self.training.feed.steps_per_epoch
         ended = step % every == 0 and step // every % self.probe_every == 0
         return self.probe is not None and (ended or step == self.plan.total_steps)
+
+    def _has_prepared(self) -> bool:
+        """Whether the step just taken is the first after a `begin_epoch` with something to tell."""
+        epochs, place = divmod(self.training.step - 1, self.training.feed.steps_per_epoch)
+        every = self.training.method.prepares_every
+        return every > 0 and place == 0 and epochs % every == 0
 
     def _new_alarms(self, line: dict[str, Any]) -> list[str]:
         """Alarms of a kind that this run has not raised yet."""
@@ -195,8 +205,8 @@ def seconds_per_step(training: Training) -> float:
     training.line(batch)
     line += time.perf_counter()
     training.restore(before)
-    epoch = training.feed.steps_per_epoch
-    return seconds / _TIMED + line / training.plan.log_every + beginning / epoch
+    preparation = training.feed.steps_per_epoch * max(1, training.method.prepares_every)
+    return seconds / _TIMED + line / training.plan.log_every + beginning / preparation
 
 
 def steps_within(seconds: float, seconds_a_step: float) -> int:

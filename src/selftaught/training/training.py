@@ -316,8 +316,9 @@ def _features(
     feed = training.feed
     found: np.ndarray[Any, Any] = features(
         encoder or training.method.encoder,
-        feed.images,
+        feed.readable,
         device=str(training.device),
+        batch_size=training.plan.micro_batch or 256,
         threads=feed.threads,
         policy=policy,
         before_final=before_final,
