@@ -1,7 +1,7 @@
 """DeepCluster on CIFAR-10 without a GPU: does it learn, and what do its choices cost?
 
     python -m benchmarks.deepcluster_cifar10 --data DIR [--seconds 600] [--seeds 0 1 2]
-                                             [--variants uniform released none k390 simclr]
+                                             [--variants uniform released none k390 rate simclr]
                                              [--share I OF]
 
 DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each run is one
@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     ),
     "none": ("k = 100, none", [*DEEPCLUSTER, "--set", "k=100", "--set", "sampling=none"]),
     "k390": ("k = 390, uniform", [*DEEPCLUSTER, "--set", "k=390"]),
+    "rate": ("k = 100, uniform, lr 0.05", [*DEEPCLUSTER, "--set", "k=100", "--lr", "0.05"]),
     "simclr": ("SimCLR, as many passes", [*ENCODER, "--preset", "small"]),
 }
 """Name to how the table calls it, and to the flags of pretrain."""

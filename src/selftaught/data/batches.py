@@ -11,14 +11,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from selftaught.data.batch import Batch, Draws, Progress
-from selftaught.data.store import Images, Store
 from selftaught.distributed import rank, world
 from selftaught.errors import BadImage, ConfigError, DataError
 from selftaught.rng import Key, permutation
@@ -26,6 +25,9 @@ from selftaught.views.engine import Engine, Finish
 from selftaught.views.policy import Intensity, ViewSpec
 from selftaught.views.raw import Raw
 from selftaught.views.sample import ViewParams, sample
+
+if TYPE_CHECKING:
+    from selftaught.data.store import Images
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -51,14 +53,13 @@ class Feed:
         labels: (N,) what `Batch.labels` is taken from.
         compiled: Whether torch compiles the views that a GPU makes.
         replaced: Names of files that went bad since the check, each once.
-        readable: The images, another one in the place of each that went bad.
 
     Raises:
         ConfigError: There are fewer images than a batch has, or the number of processes does not
             divide the batch.
     """
 
-    images: Images
+    images: "Images"
     _: KW_ONLY
     specs: tuple[ViewSpec, ...]
     batch_size: int
@@ -69,7 +70,6 @@ class Feed:
     labels: NDArray[Any] | None = None
     compiled: bool = False
     replaced: list[str] = field(default_factory=list)
-    readable: Images = field(init=False)
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images.store):
@@ -83,13 +83,22 @@ class Feed:
                 f"give a multiple of {world()}, the number of processes",
             )
         self._health = _Health(self.images, self.replaced)
-        self.readable = replace(self.images, store=_StandIns(self.images.store, self._health))
         self._engine = Engine(self.intensity, self.device, compiled=self.compiled)
 
     @property
     def steps_per_epoch(self) -> int:
         """Global batches an epoch; the last incomplete one is dropped."""
         return len(self.images.store) // self.batch_size
+
+    @property
+    def readable(self) -> "Images":
+        """The images, the next good one in the place of each that went bad."""
+        from selftaught.data.store import StandIns  # late: it brings all that decodes
+
+        health = self._health
+        return replace(
+            self.images, store=StandIns(self.images.store, health.good, health.forget_good)
+        )
 
     def epoch(
         self, draws: Draws | None, progress: Progress, *, skip: int = 0
@@ -224,36 +233,10 @@ class _Begun:
     progress: Progress
 
 
-class _StandIns(Store):
-    """A store that reads the next image that is good in the place of one that has gone bad.
-
-    Raises:
-        DataError: More than 1 % of the images have gone bad since they were checked.
-    """
-
-    def __init__(self, store: Store, health: "_Health") -> None:
-        self.channels, self.dtype = store.channels, store.dtype
-        self.sizes_N2, self.shrinking = store.sizes_N2, store.shrinking
-        self._store, self._health = store, health
-
-    def read(self, rows_n: Rows) -> Raw:
-        """The pixels, and with them the sizes, of these rows or of those in their place."""
-        while True:
-            try:
-                return self._store.read(rows_n)
-            except BadImage:
-                self._health.forget_good()
-                rows_n = np.array([self._good(int(row)) for row in rows_n])
-
-    def _good(self, row: int) -> int:
-        order: list[int] = [*range(row, len(self)), *range(row)]
-        return next(i for i in order if self._health.good(i))
-
-
 class _Health:
     """Which images can still be read; asked by several threads."""
 
-    def __init__(self, images: Images, replaced: list[str]) -> None:
+    def __init__(self, images: "Images", replaced: list[str]) -> None:
         self._store, self._replaced = images.store, replaced
         self._state_N = np.zeros(len(images.store), np.int8)
         self._lock = threading.Lock()

@@ -9,6 +9,7 @@ Shapes:  N images; n rows asked for; H, W height and width as stored; C channels
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,6 +87,36 @@ class EncodedStore(Store):
         for row, place in zip(rows_n.tolist(), raw.images(), strict=True):
             place[:] = self._image(row)
         return raw
+
+
+class StandIns(Store):
+    """A store that reads the next good image in the place of one that has gone bad.
+
+    Args:
+        store: What it reads from.
+        good: Whether a row can be read; it may refuse to go on where too many cannot.
+        doubt: Called when a row could not be read that was good.
+    """
+
+    def __init__(
+        self, store: Store, good: Callable[[int], bool], doubt: Callable[[], object]
+    ) -> None:
+        self.channels, self.dtype = store.channels, store.dtype
+        self.sizes_N2, self.shrinking = store.sizes_N2, store.shrinking
+        self._store, self._good, self._doubt = store, good, doubt
+
+    def read(self, rows_n: NDArray[np.int64]) -> Raw:
+        """The pixels, and with them the sizes, of these rows or of those in their place."""
+        while True:
+            try:
+                return self._store.read(rows_n)
+            except BadImage:
+                self._doubt()
+                rows_n = np.array([self._near(row) for row in rows_n.tolist()])
+
+    def _near(self, row: int) -> int:
+        order: list[int] = [*range(row, len(self)), *range(row)]
+        return next(i for i in order if self._good(i))
 
 
 @dataclass(frozen=True)
