@@ -258,6 +258,11 @@ def test_a_small_learning_rate_keeps_its_digits():
     assert "0.00010" in "".join(Page(drawn).words)
 
 
+def test_a_curve_of_one_point_is_seen():
+    one, two = (plots.curves("t", {"t": ([0.0, 1.0][:n], [2.0, 3.0][:n])}, alt="") for n in (1, 2))
+    assert one.count("<use") == 1 and two.count("<use") == 0
+
+
 def test_a_long_curve_is_thinned_and_loses_no_spike():
     values = np.sin(np.arange(100_000) / 5000)
     values[77_777], values[5] = 9.0, math.nan

@@ -58,7 +58,9 @@ def curves(
     with rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"}):
         figure, axes = _canvas(title, over)
         for colour, (name, points) in zip(_CURVES, lines.items(), strict=False):
-            axes.plot(*_thinned(points), color=colour, linewidth=1.7, label=name)
+            x, y = _thinned(points)
+            marker = "o" if len(y) == 1 else ""  # one point makes no line
+            axes.plot(x, y, marker=marker, color=colour, linewidth=1.7, label=name)
         if level is not None:
             name, points = level
             axes.plot(*_thinned(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name)

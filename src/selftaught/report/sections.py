@@ -276,9 +276,9 @@ def _comparison(group: Sequence[Row]) -> Html:
     for row in group:
         by_name[row.representation].append(row)
     bounds = [b for row in group for b in (row.value, row.low, row.high) if b is not None]
-    scale = (min(bounds), max(bounds))
+    scale, first = (min(bounds), max(bounds)), group[0].representation
     return table(
-        ("representation", "value", "", "95 % interval", "this encoder minus it", "seconds"),
+        ("representation", "value", "", "95 % interval", f"{first} minus it", "seconds"),
         [_line(name, seeds, scale) for name, seeds in by_name.items()],
         numbers=(1, 3, 4, 5),
         marked=(0,),
