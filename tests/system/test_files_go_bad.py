@@ -80,6 +80,7 @@ def run(folder: Folder, out: Path, *more: str) -> int:
     return pretrain(folder.path, out, "--set", f"loop.total_steps={STEPS}", *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["memory", "encoded"])
 def test_clustering_does_without_a_file_that_has_gone_bad(
     folder, tmp_path, monkeypatch, capsys, form
@@ -93,6 +94,7 @@ def test_clustering_does_without_a_file_that_has_gone_bad(
     ended(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_bad_between_clusterings_is_named(folder, tmp_path, monkeypatch, capsys):
     kept_as(monkeypatch, "encoded")
     after_step(monkeypatch, 9, lambda: folder.spoil(149))
@@ -101,6 +103,7 @@ def test_a_file_that_goes_bad_between_clusterings_is_named(folder, tmp_path, mon
     ended(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_many_bad_files_stop_clustering_in_one_line(folder, tmp_path, monkeypatch, capsys):
     kept_as(monkeypatch, "encoded")
     after_step(monkeypatch, 9, lambda: folder.spoil(20, 30, 40))

@@ -66,7 +66,7 @@ def test_the_steps_timed_are_real_ones(tmp_path, monkeypatch):
     assert len(taken) >= 20 + 3 and taken[-3:] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", pytest.param("constant", marks=pytest.mark.slow)])
 def test_a_deadline_that_comes_early_is_said_and_the_encoder_is_whole(
     tmp_path, monkeypatch, capsys, schedule
 ):

@@ -312,6 +312,7 @@ def test_views_of_linear_sgd_are_crops_and_flips_anew_each_epoch(
 # The whole path.
 
 
+@pytest.mark.slow
 def test_other_encoders_stand_beside_the_first(
     digits: tuple[Images, Labelled], encoder: Encoder
 ) -> None:
