@@ -320,7 +320,10 @@ def _same_configuration(now: Config, found: Checkpoint, run: Path) -> None:
 
 
 def _summary(folder: Path, training: Training, outcome: Outcome) -> str:
-    lines = [f"{outcome.step:,} steps in {outcome.seconds:.0f} s. The encoder: {folder}/encoder"]
+    took = f"{outcome.step:,} steps in {outcome.seconds:.0f} s"
+    if training.method.prepares_every:
+        took += f", {training.begin_seconds:.0f} s of them features and clustering"
+    lines = [f"{took}. The encoder: {folder}/encoder"]
     if outcome.shortfall:
         early = f"The time was up {outcome.shortfall:,} steps before the planned end; "
         early += "the encoder is complete"

@@ -1,5 +1,6 @@
 """DeepCluster through the command line: no labels anywhere, and images that tell nothing apart."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,12 @@ def alarms(run: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_clustering_has_a_line(tmp_path: Path) -> None:
+def test_every_clustering_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_images(tmp_path / "photos", 48, side=20)
     more = ("--epochs", "4", "--set", "k=4", "--set", "loop.log_every=1000")
     assert train(photos, tmp_path / "run", *more) == DONE
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 4, 7, 10, 12]
+    assert re.search(r"^12 steps in \d+ s, \d+ s of them feat", capsys.readouterr().out, re.M)
     assert train(photos, tmp_path / "other", *more, "--set", "every=2") == DONE
     found = lines(tmp_path / "other")
     assert [line["step"] for line in found] == [1, 7, 12]
