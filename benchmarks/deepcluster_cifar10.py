@@ -109,7 +109,7 @@ def place(chosen: argparse.Namespace, variant: str, seed: int) -> Path:
 
 def ended(folder: Path) -> bool:
     """Whether a run has handed over its encoder."""
-    return (folder / "encoder").exists()
+    return (folder / "encoder/model.safetensors").exists()
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

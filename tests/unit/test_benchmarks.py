@@ -280,8 +280,11 @@ def test_deepcluster_s_page_has_what_was_measured(tmp_path):
     for seed, value in ((0, 40.0), (1, 50.0)):
         folder = deepcluster_cifar10.place(chosen, "uniform", seed)
         (folder / "encoder").mkdir(parents=True)
+        (folder / "encoder/model.safetensors").touch()
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         accuracy |= {(folder.name, p): value for p in PROTOCOLS}
+    begun = deepcluster_cifar10.place(chosen, "released", 0)
+    (begun / "encoder").mkdir(parents=True)
     page = deepcluster_cifar10.page(chosen, accuracy)
     assert "| k = 100, uniform | 2 | 45.0 (40.0, 50.0) | 45.0 (40.0, 50.0) | 600, 600 |" in page
     assert "| raw pixels | | 41.0 | 41.0 | |" in page
@@ -289,7 +292,7 @@ def test_deepcluster_s_page_has_what_was_measured(tmp_path):
         "| k = 100, uniform | 4 | 0.200, 0.400, 0.600 | 0.100, 0.200, 0.300 | 0.020 | 25 % |"
         in page
     )
-    assert "released" not in page, "not measured yet"
+    assert "released" not in page, "it has not ended"
 
 
 @pytest.mark.slow
