@@ -236,5 +236,7 @@ def _echo(chosen: Config, images: Images, seconds: float | None, *, from_recipe:
         f"{loop.optimizer}, lr {loop.lr:g}."
     )
     why = "\nThis is the recipe for these images and your flags; selftaught check says why."
+    if find(chosen.method).recommended(network.encoder):
+        why += f" The optimizer is {chosen.method}'s."
     out = f"\n{left_out} images are left out: rejected.parquet says why." if left_out else ""
     return text + out + why * from_recipe

@@ -437,6 +437,15 @@ def test_what_cannot_be_is_refused(arguments: dict, complaint: str) -> None:
         kmeans(np.eye(5)[:, :2], **{"k": 2, "seed": 0, **arguments})
 
 
+def test_vectors_too_long_to_be_squared_are_refused() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    expected = kmeans(x, 3, seed=0).labels_N
+    assert torch.equal(kmeans(x * np.float32(2.0**50), 3, seed=0).labels_N, expected)
+    with pytest.raises(UserError, match=r"as long as .*divide all of them by that"):
+        kmeans(x * np.float32(2.0**100), 3, seed=0)
+    assert torch.equal(kmeans(x.astype(float) * 2.0**100, 3, seed=0).labels_N, expected)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_vectors_that_are_not_finite_are_refused(bad: float) -> None:
     x = np.zeros((40, 3), np.float32)

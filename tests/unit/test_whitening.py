@@ -124,6 +124,23 @@ def test_rows_that_differ_by_a_rounding_are_equal(dtype):
     assert Whitening.fit(apart)(apart).any()
 
 
+def test_what_is_no_table_of_vectors_is_refused():
+    x = rows(20, 4)
+    for wrong, size in ((x[0], 2), (x[:0], 2), (x[:, :0], 2), (x, 0)):
+        with pytest.raises(UserError, match="give one row a vector"):
+            Whitening.fit(wrong, size)
+    for wrong in (x[0], x[:, :3]):
+        with pytest.raises(UserError, match="give rows of 4 numbers"):
+            Whitening.fit(x)(wrong)
+    whole = np.rint(9 * x).astype(np.int32)
+    torch.testing.assert_close(
+        Whitening.fit(whole)(whole).double(),
+        Whitening.fit(whole.astype(float))(whole.astype(float)),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
 def test_equal_rows_among_others_and_one_column():
     assert Whitening.fit(np.array([[1.0], [1.0], [4.0]]))(
         np.array([[0.0], [2.0], [9.0]])
@@ -141,7 +158,7 @@ def test_signs_do_not_follow_rounding(seed):
 
 
 def test_no_rows_and_no_numbers_are_refused():
-    with pytest.raises(UserError, match="no vectors to whiten"):
+    with pytest.raises(UserError, match="give one row a vector"):
         Whitening.fit(np.zeros((0, 3)))
     for wrong in (np.nan, np.inf):
         x = rows(5, 3)

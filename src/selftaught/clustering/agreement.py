@@ -2,7 +2,7 @@
 
 Only the partitions count: names of clusters may be exchanged. With a single cluster on both sides
 the partitions are the same and NMI is 1; with a single one on one side it tells nothing and NMI is
-0, in both means.
+0, in both means. Labels that are no whole numbers, or not as many, are a UserError.
 
 Shapes:  N images; k clusters; c classes. Labels are whole numbers: tensors, arrays or lists.
 """
@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from selftaught.errors import UserError
 
 
 def nmi(a_N: Any, b_N: Any, mean: Literal["geometric", "arithmetic"] = "geometric") -> float:
@@ -87,11 +89,14 @@ def _contingency(a_N: Any, b_N: Any) -> NDArray[np.int64]:
 
 def _pair(a_N: Any, b_N: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     a_N, b_N = _labels(a_N), _labels(b_N)
-    assert len(a_N) == len(b_N)
+    if len(a_N) != len(b_N):
+        raise UserError(f"{len(a_N)} labels beside {len(b_N)}", "give as many of the same images")
     return a_N, b_N
 
 
 def _labels(labels_N: Any) -> NDArray[np.int64]:
     array_N = np.asarray(labels_N)
-    assert array_N.ndim == 1 and len(array_N) and array_N.dtype.kind in "iu"
+    if array_N.ndim != 1 or not len(array_N) or array_N.dtype.kind not in "iu":
+        found = f"labels of shape {array_N.shape} and type {array_N.dtype}"
+        raise UserError(found, "give one whole number an image")
     return array_N.astype(np.int64)

@@ -39,12 +39,13 @@ def figures(found: "Clustering", before_N: Tensor, labels: NDArray[Any] | None) 
         labels: Classes, -1 where an image has none; targets that are no classes are passed over.
     """
     labels_N, k = found.labels_N.cpu().numpy(), len(found.centroids_KD)
-    last = agreement.nmi(labels_N, before_N.cpu().numpy()) if len(before_N) else NONE
+    sizes_K = found.sizes.cpu().numpy()
+    apart = np.count_nonzero(sizes_K) > 1  # one cluster agrees with one cluster, and means nothing
+    last = agreement.nmi(labels_N, before_N.cpu().numpy()) if len(before_N) and apart else NONE
     known = None if labels is None or labels.dtype.kind == "f" else labels >= 0
     classes = NONE
     if known is not None and labels is not None and known.any():
         classes = agreement.nmi(labels_N[known], labels[known])
-    sizes_K = found.sizes.cpu().numpy()
     return [
         last,
         classes,

@@ -23,6 +23,7 @@ from selftaught.distributed import all_reduce_mean_, rank, world
 from selftaught.errors import UserError
 
 _HELD = 2**31  # bytes of centred vectors that are kept; what takes more is read again and again
+_LONGEST = 1e-3  # square of a length, as a share of the largest number
 _GROUPED, _L = 512, 64  # from so many centroids on, maxima of groups of so many are taken first
 
 
@@ -37,7 +38,7 @@ class Vectors:
         spherical: Whether vectors are scaled to length 1 (zeros stay zeros).
 
     Raises:
-        UserError: A value is not finite.
+        UserError: A value is not finite, or too large to be squared.
     """
 
     def __init__(self, x_ND: Tensor | NDArray[Any], device: torch.device, spherical: bool) -> None:
@@ -88,14 +89,20 @@ class Vectors:
 
     def _about_mean(self) -> Tensor:
         """The mean with about 6 bits more than the spread needs, or all of them without spread."""
-        sums_2D = self.origin_D.new_zeros(2, self.D)
+        sums_2D, longest = self.origin_D.new_zeros(2, self.D), 0.0
         for rows in self.blocks():
             x_RD = self.exact(slice(self.own.start + rows.start, self.own.start + rows.stop))
             sums_2D[0] += x_RD.sum(0)
             sums_2D[1] += x_RD.square_().sum(0)
+            longest = max(longest, x_RD.sum(1).max().item())
         sum_([sums_2D])
         if not sums_2D.isfinite().all():
             raise UserError("some vectors are not finite", "leave those rows out")
+        if longest > _LONGEST * torch.finfo(self.dtype).max:
+            raise UserError(
+                f"vectors as long as {longest**0.5:.1e}, whose squares leave the range of numbers",
+                "divide all of them by that",
+            )
         mean_D, square_D = sums_2D / self.N
         std_D = (square_D - mean_D.square()).clamp(min=0).sqrt()
         step_D = torch.exp2(std_D.log2().floor() - 6)

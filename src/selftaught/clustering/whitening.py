@@ -58,11 +58,12 @@ class Whitening:
             device: Where it is summed up.
 
         Raises:
-            UserError: There are no rows, or values that are not finite.
+            UserError: There are no rows, values are not finite, or the size is below 1.
         """
+        if x_ND.ndim != 2 or 0 in x_ND.shape or size < 1:
+            found = f"vectors of shape {tuple(x_ND.shape)}, whitened to {size}"
+            raise UserError(found, "give one row a vector, (N, D), and a size of 1 or more")
         N, D = x_ND.shape
-        if N == 0:
-            raise UserError("there are no vectors to whiten", "give at least one")
         mean_D = _summed(x_ND, lambda x_nD: x_nD.sum(0), device) / N
 
         def scatter(x_nD: Tensor) -> Tensor:
@@ -80,7 +81,9 @@ class Whitening:
         variances_P = variances_D.flip(0)[:P]
         components_PD = _with_signs(vectors_DD.T.flip(0)[:P])
         largest = variances_P[0].clamp_min(0)
-        rounding = max(1e-12, _ZERO * torch.finfo(_block(x_ND, 0, 0).dtype).eps)
+        dtype = _block(x_ND, 0, 0).dtype
+        rounding = _ZERO * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+        rounding = max(1e-12, rounding)
         if largest <= (rounding * mean_D.abs().max()) ** 2:
             largest = torch.zeros_like(largest)
         variances_P = torch.where(largest > 0, variances_P.clamp_min(floor * largest), 0)
@@ -93,6 +96,9 @@ class Whitening:
 
         No process waits for another here: each computes all rows that it gives.
         """
+        if x_ND.ndim != 2 or x_ND.shape[1] != len(self.mean_D):
+            found = f"vectors of shape {tuple(x_ND.shape)}"
+            raise UserError(found, f"give rows of {len(self.mean_D)} numbers, as it was fitted to")
         dtype = torch.float64 if _block(x_ND, 0, 0).dtype == torch.float64 else torch.float32
         out_NP = torch.empty(len(x_ND), len(self.variances_P), dtype=dtype)
         scale_P1 = torch.where(self.variances_P > 0, self.variances_P.rsqrt(), 0)[:, None]

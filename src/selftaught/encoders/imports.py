@@ -70,7 +70,9 @@ def read_checkpoint(path: Path) -> Imported:
 def _read(path: Path) -> Any:
     """What is in the file, as tensors and plain values."""
     if not path.is_file():  # a pipe would be waited for
-        raise FileError(f"there is no file {path}", "name a .pth, .pt or .safetensors file")
+        raise FileError(
+            f"there is no file {path}", "name a .pth, .pt or .safetensors file, no folder"
+        )
     if path.suffix == ".safetensors":
         return load_tensors(path)
     try:
@@ -157,10 +159,10 @@ def _names_of_counts(encoder: Encoder) -> set[str]:
 def _check_names(encoder: Encoder, tensors: Mapping[str, Tensor], path: Path) -> None:
     own, name = encoder.trunk.state_dict().keys(), encoder.config.architecture
     if missing := sorted(own - tensors.keys()):
-        raise FileError(f"{path} lacks {_listed(missing)}", f"a checkpoint of {name} has them")
+        raise FileError(f"{path} lacks {_listed(missing)}", f"give a whole checkpoint of {name}")
     if unknown := sorted(tensors.keys() - own):
         raise FileError(
-            f"{path} holds {_listed(unknown)}, which {name} does not have", "leave them out"
+            f"{path} holds {_listed(unknown)}, which {name} does not have", "leave that out"
         )
 
 

@@ -113,7 +113,7 @@ def flat_size(name: str, layers: Sequence[Conv | Pool], side: int) -> int:
     if size == 0:
         raise ConfigError(
             f"{name} cannot take images of {side} px (it ends in fully connected layers)",
-            f"choose another --image-size, up to {_LARGEST_SIDE}, or another --encoder",
+            f"choose a {'smaller' if side > _LARGEST_SIDE else 'larger'} --image-size",
         )
     channels = [layer.channels for layer in layers if isinstance(layer, Conv)][-1]
     return channels * size**2

@@ -110,8 +110,9 @@ class DeepCluster(Method):
         k = options.k or int(np.clip(images // 128, 2, 10_000))
         if k > images:
             raise ConfigError(f"k = {k:,} clusters of {images:,} images", "give a smaller --set k")
+        said = [f"k = {k:,}: a cluster for 128 images."] if options.k is None else []
         few = f"{k:,} clusters of {images:,} images: below {FEW} images a cluster is mostly chance."
-        return replace(options, k=k), [few] if images < FEW * k else []
+        return replace(options, k=k), said + [few] * (images < FEW * k)
 
     @classmethod
     def front(cls, options: DeepClusterOptions, architecture: str) -> str:

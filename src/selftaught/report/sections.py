@@ -116,6 +116,8 @@ def loss_section(metrics: Sequence[Mapping[str, Any]]) -> Section:
     sentence += f"{last['loss']:.3f} at step {last['step']}."
     if chance is not None:
         sentence += f" An encoder that answers the same for every image has {chance:.3f} (chance)."
+    if "clusters_used" in last:
+        sentence += " It begins anew with each clustering: compare the ends of epochs."
     level = ("chance", _points(metrics, "chance")) if chance is not None else None
     plot = plots.curves("Loss", {"loss": _points(metrics, "loss")}, alt=sentence, level=level)
     return Section(title, Html(paragraph(sentence) + grid([figure(plot)])))

@@ -23,6 +23,7 @@ METRICS, TEXT = "metrics.jsonl", "log.txt"
 _SECONDS, _SHARE = 30.0, 0.1  # a plain line after so long, or after such a share of the steps
 _SHOWN = {"spread": "spread {:.2f}", "effective_rank": "rank {:.1f}"}
 _SHOWN |= {"contrastive_accuracy": "pairs found {:.1%}", "nmi_last": "NMI {:.2f}"}
+_SHOWN |= {"clusters_used": "in use {:.0f}"}
 _SHOWN |= {"probe_accuracy": "probe {:.1%}"}
 
 

@@ -26,6 +26,7 @@ Probe = Callable[[], float]
 """Measures the encoder on labelled images: a number for the log, never used to choose."""
 
 _TIMED, _WARM = 20, 3  # steps that are timed, and steps before them for compilation and caches
+_SHORT = 20.0  # seconds before an epoch that may be spent twice, to know them better
 _ALLOWANCE = 0.95  # share of the time asked for that the steps may fill: logs and checkpoints
 
 
@@ -192,9 +193,10 @@ def seconds_per_step(training: Training) -> float:
     before, seconds = training.checkpoint(), 0.0
     for _ in _some_batches(training, 1):
         pass  # views are compiled once, on no epoch's account
-    beginning = -time.perf_counter()
-    training.begin_epoch()
-    beginning += time.perf_counter()
+    beginning = _beginning(training)
+    if beginning < _SHORT:  # the first may have had code to load
+        training.draws_of = None
+        beginning = _beginning(training)
     for number, batch in enumerate(_some_batches(training, _WARM + _TIMED)):
         if number == _WARM:
             seconds = -time.perf_counter()
@@ -207,6 +209,12 @@ def seconds_per_step(training: Training) -> float:
     training.restore(before)
     preparation = training.feed.steps_per_epoch * max(1, training.method.prepares_every)
     return seconds / _TIMED + line / training.plan.log_every + beginning / preparation
+
+
+def _beginning(training: Training) -> float:
+    seconds = -time.perf_counter()
+    training.begin_epoch()
+    return seconds + time.perf_counter()
 
 
 def steps_within(seconds: float, seconds_a_step: float) -> int:
