@@ -226,7 +226,10 @@ def with_(**more: Any) -> Callable[[dict[str, Tensor]], Any]:
 
 
 BAD: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
-    (without("features.module.4.bias"), "lacks features.4.bias: a checkpoint of alexnet has"),
+    (
+        without("features.module.4.bias"),
+        "lacks features.4.bias: give a whole checkpoint of alexnet",
+    ),
     (
         lambda t: {n: v for n, v in t.items() if "classifier" not in n},
         r"lacks classifier.1.bias, classifier.1.weight, classifier.4.bias and 1 more",
