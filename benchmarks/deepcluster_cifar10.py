@@ -151,8 +151,8 @@ def page(chosen: argparse.Namespace, accuracy: Judged) -> str:
             "## DeepCluster on CIFAR-10 without a GPU",
             "",
             f"resnet8 (width 16, stem stride 2), {chosen.seconds / 60:g} minutes a run of "
-            "DeepCluster; accuracy in per cent on all 10,000 test images, means over seeds and "
-            "each of them.",
+            "DeepCluster; one core each, shared with other work: the steps say how much it got; "
+            "accuracy in per cent on all 10,000 test images, means over seeds and each of them.",
             "",
             "| | seeds | kNN | linear | steps of 256 images |",
             "|---|---|---|---|---|",
