@@ -212,8 +212,7 @@ def curves(chosen: argparse.Namespace, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for number, (variant, (words, _)) in enumerate(VARIANTS.items()):
-        for folder in finished(chosen, variant):
-            by_epoch = nmi_lines(folder)
+        for by_epoch in filter(None, map(nmi_lines, finished(chosen, variant))):
             for axis, key in zip(axes, ("nmi_last", "nmi_labels"), strict=True):
                 values = [line[key] for line in by_epoch.values()]
                 axis.plot(list(by_epoch), values, color=f"C{number}", label=words, linewidth=1)
