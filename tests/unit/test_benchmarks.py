@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import augmentations, deepcluster_cifar10, memory, rivals, step, views
+from benchmarks import augmentations, clusters, deepcluster_cifar10, memory, rivals, step, views
 from selftaught.data.store import open_images
 from selftaught.views.policy import (
     Blur,
@@ -260,6 +261,30 @@ def test_the_memory_of_a_process_is_its_own(tmp_path):
     with closing(np.load(path, allow_pickle=False)) as arrays:
         assert arrays["images"].shape == (1000, 32, 32, 3)
     assert len(open_images(str(path), cache=tmp_path / "cache").store) == 1000
+
+
+# --- clusters
+
+
+def test_clusters_are_kept_once_where_they_are_the_same(tmp_path):
+    values = defaultdict(lambda: defaultdict(list))
+    for name, value, first in (("DeepCluster", 0.5, True), ("SimCLR", 0.25, False)):
+        rows = [
+            {"representation": r, "metric": m, "value": v}
+            for r, v in (("this encoder", value), ("raw pixels", 0.75))
+            for m in ("NMI", "ARI", "balanced accuracy")
+        ]
+        clusters.keep(values, name, rows, first=first)
+    values[clusters.OWN]["NMI"] += [0.125, 0.375]
+    clusters.keep(values, "SimCLR", rows, first=False)
+    lines = clusters.table("digits", values, 2).splitlines()
+    assert lines[0] == "| digits, 2 seeds | NMI | ARI | accuracy |"
+    assert lines[2:] == [
+        "| DeepCluster | 0.500 | 0.500 |  |",
+        "| raw pixels | 0.750 | 0.750 |  |",
+        "| SimCLR | 0.250 (0.250 to 0.250) | 0.250 (0.250 to 0.250) |  |",
+        f"| {clusters.OWN} | 0.250 (0.125 to 0.375) |  |  |",
+    ]
 
 
 # --- DeepCluster on CIFAR-10
