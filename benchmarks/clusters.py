@@ -79,7 +79,8 @@ def keep(values: Values, name: str, rows: Sequence[Mapping[str, Any]], *, first:
 
 def table(data: str, values: Values, seeds: int) -> str:
     """A line a representation: the mean of each metric, and the range where there are several."""
-    lines = [f"| {data}, {seeds} seeds | {' | '.join(METRICS)} |", f"|---|{'---|' * len(METRICS)}"]
+    head = f"{data}, {seeds} seed{'s' * (seeds != 1)}"
+    lines = [f"| {head} | {' | '.join(METRICS)} |", f"|---|{'---|' * len(METRICS)}"]
     for name in sorted(values, key=lambda name: name == OWN):  # the others first
         of = values[name]
         lines.append(f"| {name} | {' | '.join(_cell(of[metric]) for metric in METRICS)} |")
