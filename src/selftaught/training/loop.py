@@ -101,21 +101,23 @@ class Loop:
     def _epoch(self, stop: StopSignals) -> None:
         """What is left of an epoch, or of the time."""
         self._begin()
-        if distributed.agree(stop.asked):
-            self.save()
-            raise StopRun(f"stopped by {stop.name} after {self._where()}")
+        self._stop_if_asked(stop)
         with closing(self.training.batches()) as batches:
             for batch in batches:
                 self.training.take(batch)
                 self.report(batch)
-                if distributed.agree(stop.asked) and not self.training.done:
-                    self.save()
-                    raise StopRun(f"stopped by {stop.name} after {self._where()}")
+                self._stop_if_asked(stop)
                 self.late = distributed.agree(time.monotonic() > self.deadline)
                 if self.late:
                     return
                 if time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
                     self.save()
+
+    def _stop_if_asked(self, stop: StopSignals) -> None:
+        """End on a signal, with all saved, unless everything is done."""
+        if distributed.agree(stop.asked) and not self.training.done:
+            self.save()
+            raise StopRun(f"stopped by {stop.name} after {self._where()}")
 
     def _begin(self) -> None:
         """What comes before an epoch; saved where to do it again takes longer than to write it."""
@@ -194,7 +196,7 @@ def seconds_per_step(training: Training) -> float:
     for _ in _some_batches(training, 1):
         pass  # views are compiled once, on no epoch's account
     beginning = _beginning(training)
-    if beginning < _SHORT:  # the first may have had code to load
+    if distributed.agree(beginning < _SHORT):  # the first may have had code to load
         training.draws_of = None
         beginning = _beginning(training)
     for number, batch in enumerate(_some_batches(training, _WARM + _TIMED)):
