@@ -25,9 +25,13 @@ from selftaught.api import (
     views,
 )
 
-# torch's threads would spin while they wait, and so keep cores from the data threads: on two busy
-# cores training then runs at a sixth of its speed. Read when torch is imported, if it is not yet.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's threads would spin for long while they wait, and so keep cores from the data threads: on
+# two busy cores training then runs at a sixth of its speed. If they did not spin at all, every
+# operation would have to wake them. Read when torch is imported, if it is not yet; the count is
+# libgomp's.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 

@@ -62,7 +62,7 @@ class Vectors:
     def blocks(self, k: int = 0) -> Iterator[slice]:
         """This process's rows 0 .. n-1 in parts that fit caches, with their products with k."""
         if self.device.type == "cpu":
-            R = min(2048, max(512, 2**20 // k)) if k else max(32, 2**16 // self.D)
+            R = min(2048, max(1024, 2**20 // k)) if k else max(32, 2**16 // self.D)
         else:
             R = min(2**16, max(1024, 2**26 // max(k, self.D)))
         return (slice(start, min(start + R, self.n)) for start in range(0, self.n, R))
@@ -135,8 +135,7 @@ class Nearest:
             first: Which of all N its first is, where vectors shall be read again in full precision
                 if x_RP, which is rounded to their own type, cannot decide.
         """
-        label_R, gap_R = self._proposed(x_RP)
-        unsure_U = (gap_R <= 4 * self._error(x_RP[:, self.D + 1], self.radius)).nonzero()[:, 0]
+        label_R, unsure_U = self._proposed(x_RP)
         if len(unsure_U):
             x_UD = x_RP[unsure_U, : self.D].double()
             if first is not None:
@@ -145,17 +144,18 @@ class Nearest:
         return label_R
 
     def _proposed(self, x_RP: Tensor) -> tuple[Tensor, Tensor]:
-        """The first largest score's index, and how much the second largest falls short of it."""
+        """The index of the largest score, (R,), and the rows where rounding may have chosen it."""
         R, K = len(x_RP), len(self.c_KP)
         torch.mm(x_RP, self.c_KP.T, out=self.scores[:R, :K])
+        margin_R = 4 * self._error(x_RP[:, self.D + 1], self.radius)
         if K < _GROUPED:
-            label_R, best_R, second_R = _two_largest(self.scores[:R, :K])
-            return label_R, best_R - second_R
+            label_R, several_R = _largest(self.scores[:R, :K], margin_R)
+            return label_R, several_R.nonzero()[:, 0]
         scores_RGL = self.scores[:R].view(R, -1, _L)
-        group_R, best_R, second_R = _two_largest(scores_RGL.amax(2))
+        group_R, several_R = _largest(scores_RGL.amax(2), margin_R)
         own_RL = scores_RGL[torch.arange(R, device=group_R.device), group_R]
-        place_R, _, also_R = _two_largest(own_RL)
-        return group_R * _L + place_R, best_R - torch.maximum(second_R, also_R)
+        place_R, also_R = _largest(own_RL, margin_R)
+        return group_R * _L + place_R, (several_R | also_R).nonzero()[:, 0]
 
     def _decided(self, x_UD: Tensor) -> Tensor:
         """The first of those that are nearest as far as float64 can tell."""
@@ -172,10 +172,15 @@ class Nearest:
         return (2 * math.sqrt(self.D) + 4) * unit_roundoff * c_length * (length + c_length / 2)
 
 
-def _two_largest(scores_RK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Index of the first largest, (R,), the largest and the second; the first is overwritten."""
-    best_R, index_R = scores_RK.max(1)
-    return index_R, best_R, scores_RK.scatter_(1, index_R[:, None], -math.inf).amax(1)
+def _largest(scores_RK: Tensor, margin_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the largest, (R,), and where several are within the margin; scores are overwritten.
+
+    Each that is within it counts K and its index, so that only one alone sums to less than 2K.
+    """
+    K = scores_RK.shape[1]
+    number_K = torch.arange(K, 2 * K, device=scores_RK.device).to(scores_RK.dtype)
+    sum_R = scores_RK.ge_((scores_RK.amax(1) - margin_R)[:, None]) @ number_K
+    return sum_R.long().sub_(K).clamp_(max=K - 1), sum_R >= 2 * K
 
 
 def unit(x_ND: Tensor) -> Tensor:
