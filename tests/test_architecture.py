@@ -23,9 +23,9 @@ FLOORS = {
     2: "views encoders data",
     3: "clustering neighbours features contrast",
     4: "methods",
-    5: "training evaluation search explore embed cluster export report",
+    5: "training evaluation search explore vectors embed groups export report",
     6: "options ranges answer config assignments presets recipe keep assemble resolve figure probe"
-    " pretrain demo commands api",
+    " pretrain demo inputs grouping finding commands api",
     7: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -19,6 +19,7 @@ from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError
 from selftaught.evaluation.row import Row
 from selftaught.files import quoted, read_json, temporary, write_bytes, write_json, write_table
+from selftaught.inputs import open_images
 from selftaught.machine import cache_folder, describe, pick_device
 from selftaught.outputs import check_out, claim
 from selftaught.presets import FIGURE
@@ -104,7 +105,7 @@ def evaluate(chosen: options.Evaluate) -> Answer:
     evaluation.check_protocols(protocols, chosen.few)
     encoder = open_encoder(chosen.run)
     kept_rows(Path(chosen.run))  # damaged ones are found before minutes of work
-    images = _opened(chosen.labelled, chosen)
+    images = open_images(chosen.labelled, chosen)
     labels = label(images.checked, column=chosen.label)
     rows = evaluation.evaluate(
         encoder,
@@ -158,7 +159,7 @@ def embed(chosen: options.Embed) -> Answer:
 
     check_out(chosen.out, overwrite=chosen.overwrite, file=True)
     encoder = open_encoder(chosen.run)
-    images = _opened(chosen.data, chosen)
+    images = open_images(chosen.data, chosen)
     check_fits(encoder, images)
     table = vectors_of(
         encoder,
@@ -217,7 +218,7 @@ def export(chosen: options.Export) -> Answer:
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     encoder = open_encoder(chosen.run)
     check_export(encoder, chosen.to)
-    images = _opened(chosen.data or _data_of(Path(chosen.run)), chosen)
+    images = open_images(chosen.data or _data_of(Path(chosen.run)), chosen)
     check_fits(encoder, images)
     rows = permutation(Key(0, "export"), len(images.store))[:16]
     part = temporary(chosen.out)
@@ -286,11 +287,6 @@ def methods(chosen: options.Methods) -> Answer:
         lines.append(f"{name}: {(find(name).__doc__ or '').splitlines()[0]}")
         lines += [f"  --set {option}={value}" for option, value in defaults.items()]
     return answer(found, "\n".join(lines), as_json=chosen.json)
-
-
-def _opened(data: str, machine: options.Machine) -> Images:
-    wanted = Config(data=DataSettings(lasting(data)))
-    return assemble.opened(wanted, machine.cache, machine.threads)
 
 
 def _expected(advised: Config, images: Images, device: torch.device, threads: int) -> float:

@@ -1,0 +1,153 @@
+"""Vectors of images, however they came: from an encoder and its images, or from a table.
+
+What is clustered, indexed and searched. A table is what `selftaught embed` writes, or any with a
+column "vector" of lists of numbers.
+
+Shapes:  N images; D size of a vector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.encoders.encoder import encoder_id
+from selftaught.errors import DataError, FileError
+from selftaught.features import features
+from selftaught.files import read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from selftaught.data.store import Images
+    from selftaught.encoders.encoder import Encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """A vector for each image.
+
+    Attributes:
+        x_ND: f(x), finite float32.
+        row_N: int64: the images' rows in what they came from, each once.
+        paths: The images' names there.
+        labels: A label each, None where there is none; None where there are none at all.
+        encoder: The identity of f (`encoder_id`); "" where the table does not say it.
+        images: The images, row by row, where their pixels can be read.
+    """
+
+    x_ND: NDArray[np.float32]
+    row_N: NDArray[np.int64]
+    paths: tuple[str, ...]
+    labels: tuple[Any, ...] | None
+    encoder: str
+    images: "Images | None" = None
+
+    def __len__(self) -> int:
+        return len(self.x_ND)
+
+    @property
+    def root(self) -> Path | None:
+        """The folder that paths are relative to; None where they are no files, or none is known."""
+        return None if self.images is None else self.images.checked.source.root
+
+
+def of_images(
+    encoder: "Encoder",
+    images: "Images",
+    *,
+    device: str = "cpu",
+    threads: int = 2,
+    cache: Path | None = None,
+) -> Vectors:
+    """f(x) of every usable image.
+
+    Raises:
+        DataError: The encoder's vectors are not finite, or an image has gone bad.
+    """
+    x_ND = features(encoder, images, device=device, threads=threads, cache=cache)
+    _check_finite(x_ND, "the encoder's vectors", "choose another encoder")
+    checked, column = images.checked, images.checked.source.columns.get("label")
+    return Vectors(
+        x_ND,
+        np.arange(len(x_ND)),
+        tuple(checked.images["path"].to_pylist()),
+        None if column is None else _gaps_as_none(column[checked.index_N].tolist()),
+        encoder_id(encoder),
+        images,
+    )
+
+
+def of_table(path: Path, images: "Images | None" = None) -> Vectors:
+    """The vectors of a table: column vector, and where there are such row, path and label.
+
+    Args:
+        path: A Parquet file.
+        images: The images that the rows name, for their pixels.
+
+    Raises:
+        FileError: It cannot be read, or is no such table.
+        DataError: Vectors are not finite, or the images are not those of the rows.
+    """
+    table = read_table(path)
+    x_ND = _matrix(table, path)
+    _check_finite(x_ND, f"{path}: vectors", "leave those rows out, or embed the images anew")
+    names = table.column_names
+    rows = table["row"].to_pylist() if "row" in names else list(range(len(x_ND)))
+    if len(set(rows)) != len(rows) or not all(isinstance(row, int) and row >= 0 for row in rows):
+        raise FileError(f"{path}: its rows are not distinct numbers", "embed the images anew")
+    paths = tuple(map(str, table["path"].to_pylist() if "path" in names else rows))
+    if images is not None:
+        _check_rows(images, rows, paths, path)
+    labels = _gaps_as_none(table["label"].to_pylist()) if "label" in names else None
+    encoder = (table.schema.metadata or {}).get(b"encoder_id", b"").decode(errors="replace")
+    return Vectors(x_ND, np.array(rows, np.int64), paths, labels, encoder, images)
+
+
+def _matrix(table: "pa.Table", path: Path) -> NDArray[np.float32]:
+    """The column of vectors, (N, D).
+
+    Raises:
+        FileError: There is none, or it does not hold lists of equally many numbers.
+    """
+    import pyarrow as pa
+
+    if "vector" not in table.column_names or not table.num_rows:
+        remedy = "give what selftaught embed writes"
+        raise FileError(f"{path} has no vectors (a column named vector)", remedy)
+    column = table["vector"].combine_chunks()
+    lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    try:
+        flat_n = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+        lengths = set(column.value_lengths().to_pylist()) if lists else {column.type.list_size}
+        (D,) = lengths
+        return flat_n.reshape(len(column), D)
+    except (AttributeError, TypeError, ValueError, pa.ArrowException):
+        remedy = "give lists of equally many numbers"
+        raise FileError(f"{path}: its vectors are not of one length", remedy) from None
+
+
+def _check_finite(x_ND: NDArray[np.float32], what: str, remedy: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(x_ND).all(1))
+    if len(bad):
+        found = f"{what} are not finite in {len(bad):,} rows, the first of them {bad[0]}"
+        raise DataError(found, remedy)
+
+
+def _check_rows(images: "Images", rows: Sequence[int], paths: Sequence[str], table: Path) -> None:
+    """Whether each row of the table is that image."""
+    known = images.checked.images["path"].to_pylist()
+    for row, name in zip(rows, paths, strict=True):
+        if row >= len(known) or known[row] != name:
+            data = images.checked.source.name
+            raise DataError(
+                f"{table}: row {row} is {name!r}, which is not that row of {data}",
+                "give the images that the table was made from, or leave them out",
+            )
+
+
+def _gaps_as_none(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(None if value != value else value for value in values)  # NaN is no label
