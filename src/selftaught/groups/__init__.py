@@ -1,0 +1,1 @@
+"""Clusters as a product: kept, named, matched, given to new images."""

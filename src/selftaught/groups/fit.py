@@ -1,0 +1,139 @@
+"""From vectors to clusters: whitened, grouped, and everything told of each image.
+
+Shapes:  N vectors, D their size; P of whitened ones; K clusters; B vectors kept.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftaught.clustering.kmeans import kmeans
+from selftaught.clustering.whitening import Whitening
+from selftaught.groups.clusters import Assigned, Clusters
+from selftaught.rng import Key, permutation
+from selftaught.vectors import Vectors
+
+_ITERATIONS, _STARTS = 100, 3
+_KEPT = 2**23  # numbers of the vectors that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """A clustering of images and what is told of it.
+
+    Attributes:
+        vectors: What was clustered.
+        clusters: The clusters, to be kept.
+        assigned: Each image's cluster by the algorithm, and its distances.
+        names: Names by id, where clusters have one.
+        notes: What people should know, a sentence each.
+    """
+
+    vectors: Vectors
+    clusters: Clusters
+    assigned: Assigned
+    names: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sizes_K(self) -> NDArray[np.int64]:
+        """Images in each cluster, in the order of `clusters.ids_K`."""
+        return self.clusters.counts(self.assigned.cluster_N)
+
+
+def group(
+    vectors: Vectors,
+    k: int,
+    *,
+    by: str = "kmeans",
+    run: str = "",
+    size: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Grouping:
+    """Cluster vectors.
+
+    Args:
+        vectors: Of images.
+        k: How many clusters; of no use where the algorithm finds it.
+        by: The algorithm, one of `ALGORITHMS`.
+        run: Where the encoder was found.
+        size: Numbers of a vector after PCA, at most.
+        seed: Of all that is random.
+        device: Where k-means works.
+
+    Raises:
+        UserError: There are fewer vectors than clusters.
+    """
+    whitening = Whitening.fit(vectors.x_ND, size, device=device)
+    y_NP = whitening(vectors.x_ND, device=device)
+    label_N = ALGORITHMS[by](y_NP, k, seed, device).unique(return_inverse=True)[1]  # none is empty
+    centroids_KP = _means(y_NP, label_N)
+    facts = {"by": by, "k": len(centroids_KP), "images": len(vectors), "seed": seed}
+    clusters = Clusters(
+        whitening,
+        centroids_KP,
+        np.arange(len(centroids_KP)),
+        vectors.encoder,
+        run,
+        _reference(vectors.x_ND, seed),
+        facts,
+    )
+    assigned = clusters.assign(vectors.x_ND, own_N=label_N.numpy())
+    return Grouping(vectors, clusters, assigned)
+
+
+def _by_kmeans(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
+    found = kmeans(
+        y_NP,
+        k,
+        seed=seed,
+        iterations=_ITERATIONS,
+        start="k-means++",
+        restarts=_STARTS,
+        device=device,
+    )
+    return found.labels_N.cpu()
+
+
+ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {"kmeans": _by_kmeans}
+"""From whitened vectors, k, a seed and a device to a label each; some find k themselves."""
+
+
+def _means(y_NP: Tensor, label_N: Tensor) -> Tensor:
+    """The mean of each label's vectors, (K, P); labels are 0 .. K-1, without gaps."""
+    K = int(label_N.max()) + 1
+    sums_KP = torch.zeros(K, y_NP.shape[1], dtype=torch.float64)
+    sums_KP.index_add_(0, label_N, y_NP.double())
+    return (sums_KP / torch.bincount(label_N, minlength=K)[:, None]).float()
+
+
+def _reference(x_ND: NDArray[np.float32], seed: int) -> Tensor:
+    """Some of the vectors, unit rows, (B, D) float16."""
+    B = max(1, _KEPT // x_ND.shape[1])
+    rows_B = np.sort(permutation(Key(seed, "groups/reference"), len(x_ND))[:B])
+    unit_BD = torch.nn.functional.normalize(torch.from_numpy(x_ND[rows_B]), dim=1)
+    return unit_BD.half()
+
+
+def table_of(
+    vectors: Vectors, assigned: Assigned, names: Mapping[int, str], extra: Mapping[str, Any]
+) -> Any:
+    """A line an image: row, path, label where there are labels, cluster, name where there are
+    names, distance, margin, confidence, and `extra` columns, (N,) each."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"row": vectors.row_N, "path": list(vectors.paths)}
+    if vectors.labels is not None:
+        columns["label"] = pa.array(vectors.labels)
+    columns["cluster"] = assigned.cluster_N
+    if names:
+        columns["name"] = [names.get(id_) for id_ in assigned.cluster_N.tolist()]
+    columns["distance"], columns["margin"] = assigned.distance_N, assigned.margin_N
+    columns["confidence"] = assigned.confidence_N
+    return pa.table(columns | dict(extra))

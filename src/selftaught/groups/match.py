@@ -1,0 +1,64 @@
+"""Ids that stay the same from one clustering to the next, where most images stay together.
+
+Shapes:  M images that both clusterings know; A ids of the old one, B of the new one.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.errors import DataError
+
+
+def matched_ids(
+    old: Mapping[str, int], new: Mapping[str, int], ids_K: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], float]:
+    """The new clusters under the ids of those old ones that they share most images with.
+
+    Pairs are chosen so that as many images as possible keep their id (the Hungarian method); pairs
+    without a common image do not count. Clusters that are left get ids after all of the old ones'.
+
+    Args:
+        old: The old id of each image, by path.
+        new: The new id of each image, by path.
+        ids_K: All ids of the new clustering.
+
+    Returns:
+        The new ids, in the order of ids_K, and the share of common images that keep their id.
+
+    Raises:
+        DataError: No image is in both.
+    """
+    common = sorted(old.keys() & new.keys())
+    if not common:
+        raise DataError("the two clusterings have no image in common", "leave --match out")
+    old_M, new_M = _ids(old, common), _ids(new, common)
+    partner, kept = _assignment(old_M, new_M)
+    fresh = int(max(old.values())) + 1
+    ids = []
+    for id_ in ids_K.tolist():
+        if id_ not in partner:
+            partner[id_], fresh = fresh, fresh + 1
+        ids.append(partner[id_])
+    return np.array(ids, np.int64), kept / len(common)
+
+
+def _ids(clustering: Mapping[str, int], paths: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([clustering[path] for path in paths], np.int64)
+
+
+def _assignment(old_M: NDArray[np.int64], new_M: NDArray[np.int64]) -> tuple[dict[int, int], int]:
+    """The old id of each new one that has a partner, and how many images the pairs share."""
+    from scipy.optimize import linear_sum_assignment
+
+    old_A, a_M = np.unique(old_M, return_inverse=True)
+    new_B, b_M = np.unique(new_M, return_inverse=True)
+    shared_AB = np.zeros((len(old_A), len(new_B)), np.int64)
+    np.add.at(shared_AB, (a_M, b_M), 1)
+    chosen = zip(*linear_sum_assignment(-shared_AB), strict=True)
+    pairs = [(a, b) for a, b in chosen if shared_AB[a, b]]
+    return (
+        {int(new_B[b]): int(old_A[a]) for a, b in pairs},
+        int(sum(shared_AB[a, b] for a, b in pairs)),
+    )
