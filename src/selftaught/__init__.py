@@ -10,7 +10,9 @@ import sys
 from types import ModuleType
 
 from selftaught.api import (
+    assign,
     check,
+    cluster,
     demo,
     embed,
     evaluate,
@@ -36,7 +38,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 
 __all__ = [
+    "assign",
     "check",
+    "cluster",
     "demo",
     "embed",
     "evaluate",

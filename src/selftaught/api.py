@@ -98,6 +98,8 @@ COMMANDS = {
     "resume": Command(options.Resume, "selftaught.pretrain:resume"),
     "evaluate": Command(options.Evaluate, "selftaught.commands:evaluate"),
     "embed": Command(options.Embed, "selftaught.commands:embed"),
+    "cluster": Command(options.Cluster, "selftaught.grouping:cluster"),
+    "assign": Command(options.Assign, "selftaught.grouping:assign"),
     "report": Command(options.Report, "selftaught.commands:report"),
     "export": Command(options.Export, "selftaught.commands:export"),
     "import": Command(options.Import, "selftaught.commands:import_"),
@@ -108,6 +110,7 @@ COMMANDS = {
 demo, check, views = COMMANDS["demo"], COMMANDS["check"], COMMANDS["views"]
 pretrain, resume, evaluate = COMMANDS["pretrain"], COMMANDS["resume"], COMMANDS["evaluate"]
 embed, report, export = COMMANDS["embed"], COMMANDS["report"], COMMANDS["export"]
+cluster, assign = COMMANDS["cluster"], COMMANDS["assign"]
 import_, info, methods = COMMANDS["import"], COMMANDS["info"], COMMANDS["methods"]
 
 

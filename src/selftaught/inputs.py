@@ -1,17 +1,18 @@
 """What RUN and DATA name, opened: images, or vectors from an encoder and images or from a table."""
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from selftaught import assemble
 from selftaught.config import Config, DataSettings
 from selftaught.data.store import Images
 from selftaught.encoders.folder import open_encoder
-from selftaught.errors import ConfigError
+from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation.evaluate import check_fits
 from selftaught.machine import cache_folder, pick_device
 from selftaught.options import Machine
 from selftaught.resolve import lasting
-from selftaught.vectors import Vectors, of_images, of_table
+from selftaught.vectors import Vectors, gaps_as_none, of_images, of_table
 
 
 def open_images(data: str, machine: Machine) -> Images:
@@ -56,3 +57,42 @@ def open_vectors(run: str, data: str, machine: Machine) -> Vectors:
 def is_table(run: str) -> bool:
     """Whether RUN is a table of vectors."""
     return run.lower().endswith(".parquet")
+
+
+def with_labels(vectors: Vectors, column: str | None) -> Vectors:
+    """The same with the labels of a column, or of the folders that images lie in.
+
+    Args:
+        vectors: Of images; of a table they keep its column "label".
+        column: The column; "folders"; None leaves the labels as they are.
+
+    Raises:
+        DataError: There is no such column, or images lie in no folders.
+    """
+    if column is None or (column == "label" and vectors.images is None and vectors.labels):
+        return vectors
+    if column == "folders":
+        names = [PurePosixPath(path).parent.name or None for path in vectors.paths]
+        if not any(names):
+            raise DataError("the images lie in no folders", "leave --label out")
+        return replace(vectors, labels=tuple(names))
+    checked = None if vectors.images is None else vectors.images.checked
+    columns = {} if checked is None else checked.source.columns
+    if checked is None or column not in columns:
+        known = ", ".join(columns) or "none"
+        raise DataError(f"there is no column {column!r} (columns: {known})", "or give folders")
+    values_N = columns[column][checked.index_N][vectors.row_N]
+    return replace(vectors, labels=gaps_as_none(values_N.tolist()))
+
+
+def same_encoder(vectors: Vectors, encoder: str, what: str) -> None:
+    """Whether vectors are of the encoder that something was made with.
+
+    Raises:
+        DataError: They are of another one.
+    """
+    if encoder and vectors.encoder and vectors.encoder != encoder:
+        raise DataError(
+            f"{what} is of encoder {encoder[:12]}, these vectors are of {vectors.encoder[:12]}",
+            "give the encoder that it was made with",
+        )

@@ -156,6 +156,58 @@ class Embed(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cluster(Machine):
+    """Group images, and keep the groups: a report, and what sorts new images into them."""
+
+    run: Positional[str]
+    """RUN, an encoder folder, timm:NAME, or a table of vectors (.parquet)."""
+    data: Positional[str] = ""
+    """Images, in any form that check takes; of a table the images that it was made from."""
+    out: Path
+    """The folder to write."""
+    k: int | Literal["auto"] = "auto"
+    """How many clusters; auto tries several, and says why it takes one."""
+    by: Literal["kmeans", "power-iteration", "max-margin"] = "kmeans"
+    """The algorithm; power-iteration finds k itself, max-margin makes 2 clusters of few images."""
+    match: Path | None = None
+    """Older CLUSTERS: clusters that share most images keep their ids and names."""
+    label: str | None = None
+    """A column of labels, or folders: the report says how clusters agree with them."""
+    seed: int = 0
+    """Of everything random."""
+    json: bool = False
+    """Print one JSON object in place of text."""
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assign(Machine):
+    """Sort images into clusters that are kept: cluster, name, distance, confidence, outliers."""
+
+    clusters: Positional[Path]
+    """The --out of selftaught cluster, with names.csv where clusters have names."""
+    data: Positional[str]
+    """Images, in any form that check takes, or a table of vectors (.parquet)."""
+    out: Path
+    """The table to write: .parquet or .csv."""
+    encoder: str = ""
+    """Where the clusters' encoder is now, if it is not where it was."""
+    match: Path | None = None
+    """Older CLUSTERS whose ids are wanted in place of these, where clusters share most images."""
+    label: str | None = None
+    """A column of labels, or folders: how often the name of the cluster is the label."""
+    copy_to: Path | None = None
+    """A new folder: a copy of each image in the folder of its cluster."""
+    link_to: Path | None = None
+    """The same with symbolic links."""
+    json: bool = False
+    """Print one JSON object in place of text."""
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(Machine):
     """Hand the encoder to another library; refused unless the outputs match."""
 

@@ -75,7 +75,7 @@ def of_images(
         x_ND,
         np.arange(len(x_ND)),
         tuple(checked.images["path"].to_pylist()),
-        None if column is None else _gaps_as_none(column[checked.index_N].tolist()),
+        None if column is None else gaps_as_none(column[checked.index_N].tolist()),
         encoder_id(encoder),
         images,
     )
@@ -102,7 +102,7 @@ def of_table(path: Path, images: "Images | None" = None) -> Vectors:
     paths = tuple(map(str, table["path"].to_pylist() if "path" in names else rows))
     if images is not None:
         _check_rows(images, rows, paths, path)
-    labels = _gaps_as_none(table["label"].to_pylist()) if "label" in names else None
+    labels = gaps_as_none(table["label"].to_pylist()) if "label" in names else None
     encoder = (table.schema.metadata or {}).get(b"encoder_id", b"").decode(errors="replace")
     return Vectors(x_ND, np.array(rows, np.int64), paths, labels, encoder, images)
 
@@ -149,5 +149,6 @@ def _check_rows(images: "Images", rows: Sequence[int], paths: Sequence[str], tab
             )
 
 
-def _gaps_as_none(values: Sequence[Any]) -> tuple[Any, ...]:
+def gaps_as_none(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Labels with None where there is none."""
     return tuple(None if value != value else value for value in values)  # NaN is no label

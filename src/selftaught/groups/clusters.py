@@ -177,23 +177,34 @@ def load(folder: Path) -> Clusters:
     if hashlib.sha256(read_bytes(path)).hexdigest() != facts["sha256"]:
         found = f"{path} is not the file that {FACTS} was written with"
         raise FileError(found, "restore both, or cluster anew")
-    tensors = load_tensors(path)
-    prefix = "whitening."
     try:
-        whitening = Whitening.from_tensors(
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        )
-        return Clusters(
-            whitening,
-            tensors["centroids"],
-            np.array(facts["ids"], np.int64),
-            facts["encoder"],
-            facts["run"],
-            tensors["reference"],
-            {name: value for name, value in facts.items() if name not in _OWN},
-        )
+        return _built(load_tensors(path), facts)
     except (KeyError, FileError):
         raise FileError(f"{path} is damaged", "restore it, or cluster anew") from None
+
+
+def _built(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Clusters:
+    """Clusters from what was read.
+
+    Raises:
+        KeyError: A tensor is missing.
+        FileError: Tensors do not fit together.
+    """
+    prefix = "whitening."
+    whitening = Whitening.from_tensors(
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    )
+    centroids_KP, reference_BD = tensors["centroids"], tensors["reference"]
+    (P, D), K = whitening.components_PD.shape, len(facts["ids"])
+    if centroids_KP.shape != (K, P) or not centroids_KP.isfinite().all():
+        raise FileError("the centroids do not fit", "restore the file")
+    if reference_BD.ndim != 2 or reference_BD.shape[1] != D or not len(reference_BD):
+        raise FileError("the reference does not fit", "restore the file")
+    own = {name: value for name, value in facts.items() if name not in _OWN}
+    ids_K = np.array(facts["ids"], np.int64)
+    return Clusters(
+        whitening, centroids_KP, ids_K, facts["encoder"], facts["run"], reference_BD, own
+    )
 
 
 _OWN = {"format": int, "ids": list, "encoder": str, "run": str, "sha256": str}

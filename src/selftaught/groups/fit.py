@@ -4,8 +4,8 @@ Shapes:  N vectors, D their size; P of whitened ones; K clusters; B vectors kept
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.rng import Key, permutation
 from selftaught.vectors import Vectors
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _ITERATIONS, _STARTS = 100, 3
 _KEPT = 2**23  # numbers of the vectors that are kept
 
@@ -28,7 +31,7 @@ class Grouping:
 
     Attributes:
         vectors: What was clustered.
-        clusters: The clusters, to be kept.
+        clusters: The clusters, to be kept, the largest first.
         assigned: Each image's cluster by the algorithm, and its distances.
         names: Names by id, where clusters have one.
         notes: What people should know, a sentence each.
@@ -45,6 +48,18 @@ class Grouping:
         """Images in each cluster, in the order of `clusters.ids_K`."""
         return self.clusters.counts(self.assigned.cluster_N)
 
+    def under(self, ids_K: NDArray[np.int64], names: Mapping[int, str], note: str) -> "Grouping":
+        """The same groups under other ids and names."""
+        order_K = self.clusters.ids_K.argsort()
+        place_N = order_K[self.clusters.ids_K[order_K].searchsorted(self.assigned.cluster_N)]
+        return Grouping(
+            self.vectors,
+            self.clusters.renamed(ids_K),
+            replace(self.assigned, cluster_N=ids_K[place_N]),
+            names,
+            (*self.notes, note),
+        )
+
 
 def group(
     vectors: Vectors,
@@ -52,6 +67,7 @@ def group(
     *,
     by: str = "kmeans",
     run: str = "",
+    data: str = "",
     size: int = 256,
     seed: int = 0,
     device: str = "cpu",
@@ -63,6 +79,7 @@ def group(
         k: How many clusters; of no use where the algorithm finds it.
         by: The algorithm, one of `ALGORITHMS`.
         run: Where the encoder was found.
+        data: What the images, or their vectors, came from.
         size: Numbers of a vector after PCA, at most.
         seed: Of all that is random.
         device: Where k-means works.
@@ -72,9 +89,9 @@ def group(
     """
     whitening = Whitening.fit(vectors.x_ND, size, device=device)
     y_NP = whitening(vectors.x_ND, device=device)
-    label_N = ALGORITHMS[by](y_NP, k, seed, device).unique(return_inverse=True)[1]  # none is empty
+    label_N = _by_size(ALGORITHMS[by](y_NP, k, seed, device))
     centroids_KP = _means(y_NP, label_N)
-    facts = {"by": by, "k": len(centroids_KP), "images": len(vectors), "seed": seed}
+    facts = {"by": by, "k": len(centroids_KP), "images": len(vectors), "seed": seed, "data": data}
     clusters = Clusters(
         whitening,
         centroids_KP,
@@ -102,7 +119,19 @@ def _by_kmeans(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
 
 
 ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {"kmeans": _by_kmeans}
-"""From whitened vectors, k, a seed and a device to a label each; some find k themselves."""
+"""From whitened vectors, k, a seed and a device to a label each."""
+
+FINDS_K: frozenset[str] = frozenset()
+"""Those that need no k."""
+
+
+def _by_size(label_N: Tensor) -> Tensor:
+    """Labels 0 .. K-1, the largest cluster first, none empty; equal ones by their first vector."""
+    _, first_K, place_N, size_K = np.unique(
+        label_N.numpy(), return_index=True, return_inverse=True, return_counts=True
+    )
+    rank_K = np.lexsort((first_K, -size_K)).argsort()
+    return torch.from_numpy(rank_K[place_N])
 
 
 def _means(y_NP: Tensor, label_N: Tensor) -> Tensor:
@@ -121,11 +150,8 @@ def _reference(x_ND: NDArray[np.float32], seed: int) -> Tensor:
     return unit_BD.half()
 
 
-def table_of(
-    vectors: Vectors, assigned: Assigned, names: Mapping[int, str], extra: Mapping[str, Any]
-) -> Any:
-    """A line an image: row, path, label where there are labels, cluster, name where there are
-    names, distance, margin, confidence, and `extra` columns, (N,) each."""
+def table_of(vectors: Vectors, assigned: Assigned, names: Mapping[int, str]) -> "pa.Table":
+    """A line an image: row, path, label and name where there are such, cluster, and distances."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {"row": vectors.row_N, "path": list(vectors.paths)}
@@ -136,4 +162,4 @@ def table_of(
         columns["name"] = [names.get(id_) for id_ in assigned.cluster_N.tolist()]
     columns["distance"], columns["margin"] = assigned.distance_N, assigned.margin_N
     columns["confidence"] = assigned.confidence_N
-    return pa.table(columns | dict(extra))
+    return pa.table(columns)

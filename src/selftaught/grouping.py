@@ -1,0 +1,259 @@
+"""The commands that make groups of images and sort images into them: cluster and assign."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selftaught import options
+from selftaught.answer import Answer, answer
+from selftaught.errors import ConfigError, DataError, FileError
+from selftaught.files import new_folder, quoted, read_table, write_bytes, write_table
+from selftaught.groups import clusters as kept
+from selftaught.groups.clusters import Assigned, Clusters
+from selftaught.groups.fit import FINDS_K, Grouping, group, table_of
+from selftaught.groups.folders import lay_out
+from selftaught.groups.match import matched_ids
+from selftaught.groups.names import groups_of, read_names, write_names
+from selftaught.inputs import is_table, open_vectors, same_encoder, with_labels
+from selftaught.machine import pick_device
+from selftaught.outputs import check_out, claim
+from selftaught.resolve import lasting
+from selftaught.vectors import Vectors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ASSIGNMENTS = "assignments.parquet"
+_SHOWN = 20  # clusters that the text lists
+
+
+def cluster(chosen: options.Cluster) -> Answer:
+    """Group images, and write CLUSTERS: what assigns new images, a table and a report.
+
+    Raises:
+        DataError: No image can be used, or there are fewer images than clusters.
+        ConfigError: Options contradict each other.
+        FileError: --out is in the way, or --match are no clusters.
+    """
+    _check_k(chosen)
+    inputs = [chosen.run, chosen.data, str(chosen.match or "")]
+    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
+    older = None if chosen.match is None else _assignments(chosen.match)
+    vectors = with_labels(open_vectors(chosen.run, chosen.data, chosen), chosen.label)
+    if chosen.k == "auto":
+        raise ConfigError("the number of clusters is missing", "give --k")
+    found = group(
+        vectors,
+        chosen.k,
+        by=chosen.by,
+        run=_lasting_run(chosen.run),
+        data=lasting(chosen.data or chosen.run),
+        seed=chosen.seed,
+        device=pick_device(chosen.device),
+    )
+    if chosen.match is not None and older is not None:
+        found = _matched(found, older, chosen.match)
+    table = table_of(vectors, found.assigned, found.names)
+    with new_folder(chosen.out) as part:
+        kept.save(found.clusters, part)
+        write_table(part / _ASSIGNMENTS, table)
+        if found.names:
+            write_names(part, found.names)
+        claim(chosen.out, overwrite=chosen.overwrite)
+    value = _told(found)
+    return answer(value, _cluster_text(found, chosen.out), as_json=chosen.json)
+
+
+def assign(chosen: options.Assign) -> Answer:
+    """Sort images into clusters, and write a table.
+
+    Raises:
+        DataError: No image can be used, or the vectors are of another encoder.
+        FileError: The clusters are missing or damaged, or --out is in the way.
+    """
+    _check_assign(chosen)
+    clusters = kept.load(chosen.clusters)
+    names = read_names(chosen.clusters, clusters.ids_K)
+    vectors = with_labels(_vectors_for(clusters, chosen), chosen.label)
+    same_encoder(vectors, clusters.encoder, str(chosen.clusters))
+    start = time.perf_counter()
+    if chosen.match is not None:
+        older, newer = _assignments(chosen.match), _assignments(chosen.clusters)
+        ids_K, _ = matched_ids(_by_path(older), _by_path(newer), clusters.ids_K)
+        renamed = dict(zip(clusters.ids_K.tolist(), ids_K.tolist(), strict=True))
+        clusters, names = clusters.renamed(ids_K), {renamed[k]: name for k, name in names.items()}
+    assigned = clusters.assign(vectors.x_ND, groups_of(names))
+    seconds = time.perf_counter() - start
+    table = table_of(vectors, assigned, names)
+    folders = _folders(assigned, names)
+    if chosen.copy_to is not None:
+        lay_out(_root(vectors), vectors.paths, folders, chosen.copy_to, "copy")
+    if chosen.link_to is not None:
+        lay_out(_root(vectors), vectors.paths, folders, chosen.link_to, "link")
+    claim(chosen.out, overwrite=chosen.overwrite, file=True)
+    write_bytes(chosen.out, _file_of(table, chosen.out))
+    value = _sorted_into(vectors, assigned, names) | {"out": str(chosen.out), "seconds": seconds}
+    return answer(value, _assign_text(value, chosen.out), as_json=chosen.json)
+
+
+# --- cluster
+
+
+def _check_k(chosen: options.Cluster) -> None:
+    if chosen.by in FINDS_K and chosen.k != "auto":
+        raise ConfigError(f"{chosen.by} finds the number of clusters itself", "leave --k out")
+    if chosen.by == "max-margin" and chosen.k not in ("auto", 2):
+        raise ConfigError(f"max-margin makes 2 clusters, not {chosen.k}", "leave --k out")
+    if isinstance(chosen.k, int) and chosen.k < 1:
+        raise ConfigError(f"k is {chosen.k}", "give 1 or more, or auto")
+
+
+def _lasting_run(run: str) -> str:
+    """Where the encoder will be found from any folder; "" of a table."""
+    if is_table(run):
+        return ""
+    return run if run.startswith("timm:") else str(Path(run).resolve())
+
+
+def _matched(found: Grouping, older: "pa.Table", folder: Path) -> Grouping:
+    """The same groups under the ids, and the names, of the older ones."""
+    clusters = found.clusters
+    new = dict(zip(found.vectors.paths, found.assigned.cluster_N.tolist(), strict=True))
+    ids_K, share = matched_ids(_by_path(older), new, clusters.ids_K)
+    names = read_names(folder, kept.load(folder).ids_K)
+    names = {id_: name for id_, name in names.items() if id_ in ids_K}
+    return found.under(ids_K, names, f"{share:.0%} of the images of {folder.name} keep their id.")
+
+
+def _told(found: Grouping) -> dict[str, Any]:
+    sizes = dict(zip(found.clusters.ids_K.tolist(), found.sizes_K.tolist(), strict=True))
+    return {**found.clusters.facts, "sizes": sizes, "notes": list(found.notes)}
+
+
+def _cluster_text(found: Grouping, out: Path) -> str:
+    order = (-found.sizes_K).argsort(kind="stable")[:_SHOWN]
+    ids_K, sizes_K = found.clusters.ids_K, found.sizes_K
+    lines = [f"{len(found.vectors):,} images in {len(ids_K):,} clusters: {out}", *found.notes]
+    lines += [f"  {_called(int(ids_K[k]), found.names):<20} {sizes_K[k]:>9,}" for k in order]
+    if len(ids_K) > _SHOWN:
+        lines.append(f"  and {len(ids_K) - _SHOWN:,} smaller ones")
+    lines.append(f"The report: {out / 'report.html'}")
+    lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
+    return "\n".join(lines)
+
+
+def _called(id_: int, names: Mapping[int, str]) -> str:
+    return f"{id_} {names[id_]}" if id_ in names else str(id_)
+
+
+# --- assign
+
+
+def _check_assign(chosen: options.Assign) -> None:
+    """Whether all that is asked can be written, before any work.
+
+    Raises:
+        ConfigError: --out is no table.
+        FileError: Something is in the way.
+    """
+    if chosen.out.suffix.lower() not in (".csv", ".parquet"):
+        raise FileError(f"--out {chosen.out} is no table", "let it end in .parquet or .csv")
+    check_out(chosen.out, overwrite=chosen.overwrite, file=True)
+    for folder in filter(None, (chosen.copy_to, chosen.link_to)):
+        check_out(folder, overwrite=False)
+
+
+def _vectors_for(clusters: Clusters, chosen: options.Assign) -> Vectors:
+    """The vectors of DATA by the clusters' encoder.
+
+    Raises:
+        ConfigError: It is not known where the encoder is.
+        FileError: It is not where it was.
+    """
+    if is_table(chosen.data):
+        return open_vectors(chosen.data, "", chosen)
+    run = chosen.encoder or clusters.run
+    if not run:
+        found = f"{chosen.clusters} was made from a table: where its encoder is, is not known"
+        raise ConfigError(found, "give --encoder, or a table of vectors as DATA")
+    if not chosen.encoder and not run.startswith("timm:") and not Path(run).exists():
+        found = f"{run}, the encoder of {chosen.clusters}, is not there any more"
+        raise FileError(found, "say with --encoder where it is now")
+    return open_vectors(run, chosen.data, chosen)
+
+
+def _root(vectors: Vectors) -> Path:
+    """The folder that the images lie in.
+
+    Raises:
+        DataError: They are no files.
+    """
+    if vectors.root is None:
+        raise DataError("these images are no files", "leave --copy-to and --link-to out")
+    return vectors.root
+
+
+def _folders(assigned: Assigned, names: Mapping[int, str]) -> list[str]:
+    return [names.get(id_, str(id_)) for id_ in assigned.cluster_N.tolist()]
+
+
+def _file_of(table: "pa.Table", path: Path) -> bytes:
+    """The bytes of a table as its name asks for them."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    sink = pa.BufferOutputStream()
+    write = csv.write_csv if path.suffix.lower() == ".csv" else parquet.write_table
+    write(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _sorted_into(vectors: Vectors, assigned: Assigned, names: Mapping[int, str]) -> dict[str, Any]:
+    """How many images went where; with labels and names also how often they say the same."""
+    called = _folders(assigned, names)
+    counts: dict[str, int] = {}
+    for name in called:
+        counts[name] = counts.get(name, 0) + 1
+    value: dict[str, Any] = {"images": len(vectors), "clusters": counts}
+    if vectors.labels is not None and names:
+        pairs = [
+            (str(label), name)
+            for label, name in zip(vectors.labels, called, strict=True)
+            if label is not None
+        ]
+        value["agreement"] = sum(a == b for a, b in pairs) / max(1, len(pairs))
+    return value
+
+
+def _assign_text(value: Mapping[str, Any], out: Path) -> str:
+    counts = sorted(value["clusters"].items(), key=lambda pair: -pair[1])
+    lines = [f"{value['images']:,} images in {len(counts):,} clusters: {out}"]
+    lines += [f"  {name:<20} {many:>9,}" for name, many in counts[:_SHOWN]]
+    if len(counts) > _SHOWN:
+        lines.append(f"  and {len(counts) - _SHOWN:,} others")
+    if "agreement" in value:
+        lines.append(f"The name is the label of {value['agreement']:.1%} of them.")
+    return "\n".join(lines)
+
+
+# --- older clusterings
+
+
+def _assignments(folder: Path) -> "pa.Table":
+    """Which image is in which cluster.
+
+    Raises:
+        FileError: The folder holds no clusters.
+    """
+    if not (folder / kept.FACTS).is_file():
+        raise FileError(f"{folder} holds no clusters", "give the --out of selftaught cluster")
+    table = read_table(folder / _ASSIGNMENTS)
+    if not {"path", "cluster"} <= set(table.column_names):
+        raise FileError(f"{folder / _ASSIGNMENTS} is damaged", "restore it, or cluster anew")
+    return table
+
+
+def _by_path(table: "pa.Table") -> dict[str, int]:
+    paths: Sequence[str] = table["path"].to_pylist()
+    return dict(zip(paths, table["cluster"].to_pylist(), strict=True))
