@@ -1,0 +1,185 @@
+"""cluster and assign as commands, on real files: tables, names, folders, matching, faults."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import selftaught
+from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.folder import save_encoder
+from selftaught.errors import ConfigError, DataError, FileError
+from selftaught.files import read_json, read_table, write_table
+
+ODD = 'it\'s <b>&"odd".png'
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits in class folders, an encoder, and clusters of them."""
+    home = tmp_path_factory.mktemp("home")
+    digits = load_digits()
+    for number, (image, digit) in enumerate(zip(digits.images[:60], digits.target, strict=False)):
+        folder = home / "images" / f"digit{digit}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).save(folder / f"{number:03}.png")
+    (home / "images/digit0/000.png").rename(home / "images/digit0" / ODD)
+    config = EncoderConfig("resnet8", in_channels=1, image_size=8, options={"width": 4})
+    save_encoder(build(config).eval(), home / "encoder")
+    make(home, "clusters")
+    return home
+
+
+def make(home: Path, out: str, **how):
+    how = {"k": 5, "cache": home / "cache", "device": "cpu"} | how
+    return selftaught.cluster(str(home / "encoder"), str(home / "images"), out=home / out, **how)
+
+
+def sort(home: Path, out: str, clusters: str = "clusters", data: str = "images", **how):
+    how = {"cache": home / "cache", "device": "cpu", "overwrite": True} | how
+    return selftaught.assign(home / clusters, str(home / data), out=home / out, **how)
+
+
+def test_what_is_written(home: Path) -> None:
+    files = {p.name for p in (home / "clusters").iterdir()}
+    assert files >= {"clusters.json", "clusters.safetensors", "assignments.parquet"}
+    table = read_table(home / "clusters/assignments.parquet")
+    assert table.num_rows == 60 and f"digit0/{ODD}" in table["path"].to_pylist()
+    facts = read_json(home / "clusters/clusters.json")
+    assert facts["run"] == str((home / "encoder").resolve())
+    counts = np.bincount(table["cluster"].to_numpy(), minlength=5)
+    assert len(counts) == 5 and (np.diff(counts) <= 0).all() and counts[-1] > 0
+
+
+def test_images_that_were_clustered_are_assigned_to_their_cluster(home: Path) -> None:
+    sort(home, "again.parquet")
+    ours, again = (
+        read_table(home / name) for name in ("clusters/assignments.parquet", "again.parquet")
+    )
+    assert ours["path"].equals(again["path"]) and ours["cluster"].equals(again["cluster"])
+    np.testing.assert_allclose(ours["margin"].to_numpy(), again["margin"].to_numpy(), atol=1e-6)
+
+
+def test_a_table_of_vectors_gives_what_the_encoder_gives(home: Path) -> None:
+    table = home / "vectors.parquet"
+    selftaught.embed(
+        str(home / "encoder"), str(home / "images"), out=table, cache=home / "cache", overwrite=True
+    )
+    selftaught.cluster(str(table), out=home / "of_table", k=5, device="cpu", overwrite=True)
+    sort(home, "from_table.csv", clusters="of_table", data="vectors.parquet")
+    sort(home, "from_images.csv")
+    assert (home / "from_table.csv").read_bytes() == (home / "from_images.csv").read_bytes()
+    with pytest.raises(ConfigError, match="made from a table"):
+        sort(home, "from_table.csv", clusters="of_table")
+    sort(home, "from_table.csv", clusters="of_table", encoder=str(home / "encoder"))
+    assert (home / "from_table.csv").read_bytes() == (home / "from_images.csv").read_bytes()
+
+
+def test_names_merge_clusters_and_judge_them(home: Path) -> None:
+    shutil.copytree(home / "clusters", home / "named")
+    (home / "named/names.csv").write_text("cluster,name\n4,digit1\n0,digit1\n2,digit0\n")
+    answer = sort(home, "named.csv", clusters="named", label="folders")
+    rows = lines(home / "named.csv")
+    assert {row["cluster"] for row in rows} == {"0", "1", "2", "3"}
+    assert all(
+        row["name"] == {"0": "digit1", "2": "digit0"}.get(row["cluster"], "") for row in rows
+    )
+    right = [row["label"] == row["name"] for row in rows]
+    assert answer.value["agreement"] == pytest.approx(sum(right) / 60) and 0 < sum(right) < 60
+    assert f"{sum(right) / 60:.1%}" in answer.text
+
+
+def test_ids_and_names_are_kept_when_clustering_anew(home: Path) -> None:
+    shutil.copytree(home / "clusters", home / "older")
+    (home / "older/names.csv").write_text("cluster,name\n1,one\n")
+    answer = make(home, "anew", match=home / "older", seed=9)
+    older, anew = (
+        dict(zip(t["path"].to_pylist(), t["cluster"].to_pylist(), strict=True))
+        for t in (read_table(home / n / "assignments.parquet") for n in ("older", "anew"))
+    )
+    kept = sum(older[path] == anew[path] for path in older) / len(older)
+    assert f"{kept:.0%} of the images of older keep their id" in answer.text and kept > 0.4
+    assert (home / "anew/names.csv").read_text() == "cluster,name\n1,one\n"
+    sort(home, "as_older.parquet", clusters="anew", match=home / "older")
+    table = read_table(home / "as_older.parquet")
+    assert dict(zip(table["path"].to_pylist(), table["cluster"].to_pylist(), strict=True)) == anew
+
+
+def test_copies_and_links_in_the_folders_of_clusters(home: Path) -> None:
+    answer = sort(home, "laid.csv", copy_to=home / "copies", link_to=home / "links")
+    for row in lines(home / "laid.csv"):
+        copy, link = (home / out / row["cluster"] / row["path"] for out in ("copies", "links"))
+        assert copy.read_bytes() == link.read_bytes() and link.is_symlink()
+    assert answer.value["images"] == 60
+    with pytest.raises(FileError, match="copies exists"):
+        sort(home, "laid2.csv", copy_to=home / "copies")
+    assert not (home / "laid2.csv").exists()
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+# --- faults
+
+
+def test_another_encoder_is_refused(home: Path) -> None:
+    config = EncoderConfig("resnet8", in_channels=1, image_size=8, options={"width": 4})
+    other = build(config).eval()
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    save_encoder(other, home / "other")
+    with pytest.raises(DataError, match="give the encoder that it was made with"):
+        sort(home, "x.csv", encoder=str(home / "other"))
+    assert not (home / "x.csv").exists()
+
+
+def test_an_encoder_that_has_moved_is_named(home: Path) -> None:
+    shutil.copytree(home / "encoder", home / "moved")
+    made = selftaught.cluster(
+        str(home / "moved"), str(home / "images"), out=home / "of_moved", k=3, device="cpu"
+    )
+    assert made.value["k"] == 3
+    (home / "moved").rename(home / "moved_again")
+    with pytest.raises(FileError, match="say with --encoder where it is now"):
+        sort(home, "x.csv", clusters="of_moved")
+    sort(home, "moved.csv", clusters="of_moved", encoder=str(home / "moved_again"))
+
+
+def test_vectors_that_are_not_finite_are_named(home: Path) -> None:
+    x = [[1.0, 2.0], [float("nan"), 1.0], [2.0, 3.0]]
+    write_table(home / "nan.parquet", pa.table({"vector": pa.array(x, pa.list_(pa.float32()))}))
+    with pytest.raises(DataError, match="not finite in 1 rows, the first of them 1"):
+        selftaught.cluster(str(home / "nan.parquet"), out=home / "x", k=2)
+    assert not (home / "x").exists()
+
+
+def test_names_are_not_lost_to_overwrite(home: Path) -> None:
+    shutil.copytree(home / "clusters", home / "mine")
+    (home / "mine/names.csv").write_text("cluster,name\n1,one\n")
+    with pytest.raises(FileError, match=r"names\.csv"):
+        make(home, "mine", overwrite=True)
+    assert (home / "mine/clusters.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ({"k": 0}, "k is 0"),
+        ({"k": 61}, "60 vectors in 61 clusters"),
+        ({"label": "colour"}, "no column 'colour'"),
+        ({"match": "images"}, "holds no clusters"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(home: Path, how, complaint: str) -> None:
+    if "match" in how:
+        how = {"match": home / how["match"]}
+    with pytest.raises((ConfigError, DataError, FileError, ValueError), match=complaint):
+        make(home, "never", **how)
+    assert not (home / "never").exists() and not list(home.glob(".never*"))
