@@ -1,0 +1,228 @@
+"""Power iteration clustering on a graph of nearest neighbours: how many clusters, the graph says.
+
+The variant that DeepCluster was tried with (Caron et al., ECCV 2018, appendix, "graph clustering";
+after Lin and Cohen, ICML 2010, and Douze et al. 2017):
+
+    w_ij = exp(-|x_i - x_j|^2 / sigma^2) where j is among the nearest neighbours of i, else 0 (G)
+    v <- (1/N, .., 1/N), and again and again  v <- N1(alpha (G + G^T) v + (1 - alpha) v)
+    i points to argmax_j w_ij (v_j - v_i), unless it is a local maximum: no v_j > v_i
+
+N1(v) = v / |v|_1. Clusters are the connected components of the pointers, with one local maximum
+each. There are many, of a dozen vectors or a few dozens; a larger sigma makes fewer.
+
+What is settled here, or differs:
+
+* The pointers follow the edges of G + G^T, on which v is spread; the paper writes G for both.
+* There are 200 iterations. Without an end v would become the leading eigenvector, which is 0
+  outside one component of the graph and tells nothing there: it is meant to be stopped early.
+* Neighbours of the same height, none of them below another, would each be a maximum. All point to
+  the lowest row among them, so that copies of an image stay together.
+* A cluster of one image stays one: none is given to another.
+
+Shapes:  N vectors, D their size; k neighbours; K clusters; E edges; A of them allowed.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftaught.errors import UserError
+from selftaught.neighbours import top_k
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+_BLOCK = 2**20  # numbers of vectors gathered at once
+
+
+@dataclass(frozen=True)
+class GraphClusters:
+    """What power iteration clustering found, the largest cluster first.
+
+    Attributes:
+        centroids_KD: Means of the members, float32, or float64 where the vectors were. A vector
+            need not lie nearest to its own: clusters follow the graph.
+        labels_N: The cluster of each vector, int64; of equally large ones the lower has the first
+            row.
+        peaks_K: The row of each cluster's local maximum, int64: its densest place.
+        objective: 1/N sum_n |x_n - C y_n|^2, as of k-means.
+    """
+
+    centroids_KD: Tensor
+    labels_N: Tensor
+    peaks_K: Tensor
+    objective: float
+
+    @property
+    def sizes(self) -> Tensor:
+        """Vectors in each cluster, (K,) int64, descending."""
+        return torch.bincount(self.labels_N, minlength=len(self.centroids_KD))
+
+
+@torch.no_grad()
+def power_iteration(
+    x_ND: Tensor | NDArray[Any],
+    *,
+    neighbours: int = 5,
+    sigma: float = 0.2,
+    alpha: float = 1e-3,
+    iterations: int = 200,
+) -> GraphClusters:
+    """Cluster vectors by the local maxima of a diffusion on their nearest neighbours.
+
+    Nothing is random. N^2 products find the neighbours; all else is sparse, a few MB of memory for
+    10,000 vectors.
+
+    Args:
+        x_ND: Finite vectors, of any float type or whole numbers: DeepCluster's are whitened and of
+            length 1 (`Whitening`), and the default of sigma is meant for those.
+        neighbours: Edges from each vector, at most N - 1 (the paper: 5).
+        sigma: Bandwidth, in the units of the distances (the paper: 0.2).
+        alpha: Share of the graph in each iteration (the paper: 0.001).
+        iterations: How often; after 0 all are equally high, and clusters are chains of rows.
+
+    Raises:
+        UserError: The shape is wrong, values are not finite, arguments are out of range, or sigma
+            is so small beside the distances that no edge is left.
+    """
+    x_ND = torch.as_tensor(x_ND).detach().cpu()
+    _check(x_ND, neighbours, sigma, alpha, iterations)
+    if len(x_ND) == 1:
+        return _answer(x_ND, np.zeros(1, np.int64))
+    W = graph(x_ND, min(neighbours, len(x_ND) - 1), sigma)
+    return _answer(x_ND, pointers(W, heights(W, alpha, iterations)))
+
+
+def _check(x_ND: Tensor, neighbours: int, sigma: float, alpha: float, iterations: int) -> None:
+    if x_ND.ndim != 2 or 0 in x_ND.shape:
+        raise UserError(f"vectors of shape {tuple(x_ND.shape)}", "give one row a vector, (N, D)")
+    if not x_ND.isfinite().all():
+        raise UserError("the vectors hold values that are not finite", "leave those rows out")
+    if neighbours < 1 or iterations < 0:
+        found = f"{neighbours} neighbours, {iterations} iterations"
+        raise UserError(found, "give at least 1 and 0")
+    if not (sigma > 0 and 0 < alpha < 1):
+        raise UserError(
+            f"sigma {sigma}, alpha {alpha}", "give sigma above 0, alpha between 0 and 1"
+        )
+
+
+def graph(x_ND: Tensor, neighbours: int, sigma: float) -> "csr_array":
+    """G + G^T, (N, N), float64: nearest neighbours joined by exp(-d^2 / sigma^2), none with itself.
+
+    Raises:
+        UserError: All weights are 0 in float64.
+    """
+    from scipy.sparse import csr_array
+
+    rows_Nk = _nearest(x_ND, neighbours)
+    i_E = np.repeat(np.arange(len(x_ND)), neighbours)
+    weights_E = np.exp(-_squared_distances(x_ND, i_E, rows_Nk.ravel()) / sigma**2)
+    if not weights_E.any():
+        found = f"sigma {sigma:g} is so small that no two vectors are neighbours"
+        raise UserError(found, "give a larger one, or vectors of length 1")
+    G = csr_array((weights_E, (i_E, rows_Nk.ravel())), shape=(len(x_ND), len(x_ND)))
+    W: csr_array = (G + G.T).tocsr()
+    W.eliminate_zeros()
+    return W
+
+
+def _nearest(x_ND: Tensor, k: int) -> NDArray[np.int64]:
+    """The k rows nearest to each, itself left out: x.y - |y|^2 / 2 is largest where they are."""
+    x_ND = (x_ND.double() - x_ND.double().mean(0)).float()
+    half_N1 = x_ND.double().square().sum(1, keepdim=True).float() / 2
+    query_NE = torch.cat([x_ND, torch.ones_like(half_N1)], 1)
+    base_NE = torch.cat([x_ND, -half_N1], 1)
+    return top_k(query_NE, base_NE, k, metric="dot", own=np.arange(len(x_ND)))[1]
+
+
+def _squared_distances(
+    x_ND: Tensor, i_E: NDArray[np.int64], j_E: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    found_E, step = np.empty(len(i_E)), max(1, _BLOCK // x_ND.shape[1])
+    for start in range(0, len(i_E), step):
+        part = slice(start, start + step)
+        difference = x_ND[i_E[part]].double() - x_ND[j_E[part]].double()
+        found_E[part] = difference.square().sum(1).numpy()
+    return found_E
+
+
+def heights(W: "csr_array", alpha: float, iterations: int) -> NDArray[np.float64]:
+    """v less a constant that all have in common, (N,): only differences of v are asked for.
+
+    v is kept as c + u. Whitened vectors lie far apart, and a vector with edges of 1e-17 is higher
+    than one with edges of 1e-18 by less than a rounding of 1/N: u alone still tells them apart.
+    """
+    N = W.shape[0]
+    c, u_N, degree_N = 1 / N, np.zeros(N), W.sum(1)
+    for _ in range(iterations):
+        u_N = alpha * (c * degree_N + W @ u_N) + (1 - alpha) * u_N
+        c = (1 - alpha) * c
+        total = N * c + u_N.sum()  # |v|_1: nothing is negative
+        c, u_N = c / total, u_N / total
+    return u_N
+
+
+def pointers(W: "csr_array", v_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The row that each row points to, (N,); a local maximum points to itself."""
+    i_E = np.repeat(np.arange(len(v_N)), np.diff(W.indptr))
+    j_E = W.indices.astype(np.int64)
+    rise_E = v_N[j_E] - v_N[i_E]
+    higher_E, level_E = rise_E > 0, (rise_E == 0) & (j_E < i_E)
+    to_N = _first_of_row(i_E, j_E, np.zeros_like(rise_E), level_E, np.arange(len(v_N)))
+    return _first_of_row(i_E, j_E, W.data * rise_E, higher_E, to_N)
+
+
+def _first_of_row(
+    i_E: NDArray[np.int64],
+    j_E: NDArray[np.int64],
+    value_E: NDArray[np.float64],
+    allowed_E: NDArray[np.bool_],
+    otherwise_N: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Of each row's allowed edges the one with the largest value, ties to the lower j."""
+    i_A, j_A, value_A = i_E[allowed_E], j_E[allowed_E], value_E[allowed_E]
+    order_A = np.lexsort((j_A, -value_A, i_A))
+    row, first = np.unique(i_A[order_A], return_index=True)
+    to_N = otherwise_N.copy()
+    to_N[row] = j_A[order_A[first]]
+    return to_N
+
+
+def _answer(x_ND: Tensor, to_N: NDArray[np.int64]) -> GraphClusters:
+    """Connected components of the pointers, numbered by size."""
+    labels_N = torch.from_numpy(_by_size(_components(to_N)))
+    K, dtype = int(labels_N.max()) + 1, _dtype(x_ND)
+    size_K1 = torch.bincount(labels_N)[:, None]
+    sums_KD = torch.zeros(K, x_ND.shape[1], dtype=torch.float64)
+    centroids_KD = sums_KD.index_add_(0, labels_N, x_ND.double()) / size_K1
+    peaks_N = torch.from_numpy(np.flatnonzero(to_N == np.arange(len(to_N))))
+    peaks_K = torch.empty(K, dtype=torch.int64)
+    peaks_K[labels_N[peaks_N]] = peaks_N
+    objective = (x_ND.double() - centroids_KD[labels_N]).square().sum(1).mean()
+    return GraphClusters(centroids_KD.to(dtype), labels_N, peaks_K, float(objective))
+
+
+def _components(to_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    N = len(to_N)
+    pointed = csr_array((np.ones(N, bool), (np.arange(N), to_N)), shape=(N, N))
+    return np.asarray(connected_components(pointed, directed=False)[1], np.int64)
+
+
+def _by_size(labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same partition: 0 is the largest, and of equally large ones the lower has a lower row."""
+    _, first_K, size_K = np.unique(labels_N, return_index=True, return_counts=True)
+    rank_K = np.empty(len(size_K), np.int64)
+    rank_K[np.lexsort((first_K, -size_K))] = np.arange(len(size_K))
+    return rank_K[labels_N]
+
+
+def _dtype(x_ND: Tensor) -> torch.dtype:
+    return torch.float64 if x_ND.dtype == torch.float64 else torch.float32
