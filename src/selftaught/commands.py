@@ -237,20 +237,20 @@ def import_(chosen: options.Import) -> Answer:
 
     Raises:
         FileError: The file is damaged, unsafe or of no known layout, or --out is in the way.
+        ConfigError: The network cannot take images of --image-size.
     """
     from selftaught.encoders.folder import save_encoder
     from selftaught.encoders.imports import read_checkpoint
 
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=[str(chosen.file)])
-    found = read_checkpoint(chosen.file)
+    found = read_checkpoint(chosen.file, image_size=chosen.image_size)
     shape = found.encoder.config
     claim(chosen.out, overwrite=chosen.overwrite)
-    origin = f"Imported from {chosen.file.name}, a checkpoint of DeepCluster (Caron et al. 2018)."
+    origin = f"Imported from {chosen.file.name}, {found.layout}."
     save_encoder(found.encoder, chosen.out, card=" ".join([origin, *found.notes]))
     text = f"{chosen.out}: {shape.architecture} for {shape.image_size} px, front {shape.front}."
-    licence = "Mind its licence: what was released with DeepCluster is CC BY-NC 4.0."
     value = {"out": str(chosen.out), "encoder": shape.architecture, "notes": list(found.notes)}
-    return Answer(value, "\n".join([text, *found.notes, licence]))
+    return Answer(value, "\n".join([text, *found.notes, found.licence]))
 
 
 def info(chosen: options.Info) -> Answer:

@@ -225,12 +225,15 @@ class Export(Machine):
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Make somebody else's checkpoint an encoder folder: DeepCluster's AlexNet and VGG-16."""
+    """Make somebody else's checkpoint an encoder folder: DeepCluster's, or torchvision's."""
 
     file: Positional[Path]
-    """A .pth, .pt or .tar of torch.save's, or .safetensors; nothing in it can run."""
+    """A .pth, .pt or .tar of torch.save's, or .safetensors; nothing in it can run. Known are
+    DeepCluster's AlexNet and VGG-16, and torchvision's MobileNetV2 and ResNets."""
     out: Path
     """The encoder folder to write."""
+    image_size: int | None = None
+    """Side in pixels of the images that it shall take; by default 224."""
     overwrite: bool = False
     """Replace what is at --out."""
 

@@ -1,9 +1,10 @@
 """Checkpoints of other programs, made into encoders: the only place where torch.load is called.
 
-Known is the layout of DeepCluster's released AlexNet and VGG-16 (Caron et al. 2018): tensors under
-"state_dict"; features.module.0.weight and so on, since only the convolutions were trained on
-several GPUs; top_layer, the classifier of the last epoch's pseudo-classes; sobel.0 and sobel.1, the
-fixed filters. Files of before torch 0.4.1 do not count batches: num_batches_tracked starts at 0.
+Known are two layouts. That of DeepCluster's released AlexNet and VGG-16 (Caron et al. 2018):
+tensors under "state_dict"; features.module.0.weight and so on, since only the convolutions were
+trained on several GPUs; top_layer, the classifier of the last epoch's pseudo-classes; sobel.0 and
+sobel.1, the fixed filters. And that of torchvision's networks, read by `torchvisions.py`. Files of
+before torch 0.4.1 do not count batches: num_batches_tracked starts at 0.
 """
 
 import zipfile
@@ -18,10 +19,11 @@ from torch import Tensor
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import load_weights
 from selftaught.encoders.sobel import HORIZONTAL, VERTICAL
-from selftaught.errors import FileError
+from selftaught.encoders.torchvisions import NETWORKS, translated
+from selftaught.errors import ConfigError, FileError
 from selftaught.files import load_tensors
 
-_KNOWN = "known are DeepCluster's AlexNet and VGG-16"
+_KNOWN = f"known are DeepCluster's AlexNet and VGG-16, and torchvision's {', '.join(NETWORKS)}"
 _FIRST, _TOP = "features.0.weight", ("top_layer.weight", "top_layer.bias")
 # filters and size of the first layer
 _KERNELS: dict[tuple[int, ...], str] = {(96, 11, 11): "alexnet", (64, 3, 3): "vgg16"}
@@ -31,27 +33,56 @@ _NAMED = 3  # names in a complaint
 
 @dataclass(frozen=True)
 class Imported:
-    """An encoder from a checkpoint, and what was done with the rest of the file, in sentences."""
+    """An encoder from a checkpoint.
+
+    Attributes:
+        encoder: It.
+        notes: What was done with the rest of the file, in sentences.
+        layout: Whose it is, such as "a checkpoint of DeepCluster (Caron et al. 2018)".
+        licence: What to mind, in a sentence.
+    """
 
     encoder: Encoder
     notes: tuple[str, ...]
+    layout: str
+    licence: str
 
 
-def read_checkpoint(path: Path) -> Imported:
+def read_checkpoint(path: Path, *, image_size: int | None = None) -> Imported:
     """The encoder in somebody else's checkpoint; nothing in the file can run.
 
     Args:
         path: A file of torch.save's (.pth, .pt, .tar), or .safetensors.
+        image_size: Side of the encoder's input in pixels; None: 224.
 
     Returns:
-        The encoder for 224 px with ImageNet's mean and std, and notes.
+        The encoder with ImageNet's mean and std, and what there is to say of the file.
 
     Raises:
         FileError: It is missing, damaged or unsafe; or it is no layout that is known, or lacks
             tensors of it or has others: they are named.
+        ConfigError: The network cannot take images of that size.
     """
     tensors = _without_module(_state_dict(_read(path), path), path)
+    name, renamed, note = translated(tensors)
+    if not name:
+        return _of_deepcluster(tensors, path, image_size)
+    config = EncoderConfig(name, image_size=image_size or 224, stem="standard")
+    return Imported(
+        _loaded(config, renamed, path),
+        (note,) if note else (),
+        "a state_dict in torchvision's layout",
+        "Mind the licence of whoever trained these weights: the file does not name it.",
+    )
+
+
+def _of_deepcluster(tensors: dict[str, Tensor], path: Path, image_size: int | None) -> Imported:
     config = _recognised(tensors, path)
+    if image_size not in (None, config.image_size):
+        raise ConfigError(
+            f"{path}: its fully connected layers take images of {config.image_size} px",
+            "leave out --image-size",
+        )
     notes = []
     if config.front == "sobel":
         _check_sobel(tensors, path)
@@ -59,12 +90,22 @@ def read_checkpoint(path: Path) -> Imported:
     classes = [len(t) for n in _TOP if (t := tensors.pop(n, None)) is not None and t.ndim]
     if classes:
         notes.append(f"Left out: top_layer, the classifier of {classes[0]:,} pseudo-classes.")
+    return Imported(
+        _loaded(config, tensors, path),
+        tuple(notes),
+        "a checkpoint of DeepCluster (Caron et al. 2018)",
+        "Mind its licence: what was released with DeepCluster is CC BY-NC 4.0.",
+    )
+
+
+def _loaded(config: EncoderConfig, tensors: dict[str, Tensor], path: Path) -> Encoder:
+    """The encoder with these weights."""
     encoder = build(config)
     uncounted = _names_of_counts(encoder) - tensors.keys()
     tensors |= {name: torch.tensor(0) for name in uncounted}
     _check_names(encoder, tensors, path)
     load_weights(encoder, tensors, path)
-    return Imported(encoder, tuple(notes))
+    return encoder
 
 
 def _read(path: Path) -> Any:
