@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selftaught import neighbours
-from selftaught.neighbours import top_k
+from selftaught.errors import UserError
+from selftaught.neighbours import Prepared, groups, pairs, top_k
 from tests.oracles import neighbours as oracle
 
 Metric = Literal["cosine", "dot"]
@@ -38,6 +39,8 @@ def test_small_whole_numbers_tie_all_the_time(data: st.DataObject) -> None:
         patch.setattr(neighbours, "_SCORES", data.draw(st.sampled_from([1, 50, 2**25])))
         patch.setattr(neighbours, "_NUMBERS", data.draw(st.sampled_from([1, 50, 2**20])))
         patch.setattr(neighbours, "_SPARE", data.draw(st.integers(1, 8)))
+        patch.setattr(neighbours, "_L", 2)
+        patch.setattr(neighbours, "_BASE", data.draw(st.sampled_from([2, 8, 64])))
         same(query, base, k, metric, own)
 
 
@@ -73,6 +76,30 @@ def test_many_vectors_in_many_blocks(metric: Metric, monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(whole[0], parts[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("k", [1, 10, 200])
+def test_groups_of_scores_find_what_faiss_finds(k: int, own: bool) -> None:
+    faiss = pytest.importorskip("faiss")
+    x = np.random.default_rng(k).normal(size=(9_000, 24)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    index = faiss.IndexFlatIP(24)
+    index.add(x)
+    scores, rows = top_k(x[:300], x, k, metric="dot", own=np.arange(300) if own else None)
+    expected_scores, expected_rows = index.search(x[:300], k + own)
+    np.testing.assert_allclose(scores, expected_scores[:, int(own) :], atol=1e-6)
+    assert (rows == expected_rows[:, int(own) :]).mean() > 0.999
+
+
+def test_a_base_that_is_prepared_once() -> None:
+    x = np.random.default_rng(0).normal(size=(90, 8)).astype(np.float32)
+    base = Prepared(x, "dot")
+    assert np.array_equal(
+        top_k(x[:9], base, 4, metric="dot")[1], top_k(x[:9], x, 4, metric="dot")[1]
+    )
+    with pytest.raises(AssertionError, match="prepared for dot"):
+        top_k(x, base, 4)
+
+
 def test_all_vectors_alike() -> None:
     """A network that has collapsed: every score ties."""
     base = np.full((500, 16), 0.3, np.float32)
@@ -106,3 +133,56 @@ def test_what_it_takes_and_refuses() -> None:
             top_k(x, x, k)
     with pytest.raises(AssertionError):
         top_k(x, x, 6, own=np.arange(6))
+
+
+# --- pairs and groups
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_pairs_and_groups_of_small_whole_numbers(data: st.DataObject) -> None:
+    N, D = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 4))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    x = rng.integers(-2, 3, (N, D)).astype(np.float32)
+    least = data.draw(st.sampled_from([1.0, 0.9, 0.5**0.5, 0.5, 0.0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_L", 2)
+        patch.setattr(neighbours, "_BASE", data.draw(st.sampled_from([2, 8, 64])))
+        patch.setattr(neighbours, "_DENSE", data.draw(st.sampled_from([0, 3, 1000])))
+        patch.setattr(neighbours, "_EDGES", data.draw(st.sampled_from([0, 1000])))
+        found, cosines = pairs(x, least)
+        joined = groups(x, least)
+    expected = oracle.close_pairs(x, least)
+    assert found.tolist() == [list(pair) for pair in expected]
+    assert (cosines >= np.float32(least)).all()
+    assert [group.rows.tolist() for group in joined] == oracle.groups(N, expected)
+
+
+def test_a_group_is_led_by_the_row_in_its_middle() -> None:
+    """Unit vectors at some angles: neighbours are alike, the ends are not."""
+    angles = np.radians([50, 10, 30, 170, 175, 100, 260])
+    x = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    found = groups(3 * x, np.cos(np.radians(21)))
+    assert [(group.rows.tolist(), group.medoid) for group in found] == [([0, 1, 2], 2), ([3, 4], 3)]
+
+
+def test_all_rows_alike_are_one_group_however_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_EDGES", 1000)
+    x = np.full((600, 16), 0.3, np.float32)
+    (group,) = groups(x, 1.0)
+    assert group.rows.tolist() == list(range(600)) and group.medoid == 0
+    assert len(pairs(x, 1.0)[0]) == 600 * 599 // 2
+    with pytest.raises(UserError, match="more than 1,000 pairs"):
+        pairs(x, 1.0, limit=1000)
+
+
+def test_cosines_at_the_threshold_are_decided_exactly() -> None:
+    """What a float32 product says of copies is often below 1."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(50, 512)).astype(np.float32)
+    x = np.concatenate([x, 2 * x, x])
+    found, cosines = pairs(x, 1.0)
+    assert {tuple(pair) for pair in found.tolist()} == {
+        (i + 50 * a, i + 50 * b) for i in range(50) for a, b in ((0, 1), (0, 2), (1, 2))
+    }
+    assert (cosines == 1).all()
