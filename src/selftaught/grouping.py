@@ -47,6 +47,7 @@ def cluster(chosen: options.Cluster) -> Answer:
         vectors,
         chosen.k,
         by=chosen.by,
+        space=chosen.space,
         run=_lasting_run(chosen.run),
         data=lasting(chosen.data or chosen.run),
         seed=chosen.seed,

@@ -169,6 +169,8 @@ class Cluster(Machine):
     """How many clusters; auto tries several, and says why it takes one."""
     by: Literal["kmeans", "power-iteration", "max-margin"] = "kmeans"
     """The algorithm; power-iteration finds k itself, max-margin makes 2 clusters of few images."""
+    space: Literal["unit", "whitened"] = "unit"
+    """Vectors made equally long; or, as in DeepCluster, whitened before that."""
     match: Path | None = None
     """Older CLUSTERS: clusters that share most images keep their ids and names."""
     label: str | None = None

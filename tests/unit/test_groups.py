@@ -34,16 +34,21 @@ def vectors_of(x_ND: np.ndarray, labels: tuple[str, ...] | None = None) -> Vecto
     return Vectors(x_ND, np.arange(len(x_ND)), paths, labels, "an encoder")
 
 
-@pytest.fixture(scope="module")
-def found() -> Clusters:
-    return group(vectors_of(blobs()[0]), 4, seed=1).clusters
+@pytest.fixture(scope="module", params=["unit", "whitened"])
+def found(request: pytest.FixtureRequest) -> Clusters:
+    return group(vectors_of(blobs()[0]), 4, seed=1, space=request.param).clusters
 
 
 def slow_assignment(
     clusters: Clusters, x_ND: np.ndarray, groups: dict[int, int]
 ) -> list[tuple[int, float, float]]:
     """Group, distance and margin, a vector and a centroid at a time, in float64."""
-    y_NP = clusters.whitening(torch.from_numpy(x_ND)).double().numpy()
+    y_NP = x_ND.astype(float)
+    if clusters.whitening is not None:
+        state = clusters.whitening.tensors()
+        y_NP = (y_NP - state["mean"].numpy()) @ state["components"].numpy().T
+        y_NP /= np.sqrt(state["variances"].numpy())
+    y_NP = y_NP / np.linalg.norm(y_NP, axis=1, keepdims=True)
     answers = []
     for y_P in y_NP:
         far = {

@@ -1,8 +1,8 @@
 """Clusters that are kept: what says to which of them any vector belongs, on disk as CLUSTERS.
 
-    y = unit(W (x - mean)),    cluster(x) = argmin_k |y - c_k|
+    y = unit(x) or unit(W (x - mean)),    cluster(x) = argmin_k |y - c_k|
 
-Shapes:  N vectors, n in a block, D their size; P of whitened ones; K clusters; B vectors kept.
+Shapes:  N vectors, n in a block, D their size; P that of y; K clusters; B vectors kept.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from selftaught.files import (
 TENSORS, FACTS = "clusters.safetensors", "clusters.json"
 _BLOCK = 2**22  # distances at once
 _FORMAT = 1
+_PREFIX = "whitening."
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +62,10 @@ class Assigned:
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Centroids in the whitened space of one encoder.
+    """Centroids in the space of one encoder.
 
     Attributes:
-        whitening: From the encoder's vectors to unit rows.
+        whitening: From the encoder's vectors to unit rows; None where they are only made as long.
         centroids_KP: float32.
         ids_K: int64, what each cluster is called in tables: 0 .. K-1, unless ids were kept from an
             older clustering.
@@ -75,7 +76,7 @@ class Clusters:
         facts: What else is told of the clustering, as JSON knows it.
     """
 
-    whitening: Whitening
+    whitening: Whitening | None
     centroids_KP: Tensor
     ids_K: NDArray[np.int64]
     encoder: str
@@ -104,7 +105,7 @@ class Clusters:
         Raises:
             DataError: The vectors have another size than those that were clustered.
         """
-        D = len(self.whitening.mean_D)
+        D = self.reference_BD.shape[1]
         if x_ND.shape[1] != D:
             found = f"vectors of {x_ND.shape[1]} numbers, and clusters of vectors of {D}"
             raise DataError(found, "give the encoder that the clusters were made with")
@@ -121,7 +122,8 @@ class Clusters:
         self, x_nD: NDArray[np.float32], group_K: NDArray[np.int64], own_n: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Group, distance and margin of some vectors."""
-        y_nP, c_KP, groups_K = self.whitening(x_nD), self.centroids_KP, torch.from_numpy(group_K)
+        y_nP, c_KP = projected(x_nD, self.whitening), self.centroids_KP
+        groups_K = torch.from_numpy(group_K)
         far_nK = torch.addmm(c_KP.square().sum(1) / 2, y_nP, c_KP.T, alpha=-1)
         first_n = far_nK.argmin(1) if own_n is None else torch.from_numpy(own_n)
         far_nK[groups_K[first_n][:, None] == groups_K] = torch.inf
@@ -144,12 +146,20 @@ class Clusters:
         return replace(self, ids_K=ids_K)
 
 
+def projected(x_ND: NDArray[np.float32], whitening: Whitening | None) -> Tensor:
+    """y: unit rows in which clusters are looked for, (N, P) float32."""
+    if whitening is not None:
+        return whitening(x_ND)
+    return torch.nn.functional.normalize(torch.tensor(x_ND), dim=1)  # it may be read-only
+
+
 # --- on disk
 
 
 def save(clusters: Clusters, folder: Path) -> None:
     """Write clusters.safetensors, and clusters.json, which says that all is there."""
-    tensors = {f"whitening.{name}": t for name, t in clusters.whitening.tensors().items()}
+    whitening = {} if clusters.whitening is None else clusters.whitening.tensors()
+    tensors = {_PREFIX + name: tensor for name, tensor in whitening.items()}
     tensors |= {"centroids": clusters.centroids_KP, "reference": clusters.reference_BD}
     data = tensors_to_bytes({name: t.contiguous() for name, t in tensors.items()})
     own = {
@@ -190,13 +200,11 @@ def _built(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Clusters:
         KeyError: A tensor is missing.
         FileError: Tensors do not fit together.
     """
-    prefix = "whitening."
-    whitening = Whitening.from_tensors(
-        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    )
+    state = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
+    whitening = Whitening.from_tensors(state) if state else None
     centroids_KP, reference_BD = tensors["centroids"], tensors["reference"]
-    (P, D), K = whitening.components_PD.shape, len(facts["ids"])
-    if centroids_KP.shape != (K, P) or not centroids_KP.isfinite().all():
+    P, D = reference_BD.shape[-1:] * 2 if whitening is None else whitening.components_PD.shape
+    if centroids_KP.shape != (len(facts["ids"]), P) or not centroids_KP.isfinite().all():
         raise FileError("the centroids do not fit", "restore the file")
     if reference_BD.ndim != 2 or reference_BD.shape[1] != D or not len(reference_BD):
         raise FileError("the reference does not fit", "restore the file")

@@ -1,6 +1,6 @@
-"""From vectors to clusters: whitened, grouped, and everything told of each image.
+"""From vectors to clusters: projected, grouped, and everything told of each image.
 
-Shapes:  N vectors, D their size; P of whitened ones; K clusters; B vectors kept.
+Shapes:  N vectors, D their size; P of projected ones; K clusters; B vectors kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.clustering.kmeans import kmeans
+from selftaught.clustering.power_iteration import power_iteration
 from selftaught.clustering.whitening import Whitening
-from selftaught.groups.clusters import Assigned, Clusters
+from selftaught.groups.clusters import Assigned, Clusters, projected
 from selftaught.rng import Key, permutation
 from selftaught.vectors import Vectors
 
@@ -68,7 +69,7 @@ def group(
     by: str = "kmeans",
     run: str = "",
     data: str = "",
-    size: int = 256,
+    space: str = "unit",
     seed: int = 0,
     device: str = "cpu",
 ) -> Grouping:
@@ -80,18 +81,20 @@ def group(
         by: The algorithm, one of `ALGORITHMS`.
         run: Where the encoder was found.
         data: What the images, or their vectors, came from.
-        size: Numbers of a vector after PCA, at most.
+        space: "unit", where vectors are made equally long, or "whitened", PCA to 256 numbers of
+            equal variance before that (DeepCluster's).
         seed: Of all that is random.
         device: Where k-means works.
 
     Raises:
         UserError: There are fewer vectors than clusters.
     """
-    whitening = Whitening.fit(vectors.x_ND, size, device=device)
-    y_NP = whitening(vectors.x_ND, device=device)
+    whitening = Whitening.fit(vectors.x_ND, device=device) if space == "whitened" else None
+    y_NP = projected(vectors.x_ND, whitening)
     label_N = _by_size(ALGORITHMS[by](y_NP, k, seed, device))
     centroids_KP = _means(y_NP, label_N)
-    facts = {"by": by, "k": len(centroids_KP), "images": len(vectors), "seed": seed, "data": data}
+    facts = {"by": by, "space": space, "k": len(centroids_KP), "images": len(vectors)}
+    facts |= {"seed": seed, "data": data}
     clusters = Clusters(
         whitening,
         centroids_KP,
@@ -118,10 +121,17 @@ def _by_kmeans(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
     return found.labels_N.cpu()
 
 
-ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {"kmeans": _by_kmeans}
-"""From whitened vectors, k, a seed and a device to a label each."""
+def _by_power_iteration(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
+    return power_iteration(y_NP).labels_N
 
-FINDS_K: frozenset[str] = frozenset()
+
+ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {
+    "kmeans": _by_kmeans,
+    "power-iteration": _by_power_iteration,
+}
+"""From unit vectors, k, a seed and a device to a label each."""
+
+FINDS_K = frozenset({"power-iteration"})
 """Those that need no k."""
 
 
