@@ -23,7 +23,7 @@ from torch import Tensor
 
 from selftaught.errors import UserError
 
-_SCORES = 2**26  # scores held at once: 256 MiB
+_SCORES = 2**25  # scores held at once: 128 MiB
 _BASE = 2048  # rows of the base whose scores with some queries fit caches
 _L = 64  # rows of a group
 _NUMBERS = 2**20  # numbers of vectors gathered at once
@@ -96,7 +96,8 @@ def top_k(
     own_Q = None if own is None else torch.as_tensor(own, dtype=torch.int64)
     scores_Qk, rows_Qk = torch.empty(len(query), k), torch.empty(len(query), k, dtype=torch.int64)
     q = max(1, min(len(query), _SCORES // len(base)))
-    scores_qGL = torch.full((q, -(-len(base) // _L), _L), -torch.inf)
+    scores_qGL = torch.empty(q, -(-len(base) // _L), _L)
+    scores_qGL.view(q, -1)[:, len(base) :] = -torch.inf
     for queries in _blocks(len(query), q):
         own_q = None if own_Q is None else own_Q[queries]
         scores_Qk[queries], rows_Qk[queries] = _block(query, base, k, queries, own_q, scores_qGL)
@@ -129,7 +130,7 @@ def _block(
         unsure_q[:] = False  # every row is among them
     _rescore(query, base, queries.start, scores_qm, rows_qm, _close(scores_qm, margin_q))
     scores_qk, rows_qk = _ranked(scores_qm, rows_qm, k)
-    step, unsure = max(1, _SCORES // (4 * len(base))), unsure_q.nonzero()[:, 0]
+    step, unsure = max(1, _SCORES // (2 * len(base))), unsure_q.nonzero()[:, 0]
     for part in torch.split(unsure, step) if len(unsure) else ():
         own = None if own_q is None else own_q[part]
         scores_qk[part], rows_qk[part] = _dense(query, base, queries.start + part, own, k)
@@ -332,8 +333,9 @@ def _close_in_block(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pairs of some rows with some rows."""
     b, margin = rows.stop - rows.start, 2 * x.error
-    scores_qGL.view(len(scores_qGL), -1)[:, b:] = -torch.inf
-    torch.mm(x.unit_ND[queries], x.unit_ND[rows].T, out=scores_qGL.view(len(scores_qGL), -1)[:, :b])
+    scores_qb = scores_qGL.view(len(scores_qGL), -1)
+    scores_qb[:, b:] = -torch.inf
+    torch.mm(x.unit_ND[queries], x.unit_ND[rows].T, out=scores_qb[:, :b])
     q_h, G_h = (scores_qGL.amax(2) >= least - margin).nonzero(as_tuple=True)
     scores_hL = scores_qGL[q_h, G_h]
     h_P, l_P = (scores_hL >= least - margin).nonzero(as_tuple=True)
