@@ -1,11 +1,15 @@
 """What RUN and DATA name, opened: images, or vectors from an encoder and images or from a table."""
 
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from selftaught import assemble
 from selftaught.config import Config, DataSettings
 from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation.evaluate import check_fits
@@ -25,6 +29,51 @@ def open_images(data: str, machine: Machine) -> Images:
     return assemble.opened(wanted, machine.cache, machine.threads)
 
 
+def open_new_images(
+    data: str, machine: Machine, known: Set[tuple[str, str]]
+) -> tuple[Images | None, int]:
+    """The usable images of DATA that are not known yet, and how many of them are.
+
+    Args:
+        data: Images, in any form.
+        machine: Threads and cache.
+        known: Path and SHA-256 of those that are.
+
+    Returns:
+        The images, in their order, rows 0 .. n-1; None where all are known.
+
+    Raises:
+        DataError: There are none at all.
+    """
+    wanted = Config(data=DataSettings(lasting(data)))
+    looked = assemble.checked(wanted, machine.cache, machine.threads)
+    columns = (looked.images[name].to_pylist() for name in ("path", "sha256"))
+    new = np.flatnonzero([pair not in known for pair in zip(*columns, strict=True)])
+    left_out = len(looked) - len(new)
+    if not len(new):
+        return None, left_out
+    if left_out:
+        images = looked.images.take(new).set_column(0, "row", [np.arange(len(new))])
+        looked = replace(looked, index_N=looked.index_N[new], images=images)
+    return assemble.opened(wanted, machine.cache, machine.threads, looked), left_out
+
+
+def vectors_of(encoder: Encoder, images: Images, machine: Machine) -> Vectors:
+    """The vectors of images by an encoder.
+
+    Raises:
+        DataError: The encoder does not take them, or vectors are not finite.
+    """
+    check_fits(encoder, images)
+    return of_images(
+        encoder,
+        images,
+        device=pick_device(machine.device),
+        threads=machine.threads,
+        cache=cache_folder(machine.cache),
+    )
+
+
 def open_vectors(run: str, data: str, machine: Machine) -> Vectors:
     """The vectors of DATA by the encoder of RUN; or those of a table, RUN.
 
@@ -42,16 +91,7 @@ def open_vectors(run: str, data: str, machine: Machine) -> Vectors:
         return of_table(Path(run), open_images(data, machine) if data else None)
     if not data:
         raise ConfigError(f"images are missing for the encoder of {run}", "give DATA after it")
-    encoder = open_encoder(run)
-    images = open_images(data, machine)
-    check_fits(encoder, images)
-    return of_images(
-        encoder,
-        images,
-        device=pick_device(machine.device),
-        threads=machine.threads,
-        cache=cache_folder(machine.cache),
-    )
+    return vectors_of(open_encoder(run), open_images(data, machine), machine)
 
 
 def is_table(run: str) -> bool:

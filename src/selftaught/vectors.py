@@ -7,15 +7,17 @@ Shapes:  N images; D size of a vector.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from selftaught.data.decode import decode_file
 from selftaught.encoders.encoder import encoder_id
-from selftaught.errors import DataError, FileError
+from selftaught.errors import DataError, FileError, shown
 from selftaught.features import features
 from selftaught.files import read_table
 
@@ -49,6 +51,14 @@ class Vectors:
     def __len__(self) -> int:
         return len(self.x_ND)
 
+    def part(self, rows_n: NDArray[np.int64]) -> "Vectors":
+        """Some of them, by their places here, in this order."""
+        labels = None if self.labels is None else tuple(self.labels[i] for i in rows_n)
+        paths = tuple(self.paths[i] for i in rows_n)
+        return replace(
+            self, x_ND=self.x_ND[rows_n], row_N=self.row_N[rows_n], paths=paths, labels=labels
+        )
+
     @property
     def root(self) -> Path | None:
         """The folder that paths are relative to; None where they are no files, or none is known."""
@@ -79,6 +89,25 @@ def of_images(
         encoder_id(encoder),
         images,
     )
+
+
+def of_files(
+    encoder: "Encoder", paths: Sequence[Path], *, device: str = "cpu"
+) -> NDArray[np.float32]:
+    """f(x) of a few image files, (n, D): pictures that are asked about, of any size and colour.
+
+    Raises:
+        BadImage: A file is missing or no image.
+        DataError: The encoder does not take such an image, or its vector is not finite.
+    """
+    encoder = encoder.eval().to(device)
+    x_nD = np.empty((len(paths), encoder.dim), np.float32)
+    with torch.no_grad():
+        for i, path in enumerate(paths):
+            pixels_HWC = decode_file(path, str(path))
+            x_nD[i] = encoder(encoder.preprocess(pixels_HWC)).float().cpu().numpy()[0]
+            _check_finite(x_nD[i : i + 1], f"{shown(str(path))}: vectors", "choose another encoder")
+    return x_nD
 
 
 def of_table(path: Path, images: "Images | None" = None) -> Vectors:
