@@ -18,12 +18,14 @@ _MARKS = (  # one of these is in each folder that a command writes
     "check/config.yaml",
     "run/config.yaml",
     "clusters.json",
+    "index.json",
 )
 _OURS = {  # and nothing else is
     *(".lock", "config.yaml", "images.parquet", "rejected.parquet", "check.json", "metrics.jsonl"),
     *("log.txt", "checkpoints", "encoder", "encoder.old", "evaluation.json", "not_finite.json"),
     *("report.html", "config.json", "model.safetensors", "README.md", "check", "run"),
     *("clusters.json", "clusters.safetensors", "assignments.parquet"),
+    *("index.json", "parts", "approximate"),
 }
 
 
