@@ -195,7 +195,8 @@ def test_a_method_that_does_not_cluster_has_no_such_section():
 def test_hostile_names_are_words_of_what_excites_a_channel():
     page = Page(excited_section([("channel 3", photograph(0), HOSTILE)], "Words.").html)
     (picture,) = page.all("img")
-    assert set(picture.attributes) == {"src", "alt"} and page.all("script") == []
+    assert set(picture.attributes) == {"src", "alt", "loading", "decoding"}
+    assert page.all("script") == []
     assert picture.attributes["alt"].startswith(f"What excites channel 3 most: {HOSTILE[0]}, ")
     assert "Words." in page.words and "channel 3" in page.words
 

@@ -22,15 +22,16 @@ _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff": "jpeg"}
 
 @dataclass(frozen=True)
 class Section:
-    """One headed part of a page; `html` is markup, `title` is plain text."""
+    """One headed part of a page: markup under a title of plain text; links lead to its anchor."""
 
     title: str
     html: Html
+    anchor: str = ""
 
 
 def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
     """The whole file as text: readable on a phone and a desk, in light and dark."""
-    anchors = [f"part-{number}" for number in range(1, len(sections) + 1)]
+    anchors = [section.anchor or f"part-{i}" for i, section in enumerate(sections, 1)]
     links = "".join(
         f'<a href="#{anchor}">{text(section.title)}</a>'
         for anchor, section in zip(anchors, sections, strict=True)
@@ -52,8 +53,10 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
 {_STYLE.read_text()}</style>
 </head>
 <body>
-<header><h1>{text(title)}</h1>{paragraph(subtitle) if subtitle else ""}<nav>{links}</nav></header>
-<main>
+<a class="skip" href="#content">Skip to the content</a>
+<header><h1>{text(title)}</h1>{paragraph(subtitle) if subtitle else ""}
+<nav aria-label="Parts of this page">{links}</nav></header>
+<main id="content" tabindex="-1">
 {body}
 </main>
 <footer>Written by selftaught. This file holds everything that it shows; it loads nothing.</footer>
@@ -66,6 +69,11 @@ def text(value: object) -> Html:
     """Anything as harmless text; what cannot be printed (line breaks, direction marks) is shown."""
     shown = "".join(c if c.isprintable() else _visible(c) for c in str(value))
     return Html(html.escape(shown))
+
+
+def address(path: object) -> Html:
+    """A path as text; lines break after its folders."""
+    return Html(text(path).replace("/", "/<wbr>"))
 
 
 def paragraph(words: object, *, kind: str = "") -> Html:
@@ -132,7 +140,35 @@ def image(data: bytes | str, alt: object) -> Html:
     """A PNG, WebP or JPEG file's bytes, or a `data:` URI of one, as an image with its words."""
     source = data if isinstance(data, str) else data_uri(data)
     assert source.startswith("data:image/"), "a page loads nothing from elsewhere"
-    return Html(f'<img src="{html.escape(source)}" alt="{text(alt)}">')
+    late = (
+        'loading="lazy" decoding="async"'  # a page of many pictures is read before they are there
+    )
+    return Html(f'<img src="{html.escape(source)}" alt="{text(alt)}" {late}>')
+
+
+def link(anchor: str, words: object) -> Html:
+    """Words that lead to another part of the page."""
+    return Html(f'<a href="#{html.escape(anchor)}">{text(words)}</a>')
+
+
+def joined(parts: Iterable[Html], between: str = "") -> Html:
+    """Parts one after the other, with plain text between them."""
+    return Html(text(between).join(parts))
+
+
+def many(number: int, thing: str) -> str:
+    """A number of things in words: 1 image, 2,000 images."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share in words; what is not nothing is not 0 %."""
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.1 else f"{100 * share:.2g} %"
+
+
+def code(lines: Iterable[object]) -> Html:
+    """Lines as they are typed."""
+    return Html("<pre>" + "\n".join(map(text, lines)) + "</pre>")
 
 
 def grid(parts: Iterable[Html], *, kind: str = "plots") -> Html:
@@ -148,7 +184,10 @@ def data_uri(data: bytes) -> str:
 
 def _cell(tag: str, cell: object, number: bool) -> str:
     inside = cell.html if isinstance(cell, Markup) else text(cell)
-    return f'<{tag} class="number">{inside}</{tag}>' if number else f"<{tag}>{inside}</{tag}>"
+    kind = ' class="number"' if number else ""
+    return (
+        f"<{tag}{kind}>{inside}</{tag}>" if tag == "td" else f'<th scope="col"{kind}>{inside}</th>'
+    )
 
 
 def _visible(character: str) -> str:

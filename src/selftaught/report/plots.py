@@ -9,6 +9,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,9 @@ _COLOURS = {  # place-holder in the drawing: variable of style.css
 }
 _INK, _SOFT, _LINE, *_CURVES = _COLOURS
 _FONT = 11.0  # points of the drawing, which is shown at about its own size
+_FEW = 24  # points that are marked one by one
+_FACTOR = 30  # from the first of few places to the last: more, and they would crowd at the left
+_BARS = 100  # are told apart
 _BINS = 300  # a curve of more than two points a bin keeps each bin's lowest and highest
 
 
@@ -43,6 +47,7 @@ def curves(
     alt: str,
     level: tuple[str, Points] | None = None,
     over: str = "step",
+    chosen: float | None = None,
 ) -> Html:
     """One small plot of curves over steps, with an optional dashed level to compare with.
 
@@ -52,20 +57,46 @@ def curves(
         alt: What the plot shows, in words.
         level: Name and points of the dashed curve, such as the loss of a constant output.
         over: What the horizontal axis counts.
+        chosen: Which point of the horizontal axis was chosen, where the curve is a choice: the
+            point is marked, and points that grow by factors stand apart evenly.
     """
-    from matplotlib import rc_context
-
-    with rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"}):
+    with _drawing():
         figure, axes = _canvas(title, over)
         for colour, (name, points) in zip(_CURVES, lines.items(), strict=False):
             x, y = _thinned(points)
-            marker = "o" if len(y) == 1 else ""  # one point makes no line
-            axes.plot(x, y, marker=marker, color=colour, linewidth=1.7, label=name)
+            apart = len(y) == 1 or (chosen is not None and len(y) <= _FEW)
+            marker = "o" if apart else ""  # one point makes no line
+            axes.plot(x, y, marker=marker, markersize=4, color=colour, linewidth=1.7, label=name)
         if level is not None:
             name, points = level
             axes.plot(*_thinned(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name)
         if len(axes.lines) > 1:
             axes.legend(frameon=False, labelcolor=_INK, fontsize=_FONT - 1, handlelength=1.6)
+        if chosen is not None:
+            axes.axvline(chosen, color=_SOFT, linewidth=1.2, dashes=(4, 3))
+            _spread_evenly(axes, np.asarray(next(iter(lines.values()))[0], np.float64))
+        return _svg(figure, alt)
+
+
+def bars(title: str, heights: Sequence[float], *, alt: str, over: str) -> Html:
+    """One small plot of bars side by side; many become one area.
+
+    Args:
+        title: What the vertical axis shows.
+        heights: Of the bars, from the left.
+        alt: What the plot shows, in words.
+        over: What the horizontal axis counts.
+    """
+    with _drawing():
+        figure, axes = _canvas(title, over)
+        places = list(range(1, len(heights) + 1))
+        if len(heights) <= _BARS:
+            axes.bar(places, heights, width=0.82, color=_CURVES[0])
+        else:
+            x, y = _thinned((places, heights))
+            axes.fill_between(x, y, step="mid", color=_CURVES[0], linewidth=0)
+        axes.set_ylim(bottom=0)
+        axes.set_axisbelow(True)
         return _svg(figure, alt)
 
 
@@ -80,6 +111,25 @@ def interval(value: float, low: float, high: float, *, scale: tuple[float, float
         f'<line x1="{x_low:.1f}" y1="7" x2="{x_high:.1f}" y2="7"></line>'
         f'<circle cx="{x:.1f}" cy="7" r="4"></circle></svg>'
     )
+
+
+def _drawing() -> AbstractContextManager[None]:
+    """Letters stay letters, and the same drawing has the same bytes."""
+    from matplotlib import rc_context
+
+    return rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"})
+
+
+def _spread_evenly(axes: "Axes", x: NDArray[np.float64]) -> None:
+    """A logarithmic axis for a few places that grow by factors."""
+    from matplotlib.ticker import NullLocator
+
+    if not 2 < len(x) <= _FEW or x[0] <= 0 or x[-1] < _FACTOR * x[0]:
+        return
+    axes.set_xscale("log")
+    ticks = x[:: -(-len(x) // 6)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
