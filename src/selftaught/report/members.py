@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from selftaught.clustering import agreement
-from selftaught.groups.clusters import Assigned
+from selftaught.groups.clusters import Assigned, projected
 from selftaught.groups.fit import Grouping
 from selftaught.groups.names import groups_of
 
@@ -152,7 +152,7 @@ def next_groups(grouping: Grouping, assigned: Assigned, places: Sequence[int]) -
         return {}
     clusters, joined = grouping.clusters, groups_of(grouping.names)
     groups_K = np.array([joined.get(id_, id_) for id_ in clusters.ids_K.tolist()], np.int64)
-    y_bP = clusters.whitening(grouping.vectors.x_ND[list(places)])
+    y_bP = projected(grouping.vectors.x_ND[list(places)], clusters.whitening)
     far_bK = torch.cdist(y_bP, clusters.centroids_KP).numpy()
     far_bK[own_b[:, None] == groups_K] = np.inf
     return dict(zip(places, groups_K[far_bK.argmin(1)].tolist(), strict=True))
