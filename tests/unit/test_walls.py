@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from selftaught.data.store import open_images
-from selftaught.groups.clusters import Clusters
+from selftaught.groups.clusters import Clusters, projected
 from selftaught.groups.fit import Grouping, group
 from selftaught.report import gallery, members
 from selftaught.report.members import ALL, BORDER, ODD, TYPICAL, Most, classes, groups, merged
@@ -38,7 +38,7 @@ def digits(tmp_path_factory) -> Grouping:
     labels = tuple(None if i % 5 == 0 else int(t) for i, t in enumerate(target))
     paths = tuple(images.checked.images["path"].to_pylist())
     x_ND = data.astype(np.float32)
-    return group(Vectors(x_ND, np.arange(len(x_ND)), paths, labels, "", images), 10, size=32)
+    return group(Vectors(x_ND, np.arange(len(x_ND)), paths, labels, "", images), 10)
 
 
 def told(grouping: Grouping, **others: object) -> list[Section]:
@@ -68,7 +68,7 @@ def random_grouping(N: int, K: int, paths: tuple[str, ...] = ()) -> Grouping:
 
 
 def y_of(grouping: Grouping) -> np.ndarray:
-    return grouping.clusters.whitening(grouping.vectors.x_ND).numpy().astype(np.float64)
+    return projected(grouping.vectors.x_ND, grouping.clusters.whitening).numpy().astype(np.float64)
 
 
 def all_groups(grouping: Grouping, duplicates=(), outlier_N=None) -> list[members.Group]:
@@ -298,7 +298,7 @@ def test_a_single_image_is_a_report():
 def in_clusters(label_N: np.ndarray) -> Grouping:
     """Random vectors in the clusters that are given."""
     K, grouping = label_N.max() + 1, random_grouping(len(label_N), 2)
-    y_NP = grouping.clusters.whitening(grouping.vectors.x_ND)
+    y_NP = projected(grouping.vectors.x_ND, grouping.clusters.whitening)
     c_KP = torch.stack([y_NP[label_N == k].mean(0) for k in range(K)])
     whole: Clusters = replace(grouping.clusters, centroids_KP=c_KP, ids_K=np.arange(K))
     assigned = whole.assign(grouping.vectors.x_ND, own_N=label_N)
