@@ -194,7 +194,7 @@ def test_agreement_with_the_labels_is_what_others_compute(digits):
 def test_without_labels_nothing_is_said_of_them():
     sections = told(random_grouping(60, 3))
     assert "labels" not in words(sections, "Overview")
-    assert "mostly" not in words(sections, "Clusters")
+    assert "commonest" not in words(sections, "Clusters")
 
 
 def test_too_many_labels_to_match_leave_out_what_needs_a_matching(monkeypatch, digits):

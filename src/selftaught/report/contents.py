@@ -98,8 +98,8 @@ def facts_of(checked: Checked) -> dict[str, Any]:
     return {
         "usable images": len(checked),
         "left out": checked.rejected.num_rows,
-        "shorter side": f"{shorter.min()} to {shorter.max()} px, median {np.median(shorter):g}",
-        "longer side": f"{longer.min()} to {longer.max()} px, median {np.median(longer):g}",
+        "shorter side": _pixels(shorter),
+        "longer side": _pixels(longer),
         "channels": checked.channels,
         "values": f"{checked.dtype}, used from {intensity.low:g} to {intensity.high:g}",
         "channel mean": ", ".join(f"{value:.3f}" for value in intensity.mean),
@@ -107,6 +107,12 @@ def facts_of(checked: Checked) -> dict[str, Any]:
         "notes": list(checked.notes),
         "rejected": list(zip(*columns, strict=True)),
     }
+
+
+def _pixels(sides_N: NDArray[np.int64]) -> str:
+    """The sides of all images in words."""
+    low, high = sides_N.min(), sides_N.max()
+    return f"{low} px" if low == high else f"{low} to {high} px, median {np.median(sides_N):g}"
 
 
 def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:

@@ -119,7 +119,7 @@ def _wall(gallery: Gallery, position: int) -> Html:
 def _mosaic(gallery: Gallery, kind: str, places: Sequence[int]) -> Html:
     """Tiles of one kind; on the border, each names the group beyond."""
     captions = {
-        place: f"or {gallery.beyond[place].short}"
+        place: f"or {short(gallery.beyond[place].short)}"
         for place in places
         if kind == BORDER and place in gallery.beyond
     }
@@ -135,7 +135,7 @@ def _told(gallery: Gallery, group: Group, near: Sequence[Group]) -> Html:
     """What is told of a group, in a line."""
     told = [text(f"Cohesion {group.cohesion:.2f}")] if len(group) > 1 else []
     if group.label:
-        told.append(text(f"mostly {short(group.label)} ({percent(group.purity)})"))
+        told.append(text(f"commonest label {short(group.label)} ({percent(group.purity)})"))
     if group.doubled:
         told.append(text(f"{percent(group.doubled)} near-duplicates"))
     if near:

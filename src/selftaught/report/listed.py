@@ -110,7 +110,7 @@ def next_section(group: Group) -> Section:
             "columns cluster and name and a line for each cluster that you have a name for. "
             "Clusters with one name become one group."
         ),
-        code(["cluster,name", *(f"{id_},good parts" for id_ in group.clusters)]),
+        code(["cluster,name", *(f"{id_},a name" for id_ in group.clusters)]),
         paragraph(
             "Then put new images into these clusters, under their names; CLUSTERS is the folder of "
             "this report, DATA the new images:"

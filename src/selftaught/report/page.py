@@ -88,7 +88,8 @@ def bullets(items: Iterable[object]) -> Html:
 
 def facts(pairs: Mapping[str, object]) -> Html:
     """Names and values, two by two."""
-    rows = (f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in pairs.items())
+    shown = {k: f"{v:,}" if isinstance(v, int) else v for k, v in pairs.items()}
+    rows = (f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in shown.items())
     return Html(f'<dl class="facts">{"".join(rows)}</dl>')
 
 

@@ -71,7 +71,7 @@ def curves(
             name, points = level
             axes.plot(*_thinned(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name)
         if len(axes.lines) > 1:
-            axes.legend(frameon=False, labelcolor=_INK, fontsize=_FONT - 1, handlelength=1.6)
+            axes.legend(frameon=False, labelcolor="linecolor", fontsize=_FONT - 1, handlelength=1.6)
         if chosen is not None:
             axes.axvline(chosen, color=_SOFT, linewidth=1.2, dashes=(4, 3))
             _spread_evenly(axes, np.asarray(next(iter(lines.values()))[0], np.float64))

@@ -17,7 +17,7 @@ from selftaught.vectors import Vectors
 SIDE = 64
 """Pixels of a picture's longer side; smaller images stay as they are."""
 
-MOST_BYTES = 11 * 2**20
+MOST_BYTES = 10 * 2**20
 """Of all pictures of a page."""
 
 _AT_ONCE, _THREADS = 256, 4

@@ -163,15 +163,15 @@ def _overview(
 ) -> Section:
     """How many images in how many clusters, what to know, and how far they agree with labels."""
     sizes, K = [len(group) for group in found], len({id_ for g in found for id_ in g.clusters})
-    told = {"images": f"{sum(sizes):,}", "clusters": f"{K:,}"}
+    told: dict[str, object] = {"images": sum(sizes), "clusters": K}
     if len(found) < K:
-        told["groups by name"] = f"{len(found):,}"
+        told["groups by name"] = len(found)
     told |= {
-        "largest": f"{sizes[0]:,}",
+        "largest": sizes[0],
         "median": f"{np.median(sizes):,g}",
-        "smallest": f"{sizes[-1]:,}",
-        "near-duplicates": f"{sum(map(len, twins)):,}",
-        "outliers": f"{len(odd):,}",
+        "smallest": sizes[-1],
+        "near-duplicates": sum(map(len, twins)),
+        "outliers": len(odd),
     }
     parts = [paragraph(note, kind="note") for note in grouping.notes]
     labels = classes(grouping.vectors.labels)
