@@ -180,12 +180,13 @@ def test_chunks_find_what_all_at_once_find(chunk: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(stack.Stack.chunks, "__defaults__", (chunk,))
     rng = np.random.default_rng(0)
     base = rng.integers(-2, 3, (300, 3)).astype(np.float32)
+    base.flags.writeable = False  # as what is memory-mapped
     parts = Stack([base[:50], base[50:51], base[51:]])
-    own = np.arange(40)
+    own, query = np.arange(40), base[:40].copy()
     for k in (1, 10, 299):
         for mine, theirs in (
-            (parts.top_k(base[:40], k), top_k(base[:40], base, k)),
-            (parts.top_k(base[:40], k, own), top_k(base[:40], base, k, own=own)),
+            (parts.top_k(query, k), top_k(query, base.copy(), k)),
+            (parts.top_k(query, k, own), top_k(query, base.copy(), k, own=own)),
         ):
             assert np.array_equal(mine[1], theirs[1])
             np.testing.assert_allclose(mine[0], theirs[0], atol=1e-6)

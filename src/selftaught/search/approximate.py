@@ -23,7 +23,7 @@ from selftaught.files import sync_folder, temporary
 from selftaught.rng import Key, permutation
 from selftaught.search.stack import F32, Rows, Stack
 
-RECALL = 0.98  # of the 10 nearest that the first sample must find
+RECALL = 0.97  # of the 10 nearest that the first sample must find
 SAMPLE = 500  # vectors of each of the two samples
 _TRAINING = 64  # vectors a list from which centroids are made
 _CANDIDATES = 100  # ranked anew, or four times the neighbours that are asked for

@@ -56,10 +56,10 @@ class Stack:
         return found_nD
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, F32]]:
-        """Stretches of at most so many rows, each with the number of its first row."""
+        """Stretches of at most so many rows, each after the number of its first row."""
         for part, end in zip(self.parts, self.ends.tolist(), strict=True):
             for start in range(0, len(part), size):
-                yield end - len(part) + start, np.asarray(part[start : start + size])
+                yield end - len(part) + start, np.array(part[start : start + size])
 
     def top_k(self, query_QD: F32, k: int, own: Rows | None = None) -> tuple[F32, Rows]:
         """The exact neighbours of each query by cosine, as `neighbours.top_k`.
