@@ -196,6 +196,7 @@ def test_names_go_to_disk_and_back(tmp_path: Path) -> None:
         ("cluster,name\n4,x\n", "line 2: there is no cluster '4'"),
         ("cluster,name\n0,x\nzero,y\n", "line 3: there is no cluster 'zero'"),
         ("cluster,name\n0,x\n0,y\n", "cluster 0 has two names"),
+        ('cluster,name\n0,"' + "x" * 200_000, "is no table"),
     ],
 )
 def test_names_that_cannot_be_meant(tmp_path: Path, text: str, complaint: str) -> None:

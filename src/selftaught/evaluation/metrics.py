@@ -19,6 +19,7 @@ Figure = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float64]]
 """From labels_M and counts_MB to the figure of each resample, (B,)."""
 
 RESAMPLES = 1000
+_Z95 = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
 
 def accuracy(
@@ -134,6 +135,15 @@ def interval(values_B: NDArray[np.float64]) -> tuple[float, float]:
     """The 95 % percentile interval; resamples in which a figure does not exist do not count."""
     low, high = np.nanpercentile(values_B, [2.5, 97.5])
     return float(low), float(high)
+
+
+def share_interval(hits: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927): not of width 0 where all or none are hits."""
+    if not images:
+        return 0.0, 1.0
+    share, z2 = hits / images, _Z95**2 / images
+    middle, half = share + z2 / 2, (z2 * (share * (1 - share) + z2 / 4)) ** 0.5
+    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
 
 
 def grouped_sum(values_MB: Floats, group_M: NDArray[np.int64]) -> NDArray[np.float64]:

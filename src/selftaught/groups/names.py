@@ -5,7 +5,7 @@ The file has the columns cluster and name, a line a cluster; clusters without a 
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +27,34 @@ def read_names(folder: Path, ids_K: NDArray[np.int64]) -> dict[int, str]:
     path = folder / NAMES
     if not path.exists():
         return {}
-    text = read_bytes(path, _LIMIT).decode("utf-8-sig", errors="replace")
-    lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
-    header = [cell.strip().lower() for cell in lines[0]] if lines else []
-    if not {"cluster", "name"} <= set(header):
-        raise FileError(
-            f"{path} has no columns cluster and name", "let its first line be cluster,name"
-        )
     names: dict[int, str] = {}
-    for number, line in enumerate(lines[1:], 2):
-        cells = dict(zip(header, (cell.strip() for cell in line), strict=False))
+    for number, cells in table_lines(path, ("cluster", "name")):
         if cells.get("name"):
             names |= {_known(cells.get("cluster", ""), ids_K, path, number, names): cells["name"]}
     return names
+
+
+def table_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a table as a spreadsheet writes it: their numbers, and cells by column.
+
+    Args:
+        path: A text file whose cells are parted by commas, semicolons or tabs.
+        columns: What its first line must have, in small letters; the order is free.
+
+    Raises:
+        FileError: It cannot be read, or a column is missing.
+    """
+    text = read_bytes(path, _LIMIT).decode("utf-8-sig", errors="replace")
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
+    except csv.Error as error:
+        raise FileError(f"{path} is no table ({error})", "write it anew") from None
+    header = [cell.strip().lower() for cell in lines[0]] if lines else []
+    if not set(columns) <= set(header):
+        found = f"{path} has no columns {' and '.join(columns)}"
+        raise FileError(found, f"let its first line be {','.join(columns)}")
+    for number, line in enumerate(lines[1:], 2):
+        yield number, dict(zip(header, (cell.strip() for cell in line), strict=False))
 
 
 def _delimiter(text: str) -> str:
