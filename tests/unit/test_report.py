@@ -9,7 +9,17 @@ import pytest
 
 from selftaught.evaluation.row import Row
 from selftaught.report import plots
-from selftaught.report.page import Section, image, page, paragraph, table, text
+from selftaught.report.page import (
+    Section,
+    address,
+    image,
+    many,
+    page,
+    paragraph,
+    percent,
+    table,
+    text,
+)
 from selftaught.report.report import write_report
 from selftaught.report.sections import (
     clusters_sections,
@@ -43,8 +53,8 @@ def test_the_page_is_well_formed_and_no_name_stands_twice(parsed):
 def test_nothing_is_loaded_from_elsewhere(source, parsed):
     assert "://" not in source
     assert parsed.all("script") == [] and parsed.all("iframe") == []
-    for address in parsed.addresses():
-        assert address.startswith(("data:image/", "#")) or address == "data:,", address
+    for target in parsed.addresses():
+        assert target.startswith(("data:image/", "#")) or target == "data:,", target
     policy = next(e for e in parsed.all("meta") if "http-equiv" in e.attributes)
     assert "default-src 'none'" in policy.attributes["content"]
 
@@ -274,3 +284,20 @@ def test_a_long_curve_is_thinned_and_loses_no_spike():
 
 def test_a_page_without_sections_is_a_page():
     assert Page(page("Title", [])).all("h1")
+
+
+def test_shares_and_numbers_of_things_in_words():
+    shares = [percent(share) for share in (0, 0.0004, 0.0123, 0.0999, 0.1, 0.996, 1)]
+    assert shares == ["0 %", "0.04 %", "1.2 %", "10 %", "10 %", "100 %", "100 %"]
+    assert [many(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+
+
+def test_a_path_may_break_after_its_folders_and_nowhere_else():
+    assert address("a/<b>/c d.png") == "a/<wbr>&lt;b&gt;/<wbr>c d.png"
+
+
+def test_bars_stand_apart_until_they_are_an_area():
+    few, many_ = (plots.bars("t", [3.0] * n, alt="alt", over="x") for n in (5, 101))
+    bars, area = (drawn.count("var(--main)") for drawn in (few, many_))
+    assert (bars, area) == (5, 1) and 'aria-label="alt"' in few
+    assert plots.bars("t", [3.0] * 5, alt="alt", over="x") == few

@@ -5,6 +5,7 @@ A page has room for so many bytes of pictures; those that are asked for first co
 Shapes:  H, W height and width; C channels.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,16 +34,17 @@ def pictures_of(
 
     Args:
         vectors: What knows the images.
-        places: Of images, the most important first; they may come twice.
+        places: Of images, the most important first, as often as the page shows them.
         most_bytes: Of all pictures together.
     """
     found: dict[int, str] = {}
-    wanted = [] if vectors.images is None else list(dict.fromkeys(places))
+    times = Counter(places if vectors.images is not None else ())
+    wanted = list(times)
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             for place, uri in zip(some, pool.map(partial(_picture, vectors), some), strict=True):
-                most_bytes -= len(uri)
+                most_bytes -= times[place] * len(uri)
                 if most_bytes < 0:
                     return found
                 if uri:
