@@ -52,18 +52,18 @@ def fit_and_predict(
     train_nD: Tensor, labels_n: Tensor, test_MD: Tensor, *, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
     """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
-    axes, weights, strength = minimum(train_nD, labels_n, classes=classes, seed=seed)
+    axes = principal_axes(train_nD)
+    z_nr = axes.project(train_nD)
+    weights, strength = minimum(z_nr, labels_n, axes.variance_r, classes=classes, seed=seed)
     return logits(weights, axes.project(test_MD)).softmax(dim=0).T, strength
 
 
 def minimum(
-    train_nD: Tensor, labels_n: Tensor, *, classes: int, seed: int = 0
-) -> tuple["Axes", Tensor, float]:
-    """The regression itself: axes, weights on them (K, r + 1), and the lambda that was chosen."""
-    axes = principal_axes(train_nD)
-    z_nr = axes.project(train_nD)
-    strength, start = choose_strength(z_nr, labels_n, axes.variance_r, classes=classes, seed=seed)
-    return axes, fit(z_nr, labels_n, axes.variance_r, start, strength=strength), strength
+    z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, *, classes: int, seed: int = 0
+) -> tuple[Tensor, float]:
+    """Weights (K, r + 1) on all vectors, and the lambda that was chosen on some held out."""
+    strength, start = choose_strength(z_nr, labels_n, variance_r, classes=classes, seed=seed)
+    return fit(z_nr, labels_n, variance_r, start, strength=strength), strength
 
 
 @dataclass(frozen=True)

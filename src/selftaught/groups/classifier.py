@@ -1,0 +1,184 @@
+"""A classifier that is kept: what says the name of any vector, on disk as CLASSIFIER.
+
+    p(x) = softmax((W (x - mean) + b) / T)
+
+Shapes:  N vectors, n in a block, D their size; K names.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftaught.errors import DataError, FileError
+from selftaught.files import (
+    json_bytes,
+    load_tensors,
+    read_bytes,
+    read_json,
+    tensors_to_bytes,
+    write_bytes,
+)
+
+TENSORS, FACTS = "classifier.safetensors", "classifier.json"
+_BLOCK = 2**22  # probabilities at once
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a classifier says of vectors.
+
+    Attributes:
+        first_N: int64: the place of the most probable name.
+        second_N: int64: that of the next.
+        confidence_N: The probability of the first, float32.
+        next_N: That of the second, float32.
+    """
+
+    first_N: NDArray[np.int64]
+    second_N: NDArray[np.int64]
+    confidence_N: NDArray[np.float32]
+    next_N: NDArray[np.float32]
+
+    @property
+    def gap_N(self) -> NDArray[np.float32]:
+        """How much more probable the first is than the second: 0 where they are even."""
+        return self.confidence_N - self.next_N
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A linear map of an encoder's vectors to probabilities of names.
+
+    Attributes:
+        names: K >= 2 different names.
+        mean_D: float32, what is taken from vectors first.
+        weight_KD: float32.
+        bias_K: float32.
+        temperature: T.
+        encoder: The identity of the encoder (`encoder_id`); "" where it is unknown.
+        run: Where that encoder was found, absolute, or timm:NAME; "" for a table of vectors.
+        facts: What else is told of it, as JSON knows it.
+    """
+
+    names: tuple[str, ...]
+    mean_D: Tensor
+    weight_KD: Tensor
+    bias_K: Tensor
+    temperature: float
+    encoder: str
+    run: str
+    facts: Mapping[str, Any]
+
+    def logits(self, x_ND: NDArray[np.float32]) -> Tensor:
+        """W (x - mean) + b, (N, K), before the temperature.
+
+        Raises:
+            DataError: The vectors have another size than those that it was fitted to.
+        """
+        D = len(self.mean_D)
+        if x_ND.shape[1] != D:
+            found = f"vectors of {x_ND.shape[1]} numbers, and a classifier of vectors of {D}"
+            raise DataError(found, "give the encoder that the classifier was made with")
+        return torch.addmm(self.bias_K, torch.tensor(x_ND) - self.mean_D, self.weight_KD.T)
+
+    def say(self, x_ND: NDArray[np.float32]) -> Said:
+        """The two most probable names of each vector, in blocks.
+
+        Raises:
+            DataError: As `logits`.
+        """
+        n = max(1, _BLOCK // max(len(self.names), len(self.mean_D)))
+        parts = [
+            (self.logits(x_ND[start : start + n]) / self.temperature).softmax(1).topk(2)
+            for start in range(0, len(x_ND), n)
+        ]
+        p_N2 = torch.cat([part.values for part in parts]).numpy()
+        name_N2 = torch.cat([part.indices for part in parts]).numpy()
+        return Said(name_N2[:, 0], name_N2[:, 1], p_N2[:, 0], p_N2[:, 1])
+
+
+# --- on disk
+
+
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write classifier.safetensors, and classifier.json, which says that all is there."""
+    data = tensors_to_bytes(
+        {"mean": classifier.mean_D, "weight": classifier.weight_KD, "bias": classifier.bias_K}
+    )
+    own = {
+        "format": _FORMAT,
+        "names": list(classifier.names),
+        "temperature": classifier.temperature,
+        "encoder": classifier.encoder,
+        "run": classifier.run,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write_bytes(folder / TENSORS, data)
+    write_bytes(folder / FACTS, json_bytes({**classifier.facts, **own}))
+
+
+def load(folder: Path) -> Classifier:
+    """What `save` wrote.
+
+    Raises:
+        FileError: A file is missing or damaged, or they do not belong together.
+    """
+    if not (folder / FACTS).is_file():
+        raise FileError(f"{folder} holds no classifier", "give the --out of selftaught classify")
+    facts, path = read_json(folder / FACTS), folder / TENSORS
+    if not _plausible(facts):
+        raise FileError(f"{folder / FACTS} is damaged", "restore it, or classify anew")
+    if hashlib.sha256(read_bytes(path)).hexdigest() != facts["sha256"]:
+        found = f"{path} is not the file that {FACTS} was written with"
+        raise FileError(found, "restore both, or classify anew")
+    tensors = load_tensors(path)
+    if not _fit(tensors, len(facts["names"])):
+        raise FileError(f"{path} is damaged", "restore it, or classify anew")
+    return Classifier(
+        tuple(facts["names"]),
+        tensors["mean"],
+        tensors["weight"],
+        tensors["bias"],
+        facts["temperature"],
+        facts["encoder"],
+        facts["run"],
+        {name: value for name, value in facts.items() if name not in _OWN},
+    )
+
+
+_OWN = {
+    "format": int,
+    "names": list,
+    "temperature": float,
+    "encoder": str,
+    "run": str,
+    "sha256": str,
+}
+
+
+def _plausible(facts: Any) -> bool:
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+        return False
+    if not all(isinstance(facts.get(name), kind) for name, kind in _OWN.items()):
+        return False
+    names, T = facts["names"], facts["temperature"]
+    distinct = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return distinct and len(names) >= 2 and math.isfinite(T) and T > 0
+
+
+def _fit(tensors: Mapping[str, Tensor], K: int) -> bool:
+    """Whether all tensors are there, and of one size and type."""
+    if tensors.keys() != {"mean", "weight", "bias"} or tensors["mean"].ndim != 1:
+        return False
+    D = len(tensors["mean"])
+    sizes = tensors["weight"].shape == (K, D) and tensors["bias"].shape == (K,)
+    return sizes and all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values())
