@@ -18,12 +18,14 @@ from selftaught.api import (
     evaluate,
     export,
     import_,
+    index,
     info,
     load,
     methods,
     pretrain,
     report,
     resume,
+    search,
     views,
 )
 
@@ -46,12 +48,14 @@ __all__ = [
     "evaluate",
     "export",
     "import_",
+    "index",
     "info",
     "load",
     "methods",
     "pretrain",
     "report",
     "resume",
+    "search",
     "views",
 ]
 

@@ -100,6 +100,8 @@ COMMANDS = {
     "embed": Command(options.Embed, "selftaught.commands:embed"),
     "cluster": Command(options.Cluster, "selftaught.grouping:cluster"),
     "assign": Command(options.Assign, "selftaught.grouping:assign"),
+    "index": Command(options.Index, "selftaught.finding:index"),
+    "search": Command(options.Search, "selftaught.finding:search"),
     "report": Command(options.Report, "selftaught.commands:report"),
     "export": Command(options.Export, "selftaught.commands:export"),
     "import": Command(options.Import, "selftaught.commands:import_"),
@@ -111,6 +113,7 @@ demo, check, views = COMMANDS["demo"], COMMANDS["check"], COMMANDS["views"]
 pretrain, resume, evaluate = COMMANDS["pretrain"], COMMANDS["resume"], COMMANDS["evaluate"]
 embed, report, export = COMMANDS["embed"], COMMANDS["report"], COMMANDS["export"]
 cluster, assign = COMMANDS["cluster"], COMMANDS["assign"]
+index, search = COMMANDS["index"], COMMANDS["search"]
 import_, info, methods = COMMANDS["import"], COMMANDS["info"], COMMANDS["methods"]
 
 

@@ -241,6 +241,44 @@ class Import:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Index(Machine):
+    """Make images searchable: their vectors, kept in a folder that is opened in no time."""
+
+    run: Positional[str]
+    """RUN, an encoder folder, timm:NAME, or a table that embed has written (.parquet)."""
+    data: Positional[str] = ""
+    """Images, in any form that check takes; of a table those that it was made from."""
+    out: Path
+    """The index's folder."""
+    add: bool = False
+    """Add to the index that is there; images that it has already are left out."""
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Machine):
+    """Find the images of an index that are most like others, or its near-duplicates."""
+
+    index: Positional[Path]
+    """The --out of index."""
+    query: Positional[tuple[str, ...]] = ()
+    """Image files, or rows of the index such as row:17."""
+    top: int = 10
+    """Images to find for each."""
+    duplicates: float | None = None
+    """In place of queries: groups of the index's images whose cosine is this or more (0.98)."""
+    encoder: str | None = None
+    """Where the index's encoder is now, if it is not where it was."""
+    out: Path | None = None
+    """A contact sheet to write (.png)."""
+    json: bool = False
+    """Print one JSON object in place of text."""
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Machine):
     """Write the run's report: one self-contained HTML file."""
 

@@ -65,6 +65,8 @@ FLAGS: dict[str, Range] = {
     "lr": POSITIVE,
     "store_size": SIDE,
     "few": COUNT,
+    "top": Range(1, 1000),
+    "duplicates": Range(0, 1, above=True),
 }
 """By the name of the option, the same in every command."""
 

@@ -134,6 +134,19 @@ def enlarged(image_HW3: RGB, side: int) -> RGB:
     return image_HW3 if rest else image_HW3.repeat(times, 0).repeat(times, 1)
 
 
+def tile(image_HWC: NDArray[Any], *, side: int = 96) -> RGB:
+    """A raw image as a picture, 8 bits as they are, of other types the range that it uses."""
+    low, high = (0.0, 255.0) if image_HWC.dtype == np.uint8 else _range(image_HWC)
+    return _small(image_HWC, Intensity(low, high), side)
+
+
+def blank(*, side: int = 96) -> RGB:
+    """An empty tile, for an image that is not there any more."""
+    empty_HW3 = np.full((side, side, 3), _PAPER, np.uint8)
+    empty_HW3[[0, -1]], empty_HW3[:, [0, -1]] = _RULE, _RULE
+    return empty_HW3
+
+
 def pictures(view_NCSS: Tensor, normalised: Intensity | None = None) -> list[NDArray[np.uint8]]:
     """Views as RGB pictures; of normalised ones, the intensity's mean and std are taken back."""
     view_NSSC = view_NCSS.detach().float().cpu().permute(0, 2, 3, 1).numpy()
@@ -183,6 +196,11 @@ def _shown(unit_HWC: NDArray[Any]) -> NDArray[np.uint8]:
     picture_HWC = unit_HWC[..., :3] if three else unit_HWC.mean(axis=2, keepdims=True)
     shown_HWC: NDArray[np.uint8] = np.rint(picture_HWC.clip(0, 1) * 255).astype(np.uint8)
     return shown_HWC if three else shown_HWC.repeat(3, axis=2)
+
+
+def _range(image_HWC: NDArray[Any]) -> tuple[float, float]:
+    low, high = float(image_HWC.min()), float(image_HWC.max())
+    return low, high if high > low else low + 1
 
 
 def _fitted(image_HWC: NDArray[Any], side: int) -> NDArray[Any]:

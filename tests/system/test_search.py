@@ -1,0 +1,341 @@
+"""The commands index and search, as a user runs them, and what may go wrong with them."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import selftaught
+from selftaught.cli import DONE, USER, main
+from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.folder import save_encoder
+from selftaught.files import write_table
+from tests.support.command_line import environment
+from tests.support.dies_indexing import POINTS
+
+ODD = 'it\'s <b>"quoted"  & more.png'  # a name as HTML and shells would not have it
+
+
+def photographs(folder: Path, numbers: range) -> None:
+    """Crops of a real photograph, no two alike, the first of them under an odd name."""
+    from sklearn.datasets import load_sample_image
+
+    photograph = load_sample_image("china.jpg")
+    folder.mkdir()
+    for n in numbers:
+        top, left = 20 * (n % 18), 30 * (n // 2 % 18)
+        name = ODD if n == 0 else f"{n:03}.png"
+        Image.fromarray(photograph[top : top + 40, left : left + 48]).save(folder / name)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two encoders, two folders of images, and an index of the first ones by the first."""
+    root = tmp_path_factory.mktemp("search")
+    for seed, name in enumerate(("enc", "other")):
+        config = EncoderConfig("resnet8", image_size=16, options={"width": 4})
+        save_encoder(build(config, seed=seed), root / name)
+    photographs(root / "pics", range(30))
+    photographs(root / "more", range(20, 40))
+    assert indexed(root, "enc", "pics", "--out", root / "index") == DONE
+    return root
+
+
+@pytest.fixture
+def work(made: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of all that, with a cache of its own; images are named relative to it."""
+    shutil.copytree(made, tmp_path / "work")
+    before = Path.cwd()
+    os.chdir(tmp_path / "work")
+    yield tmp_path / "work"
+    os.chdir(before)
+
+
+def options(root: Path) -> list[str]:
+    return ["--cache", str(root / "cache"), "--device", "cpu", "--threads", "1"]
+
+
+def indexed(root: Path, encoder: str, data: str, *more: Any) -> int:
+    paths = [str(root / encoder), str(root / data)]
+    return main(["index", *paths, *map(str, more), *options(root)])
+
+
+def found(root: Path, *arguments: Any) -> dict[str, Any]:
+    """What `selftaught search INDEX ... --json` says."""
+    answer = selftaught.search(root / "index", *arguments[:1], **dict(arguments[1:]), device="cpu")
+    assert isinstance(answer.value, dict)
+    return answer.value
+
+
+def opened(path: str | Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1, printed
+    assert all(word in printed.err for word in words), printed.err
+
+
+def state(index: Path) -> dict[str, str]:
+    """The bytes of every file that index.json names, and its own."""
+    described = json.loads((index / "index.json").read_text())
+    paths = [index / "index.json"]
+    paths += [p for part in described["parts"] for p in (index / "parts" / part["name"]).iterdir()]
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(paths)}
+
+
+# --- what is found
+
+
+def test_an_image_finds_itself_and_a_row_does_not(work: Path) -> None:
+    value = found(work, (str(work / "pics" / ODD), "row:3"), ("top", 4))
+    image, row = value["queries"]
+    assert image["neighbours"][0] == {
+        "row": image["neighbours"][0]["row"],
+        "path": ODD,
+        "gone": False,
+        "cosine": pytest.approx(1, abs=1e-4),
+    }
+    assert len(row["neighbours"]) == 4 and 3 not in [n["row"] for n in row["neighbours"]]
+    assert value["gone"] == []
+
+
+def test_the_command_prints_lines_or_json_and_draws_a_sheet(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", str(work / "index"), "row:0", "row:1", "--top", "3", "--device", "cpu"]
+    assert main([*arguments, "--out", str(work / "sheet.png")]) == DONE
+    text = capsys.readouterr().out
+    assert text.count("row:") == 2 + 2 * 3 and "The sheet:" in text
+    assert opened(work / "sheet.png").size == (4 * 100 + 4, 2 * 100 + 4)
+    assert main([*arguments, "--json"]) == DONE
+    assert len(json.loads(capsys.readouterr().out)["queries"]) == 2
+    assert main([*arguments, "--out", str(work / "sheet.png")]) == USER
+    one_line(capsys, "exists", "--overwrite")
+
+
+def test_an_image_that_is_gone_is_listed_and_has_an_empty_tile(work: Path) -> None:
+    nearest = found(work, "row:3", ("top", 1))["queries"][0]["neighbours"][0]["path"]
+    # the index of `made` names that folder's images: index this one's
+    selftaught.index("enc", "pics", out="index", overwrite=True, cache="cache", device="cpu")
+    (work / "pics" / nearest).unlink()
+    answer = selftaught.search("index", "row:3", top=2, out="sheet.png", device="cpu")
+    first, second = answer.value["queries"][0]["neighbours"]
+    assert (first["path"], first["gone"], second["gone"]) == (nearest, True, False)
+    assert answer.value["gone"] == [nearest]
+    assert "[the file is gone]" in answer.text and "1 of these images are not there" in answer.text
+    sheet = np.asarray(opened("sheet.png"))
+    query, empty, there = (sheet[8:96, 4 + 100 * n + 4 : 100 * n + 96] for n in range(3))
+    assert (empty == 255).all() and query.std() > 10 and there.std() > 10
+
+
+def test_near_duplicates_are_groups(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy("pics/004.png", "pics/zz copy.png")
+    shutil.copy("pics/004.png", "pics/zz other copy.png")
+    selftaught.index("enc", "pics", out="index", overwrite=True, cache="cache", device="cpu")
+    arguments = ["search", "index", "--duplicates", "1", "--device", "cpu"]
+    assert main([*arguments, "--out", "sheet.png"]) == DONE
+    text = capsys.readouterr().out
+    assert "1 groups of 3 images" in text and "zz copy.png" in text
+    assert opened("sheet.png").size == (3 * 100 + 4, 100 + 4)
+    assert main([*arguments, "--json"]) == DONE
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert {n["path"] for n in group} == {"004.png", "zz copy.png", "zz other copy.png"}
+
+
+def test_arrays_have_pictures_and_labels_too(tmp_path: Path) -> None:
+    config = EncoderConfig("resnet8", in_channels=1, image_size=16, options={"width": 4})
+    save_encoder(build(config), tmp_path / "enc")
+    out, cache = tmp_path / "index", tmp_path / "cache"
+    selftaught.index(tmp_path / "enc", "digits", out=out, cache=cache, device="cpu")
+    answer = selftaught.search(out, "row:7", top=2, out=tmp_path / "s.png", device="cpu")
+    assert {"row", "path", "gone", "cosine", "label"} == answer.value["queries"][0]["neighbours"][
+        0
+    ].keys()
+    sheet = np.asarray(opened(tmp_path / "s.png"))
+    assert all(sheet[8:96, 8 + 100 * n : 90 + 100 * n].std() > 10 for n in range(3))
+
+
+# --- adding
+
+
+def test_only_new_images_are_added(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {k: v for k, v in state(work / "index").items() if "index.json" not in k}
+    assert indexed(work, "enc", "more", "--out", work / "index", "--add") == DONE
+    text = capsys.readouterr().out
+    assert "40 vectors" in text and "10 are new; 10 of these images were in it already" in text
+    assert old.items() <= state(work / "index").items()
+    value = found(work, str(work / "more/035.png"), ("top", 1))
+    assert value["queries"][0]["neighbours"][0]["path"] == "035.png"
+    now = state(work / "index")
+    assert indexed(work, "enc", "more", "--out", work / "index", "--add") == DONE
+    assert "0 are new; 20 of" in capsys.readouterr().out and state(work / "index") == now
+
+
+def test_a_table_of_vectors_is_indexed_and_added_to(work: Path) -> None:
+    for data in ("pics", "more"):
+        selftaught.embed("enc", data, out=f"{data}.parquet", cache="cache", device="cpu")
+    selftaught.index("pics.parquet", out="tables", cache="cache", device="cpu")
+    added = selftaught.index("more.parquet", "more", out="tables", add=True, device="cpu").value
+    assert (added["count"], added["new"], added["known"]) == (40, 10, 10)
+    query = str(work / "pics/005.png")
+    with pytest.raises(selftaught.errors.ConfigError, match="--encoder RUN"):
+        selftaught.search("tables", query, device="cpu")
+    value = selftaught.search("tables", query, encoder="enc", top=1, device="cpu").value
+    assert value["queries"][0]["neighbours"][0]["path"] == "005.png"
+    same = selftaught.index("enc", "pics", out="tables", add=True, cache="cache", device="cpu")
+    assert same.value["count"] == 70  # of vectors without images nobody knows the bytes
+
+
+# --- what may go wrong
+
+
+def test_another_encoder_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = state(work / "index")
+    assert indexed(work, "other", "more", "--out", work / "index", "--add") == USER
+    one_line(capsys, "another encoder", "build another index")
+    for query in ("pics/005.png", "row:1"):
+        arguments = ["search", "index", query, "--encoder", "other", "--device", "cpu"]
+        assert main(arguments) == USER
+        one_line(capsys, "another encoder")
+    selftaught.embed("other", "more", out="v.parquet", cache="cache", device="cpu")
+    assert main(["index", "v.parquet", "--out", "index", "--add"]) == USER
+    one_line(capsys, "another encoder")
+    assert state(work / "index") == now
+
+
+def test_vectors_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pa.table({"vector": [[1.0, 2.0], [float("nan"), 1.0]]})
+    write_table(tmp_path / "v.parquet", table)
+    assert main(["index", str(tmp_path / "v.parquet"), "--out", str(tmp_path / "i")]) == USER
+    one_line(capsys, "not finite in 1 rows, the first of them 1")
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["row:30"], "row:0 to row:29"),
+        (["nowhere.png"], "missing"),
+        (["enc/config.json"], "not an image"),
+        ([], "no query"),
+        (["row:1", "--duplicates", "0.9"], "takes no query"),
+        (["row:1", "--top", "0"], "top is 0"),
+        (["--duplicates", "1.5"], "duplicates is 1.5"),
+        (["row:1", "--out", "sheet.jpg"], ".png"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], words: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "index", *arguments, "--device", "cpu"]) == USER
+    one_line(capsys, words)
+
+
+def test_mistakes_with_an_index_are_one_line(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = state(work / "index")
+    for more, words in (
+        (("--out", work / "index"), "--overwrite"),
+        (("--out", work / "index", "--add", "--overwrite"), "give one of them"),
+        (("--out", work / "nowhere", "--add"), "no index to add to"),
+        (("--out", work / "pics", "--overwrite"), "which is read"),
+        (("--out", work / "more", "--overwrite"), "did not write"),
+    ):
+        assert indexed(work, "enc", "pics", *more) == USER
+        one_line(capsys, words)
+    assert main(["index", "enc", "--out", "new"]) == USER
+    one_line(capsys, "images are missing")
+    assert state(work / "index") == now and not (work / "new").exists()
+
+
+def test_a_damaged_index_is_named_and_can_be_built_anew(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = work / "index/parts/000000/vectors.npy"
+    vectors.write_bytes(vectors.read_bytes()[:-100])
+    for arguments in (
+        ["search", "index", "row:1"],
+        ["index", "enc", "more", "--out", "index", "--add"],
+    ):
+        assert main([*arguments, *options(work)]) == USER
+        one_line(capsys, "vectors.npy", "build the index anew")
+    assert indexed(work, "enc", "pics", "--out", work / "index", "--overwrite") == DONE
+    assert len(found(work, "row:1")["queries"]) == 1
+
+
+# --- killed, and two at once
+
+
+def process(work: Path, *arguments: Any, **environ: str) -> "subprocess.Popen[str]":
+    """The command line in a process that dies or waits where it is told to."""
+    command = [sys.executable, "-m", "tests.support.dies_indexing", *map(str, arguments)]
+    return subprocess.Popen(
+        [*command, *options(work)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+        | environ,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["--add", "--overwrite"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_build_leaves_a_whole_index(point: str, what: str, work: Path) -> None:
+    """The old one, or from the moment that index.json is renamed the new one."""
+    pytest.importorskip("faiss")
+    now = state(work / "index")
+    arguments = ("index", "enc", "more", "--out", "index", what)
+    killed = process(work, *arguments, DIES=point, EXACT="15")
+    _, complaint = killed.communicate(timeout=200)
+    assert killed.returncode == -signal.SIGKILL, complaint
+    done = {"--add": 40, "--overwrite": 20}[what]
+    assert len(selftaught_open(work)) == (done if point == "removing" else 30)
+    if point != "removing":
+        assert state(work / "index") == now
+    assert indexed(work, "enc", "more", "--out", work / "index", what) == DONE
+    assert len(selftaught_open(work)) == done
+    named = json.loads((work / "index/index.json").read_text())["parts"]
+    left = sorted(path.name for path in (work / "index/parts").iterdir())
+    if point != "removing" or what == "--overwrite":
+        assert left == [part["name"] for part in named]
+        assert not list((work / "index").rglob("*tmp-*"))
+
+
+def selftaught_open(work: Path) -> Any:
+    from selftaught.search.index import open_index
+
+    return open_index(work / "index")
+
+
+@pytest.mark.slow
+def test_of_two_builds_into_one_folder_one_says_so(work: Path) -> None:
+    first = process(work, "index", "enc", "more", "--out", "new", WAITS="written")
+    assert first.stdout is not None and first.stdin is not None
+    assert first.stdout.readline() == "waiting\n"
+    for more in ((), ("--overwrite",)):
+        second = process(work, "index", "enc", "pics", "--out", "new", *more)
+        _, complaint = second.communicate(timeout=200)
+        assert second.returncode == USER
+        assert len(complaint.splitlines()) == 1 and "another process is writing to new" in complaint
+    first.communicate(timeout=200)
+    assert first.returncode == DONE
+    assert len(json.loads((work / "new/index.json").read_text())["parts"]) == 1
