@@ -180,8 +180,8 @@ def _numbers(labels: Sequence[Any]) -> np.ndarray[Any, Any]:
 def page(tables: Sequence[str], chosen: argparse.Namespace) -> str:
     """What docs/results.md says."""
     words = (
-        f"{hardware()}, seed {chosen.seed}. NMI, ARI and accuracy of {K} clusters of all training "
-        "images beside their labels (NMI arithmetic, clusters matched to classes for the accuracy); "
+        f"{hardware()}, seed {chosen.seed}. NMI, ARI and accuracy of {K} clusters of all "
+        "training images beside their labels (NMI arithmetic, clusters matched to classes); "
         "precision@10 among the test images. Clusters are named by their commonest label, and the "
         "test images, which took no part, sorted into them: how often the name is the label, by "
         "the nearest centroid and by the classifier that `classify` makes of the named clusters "

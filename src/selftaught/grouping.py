@@ -41,11 +41,9 @@ def cluster(chosen: options.Cluster) -> Answer:
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     older = None if chosen.match is None else _assignments(chosen.match)
     vectors = with_labels(open_vectors(chosen.run, chosen.data, chosen), chosen.label)
-    if chosen.k == "auto":
-        raise ConfigError("the number of clusters is missing", "give --k")
     found = group(
         vectors,
-        chosen.k,
+        None if chosen.k == "auto" else chosen.k,
         by=chosen.by,
         space=chosen.space,
         run=_lasting_run(chosen.run),

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftaught.clustering.choice import Choice, choose_k
 from selftaught.clustering.kmeans import kmeans
 from selftaught.clustering.power_iteration import power_iteration
 from selftaught.clustering.whitening import Whitening
@@ -36,6 +37,7 @@ class Grouping:
         assigned: Each image's cluster by the algorithm, and its distances.
         names: Names by id, where clusters have one.
         notes: What people should know, a sentence each.
+        choice: Why there are so many, where the number was to be chosen.
     """
 
     vectors: Vectors
@@ -43,6 +45,7 @@ class Grouping:
     assigned: Assigned
     names: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    choice: Choice | None = None
 
     @property
     def sizes_K(self) -> NDArray[np.int64]:
@@ -53,18 +56,18 @@ class Grouping:
         """The same groups under other ids and names."""
         order_K = self.clusters.ids_K.argsort()
         place_N = order_K[self.clusters.ids_K[order_K].searchsorted(self.assigned.cluster_N)]
-        return Grouping(
-            self.vectors,
-            self.clusters.renamed(ids_K),
-            replace(self.assigned, cluster_N=ids_K[place_N]),
-            names,
-            (*self.notes, note),
+        return replace(
+            self,
+            clusters=self.clusters.renamed(ids_K),
+            assigned=replace(self.assigned, cluster_N=ids_K[place_N]),
+            names=names,
+            notes=(*self.notes, note),
         )
 
 
 def group(
     vectors: Vectors,
-    k: int,
+    k: int | None,
     *,
     by: str = "kmeans",
     run: str = "",
@@ -77,7 +80,7 @@ def group(
 
     Args:
         vectors: Of images.
-        k: How many clusters; of no use where the algorithm finds it.
+        k: How many clusters; None: as many as the vectors suggest, or the algorithm finds.
         by: The algorithm, one of `ALGORITHMS`.
         run: Where the encoder was found.
         data: What the images, or their vectors, came from.
@@ -91,7 +94,8 @@ def group(
     """
     whitening = Whitening.fit(vectors.x_ND, device=device) if space == "whitened" else None
     y_NP = projected(vectors.x_ND, whitening)
-    label_N = _by_size(ALGORITHMS[by](y_NP, k, seed, device))
+    choice = choose_k(y_NP, seed=seed) if k is None and by not in FINDS_K else None
+    label_N = _by_size(ALGORITHMS[by](y_NP, k or (choice.k if choice else 0), seed, device))
     centroids_KP = _means(y_NP, label_N)
     facts = {"by": by, "space": space, "k": len(centroids_KP), "images": len(vectors)}
     facts |= {"seed": seed, "data": data}
@@ -105,7 +109,8 @@ def group(
         facts,
     )
     assigned = clusters.assign(vectors.x_ND, own_N=label_N.numpy())
-    return Grouping(vectors, clusters, assigned)
+    notes = () if choice is None else (choice.sentence,)
+    return Grouping(vectors, clusters, assigned, notes=notes, choice=choice)
 
 
 def _by_kmeans(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
