@@ -1,1 +1,1 @@
-"""Clusters as a product: kept, named, matched, given to new images."""
+"""Clusters as a product: kept, named, matched, given to new images; what stands out from them."""
