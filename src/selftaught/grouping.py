@@ -1,5 +1,6 @@
 """The commands that make groups of images and sort images into them: cluster and assign."""
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from selftaught.answer import Answer, answer
 from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.files import new_folder, quoted, read_table, write_bytes, write_table
 from selftaught.groups import clusters as kept
+from selftaught.groups.apart import Apart, among, apart
 from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.groups.fit import FINDS_K, Grouping, group, table_of
 from selftaught.groups.folders import lay_out
@@ -18,6 +20,8 @@ from selftaught.groups.names import groups_of, read_names, write_names
 from selftaught.inputs import is_table, open_vectors, same_encoder, with_labels
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, claim
+from selftaught.report.page import Section
+from selftaught.report.walls import Curve, group_sections, write_group_report
 from selftaught.resolve import lasting
 from selftaught.vectors import Vectors
 
@@ -53,15 +57,17 @@ def cluster(chosen: options.Cluster) -> Answer:
     )
     if chosen.match is not None and older is not None:
         found = _matched(found, older, chosen.match)
-    table = table_of(vectors, found.assigned, found.names)
+    stands = apart(vectors)
+    table = table_of(vectors, found.assigned, found.names, stands.columns(vectors))
     with new_folder(chosen.out) as part:
         kept.save(found.clusters, part)
         write_table(part / _ASSIGNMENTS, table)
         if found.names:
             write_names(part, found.names)
+        write_group_report(part, _sections(found, stands), f"{chosen.out.name}: clusters")
         claim(chosen.out, overwrite=chosen.overwrite)
-    value = _told(found)
-    return answer(value, _cluster_text(found, chosen.out), as_json=chosen.json)
+    value = _told(found, stands)
+    return answer(value, _cluster_text(found, value, chosen.out), as_json=chosen.json)
 
 
 def assign(chosen: options.Assign) -> Answer:
@@ -84,7 +90,7 @@ def assign(chosen: options.Assign) -> Answer:
         clusters, names = clusters.renamed(ids_K), {renamed[k]: name for k, name in names.items()}
     assigned = clusters.assign(vectors.x_ND, groups_of(names))
     seconds = time.perf_counter() - start
-    table = table_of(vectors, assigned, names)
+    table = table_of(vectors, assigned, names, among(vectors, clusters.reference_BD))
     folders = _folders(assigned, names)
     if chosen.copy_to is not None:
         lay_out(_root(vectors), vectors.paths, folders, chosen.copy_to, "copy")
@@ -125,19 +131,43 @@ def _matched(found: Grouping, older: "pa.Table", folder: Path) -> Grouping:
     return found.under(ids_K, names, f"{share:.0%} of the images of {folder.name} keep their id.")
 
 
-def _told(found: Grouping) -> dict[str, Any]:
+def _sections(found: Grouping, stands: Apart) -> list[Section]:
+    choice, curve = found.choice, None
+    if choice is not None and choice.points:
+        columns = zip(*map(dataclasses.astuple, choice.points), strict=True)
+        k, stability, silhouette, _, entropy, _ = map(list, columns)
+        curve = Curve(k, stability, silhouette, entropy, choice.k, choice.sentence)
+    return group_sections(
+        found,
+        outlier_N=stands.score_N,
+        odd_N=stands.odd_N,
+        duplicates=[group.tolist() for group in stands.duplicates],
+        curve=curve,
+    )
+
+
+def _told(found: Grouping, stands: Apart) -> dict[str, Any]:
     sizes = dict(zip(found.clusters.ids_K.tolist(), found.sizes_K.tolist(), strict=True))
-    return {**found.clusters.facts, "sizes": sizes, "notes": list(found.notes)}
+    return {
+        **found.clusters.facts,
+        "sizes": sizes,
+        "outliers": int(stands.odd_N.sum()),
+        "near_duplicates": sum(len(group) - 1 for group in stands.duplicates),
+        "notes": [*found.notes, *filter(None, [stands.note])],
+    }
 
 
-def _cluster_text(found: Grouping, out: Path) -> str:
+def _cluster_text(found: Grouping, value: Mapping[str, Any], out: Path) -> str:
     order = (-found.sizes_K).argsort(kind="stable")[:_SHOWN]
     ids_K, sizes_K = found.clusters.ids_K, found.sizes_K
-    lines = [f"{len(found.vectors):,} images in {len(ids_K):,} clusters: {out}", *found.notes]
+    lines = [f"{len(found.vectors):,} images in {len(ids_K):,} clusters: {out}", *value["notes"]]
     lines += [f"  {_called(int(ids_K[k]), found.names):<20} {sizes_K[k]:>9,}" for k in order]
     if len(ids_K) > _SHOWN:
         lines.append(f"  and {len(ids_K) - _SHOWN:,} smaller ones")
-    lines.append(f"The report: {out / 'report.html'}")
+    lines.append(
+        f"{value['near_duplicates']:,} images are nearly another, {value['outliers']:,} are unlike "
+        f"all others: the report, {out / 'report.html'}, shows them."
+    )
     lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
     return "\n".join(lines)
 

@@ -243,7 +243,10 @@ def test_a_small_crowd_far_from_all_is_found_and_the_rest_is_not() -> None:
 
 def test_of_normal_and_of_exponential_values_less_than_a_few_are_surprising() -> None:
     rng = np.random.default_rng(0)
-    normal = [outliers(odd._normal_surprise(rng.normal(3, 2, 2000))).sum() for _ in range(200)]
+    normal = [
+        outliers(odd._normal_surprise(value, value)).sum()
+        for value in rng.normal(3, 2, (200, 2000))
+    ]
     exponential = [outliers(odd._surprise(rng.exponential(2, 2000))).sum() for _ in range(200)]
     assert 0.3 < np.mean(normal) < 2 and 0.3 < np.mean(exponential) < 2
 
@@ -266,3 +269,15 @@ def test_a_digit_turned_to_noise_is_found_by_its_vector() -> None:
     digits_ND = load_digits().data.astype(np.float32)
     digits_ND[17] = np.random.default_rng(0).permutation(digits_ND[17])
     assert outlier_scores(digits_ND).argsort()[::-1][:20].tolist().count(17) == 1
+
+
+def test_new_images_are_as_surprising_as_they_are_among_the_known_ones():
+    """Those that are known score as in `outlier_scores` (their own place is a neighbour too)."""
+    rng = np.random.default_rng(4)
+    known_MD = rng.normal(size=(600, 8)).astype(np.float32) + 3
+    new_ND = np.concatenate([known_MD[:300], np.full((3, 8), -3, np.float32)])
+    among_N = odd.scores_among(new_ND, known_MD)
+    np.testing.assert_allclose(among_N[:300], outlier_scores(known_MD, k=19)[:300], atol=0.4)
+    flagged_N = outliers(among_N, known=600)
+    assert flagged_N[300:].all() and flagged_N[:300].sum() <= 3
+    assert not odd.scores_among(new_ND, known_MD[:39]).any()

@@ -165,8 +165,10 @@ def _reference(x_ND: NDArray[np.float32], seed: int) -> Tensor:
     return unit_BD.half()
 
 
-def table_of(vectors: Vectors, assigned: Assigned, names: Mapping[int, str]) -> "pa.Table":
-    """A line an image: row, path, label and name where there are such, cluster, and distances."""
+def table_of(
+    vectors: Vectors, assigned: Assigned, names: Mapping[int, str], more: Mapping[str, Any]
+) -> "pa.Table":
+    """A line an image: row, path, label and name where there are such, cluster, distances, more."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {"row": vectors.row_N, "path": list(vectors.paths)}
@@ -177,4 +179,4 @@ def table_of(vectors: Vectors, assigned: Assigned, names: Mapping[int, str]) -> 
         columns["name"] = [names.get(id_) for id_ in assigned.cluster_N.tolist()]
     columns["distance"], columns["margin"] = assigned.distance_N, assigned.margin_N
     columns["confidence"] = assigned.confidence_N
-    return pa.table(columns)
+    return pa.table(columns | dict(more))

@@ -122,7 +122,9 @@ def outlier_scores(
     N = len(x_ND)
     if 2 * k > N:
         return np.zeros(N, np.float32)
-    score_N = _normal_surprise(_kth_distance(_principal(x_ND, directions), k))
+    y_NF = Principal.of(x_ND, directions)(x_ND)
+    far_N = _kth_distance(y_NF, y_NF, k, own=np.arange(N))
+    score_N = _normal_surprise(far_N, far_N)
     if pictures is not None:
         blocks = [np.arange(start, min(start + _BLOCK, N)) for start in range(0, N, _BLOCK)]
         detail_N = np.concatenate([detail(pictures(rows)) for rows in blocks])
@@ -130,9 +132,31 @@ def outlier_scores(
     return score_N.astype(np.float32)
 
 
-def outliers(score_N: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Which images stand out, by their `outlier_scores`: surprises above ln N."""
-    return np.asarray(score_N > np.log(max(2, len(score_N))))
+def scores_among(
+    x_ND: NDArray[Any], known_MD: NDArray[Any], *, k: int = 20, directions: int = 64
+) -> NDArray[np.float32]:
+    """How surprising each new image is among known ones, by vectors alone.
+
+    Args:
+        x_ND: Finite vectors of the new images.
+        known_MD: Those of the known ones.
+        k: How many alike are still no crowd.
+        directions: F, how many principal components of the known vectors are looked at.
+
+    Returns:
+        (N,) surprises in nats, as `outlier_scores`; all 0 where fewer than 2 k are known.
+    """
+    if 2 * k > len(known_MD):
+        return np.zeros(len(x_ND), np.float32)
+    principal = Principal.of(known_MD, directions)
+    y_NF, known_MF = principal(x_ND), principal(known_MD)
+    usual_M = _kth_distance(known_MF, known_MF, k, own=np.arange(len(known_MF)))
+    return _normal_surprise(_kth_distance(y_NF, known_MF, k), usual_M).astype(np.float32)
+
+
+def outliers(score_N: NDArray[np.floating[Any]], known: int | None = None) -> NDArray[np.bool_]:
+    """Which images stand out: surprises above ln of how many are known, by default of them all."""
+    return np.asarray(score_N > np.log(max(2, len(score_N) if known is None else known)))
 
 
 def _pairs(rows_P2: NDArray[np.int64], cosine_P: NDArray[np.float32]) -> Pairs:
@@ -150,45 +174,70 @@ def _confirmed(pairs: Pairs, pictures: Pictures) -> Pairs:
     return Pairs(pairs.rows_P2[same_P], pairs.cosine_P[same_P], correlation_P[same_P])
 
 
-def _principal(x_ND: NDArray[Any], directions: int) -> NDArray[np.float32]:
-    """Unit vectors in the F directions in which they vary most, centred, (N, F)."""
+@dataclass(frozen=True, eq=False)
+class Principal:
+    """The F directions in which unit vectors vary most: their mean and axes."""
+
+    mean_D: NDArray[np.float32]
+    axis_DF: NDArray[np.float32]
+
+    @staticmethod
+    def of(x_ND: NDArray[Any], directions: int) -> "Principal":
+        """Those of these vectors."""
+        x = _unit(x_ND)
+        mean_D = x.mean(0)
+        x -= mean_D
+        _, axis_DD = np.linalg.eigh((x.T @ x).astype(np.float64))
+        return Principal(mean_D, axis_DD[:, -directions:].astype(np.float32))
+
+    def __call__(self, x_ND: NDArray[Any]) -> NDArray[np.float32]:
+        """Vectors along them, (N, F)."""
+        return np.asarray((_unit(x_ND) - self.mean_D) @ self.axis_DF)
+
+
+def _unit(x_ND: NDArray[Any]) -> NDArray[np.float32]:
     x = np.array(x_ND, np.float32)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    x -= x.mean(0)
-    _, axis_DD = np.linalg.eigh((x.T @ x).astype(np.float64))
-    return np.asarray(x @ axis_DD[:, -directions:].astype(np.float32))
+    return x
 
 
-def _kth_distance(y_NF: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-    """Euclidean distance of each row to the k-th nearest of the others.
+def _kth_distance(
+    y_NF: NDArray[np.float32],
+    base_MF: NDArray[np.float32],
+    k: int,
+    own: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Euclidean distance of each row to the k-th nearest of the base.
 
     The nearest b to a has the largest a . b - |b|^2 / 2: a product of longer vectors.
     """
     squared_N1 = (y_NF.astype(np.float64) ** 2).sum(1, keepdims=True)
     query = np.concatenate([y_NF, np.ones_like(squared_N1)], 1)
-    base = np.concatenate([y_NF, -squared_N1 / 2], 1)
-    best_Nk, _ = top_k(query, base, k, metric="dot", own=np.arange(len(y_NF)))
+    half_M1 = (base_MF.astype(np.float64) ** 2).sum(1, keepdims=True) / 2
+    base = np.concatenate([base_MF, -half_M1], 1)
+    best_Nk, _ = top_k(query, base, k, metric="dot", own=own)
     squared_N = np.maximum(squared_N1[:, 0] - 2 * best_Nk[:, -1].astype(np.float64), 0)
     return np.asarray(np.sqrt(squared_N))
 
 
-def _normal_surprise(value_N: NDArray[Any]) -> NDArray[np.float64]:
-    """-ln P(value or more), with the upper half of the values as a normal distribution's."""
+def _normal_surprise(value_N: NDArray[Any], usual_M: NDArray[Any]) -> NDArray[np.float64]:
+    """-ln P(value or more), with the upper half of the usual values as a normal distribution's."""
     from scipy.special import log_ndtr, ndtri
 
-    surprise_N: NDArray[np.float64] = -log_ndtr(-_beyond_middle(value_N) * ndtri(_TAIL[1]))
+    beyond_N = _beyond_middle(value_N, usual_M)
+    surprise_N: NDArray[np.float64] = -log_ndtr(-beyond_N * ndtri(_TAIL[1]))
     return surprise_N
 
 
 def _surprise(value_N: NDArray[Any]) -> NDArray[np.float64]:
     """-ln P(value or more), with the upper half of the values as an exponential distribution's."""
     rate = np.log((1 - _TAIL[0]) / (1 - _TAIL[1]))
-    return _beyond_middle(value_N) * float(rate) - float(np.log(1 - _TAIL[0]))
+    return _beyond_middle(value_N, value_N) * float(rate) - float(np.log(1 - _TAIL[0]))
 
 
-def _beyond_middle(value_N: NDArray[Any]) -> NDArray[np.float64]:
-    """How far each lies above the median, in units of how far the 90 % point does; 0 below it."""
-    middle, high = np.quantile(value_N, _TAIL)
+def _beyond_middle(value_N: NDArray[Any], usual_M: NDArray[Any]) -> NDArray[np.float64]:
+    """How far above the usual median, in units of how far its 90 % point is; 0 below it."""
+    middle, high = np.quantile(usual_M, _TAIL)
     if not high > middle:  # almost half of them are alike: nothing says how the others spread
         return np.zeros(len(value_N))
     return np.asarray(np.maximum(value_N - middle, 0) / (high - middle))
