@@ -12,6 +12,7 @@ from types import ModuleType
 from selftaught.api import (
     assign,
     check,
+    classify,
     cluster,
     demo,
     embed,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "assign",
     "check",
+    "classify",
     "cluster",
     "demo",
     "embed",

@@ -99,7 +99,8 @@ COMMANDS = {
     "evaluate": Command(options.Evaluate, "selftaught.commands:evaluate"),
     "embed": Command(options.Embed, "selftaught.commands:embed"),
     "cluster": Command(options.Cluster, "selftaught.grouping:cluster"),
-    "assign": Command(options.Assign, "selftaught.grouping:assign"),
+    "classify": Command(options.Classify, "selftaught.classifying:classify"),
+    "assign": Command(options.Assign, "selftaught.classifying:assign"),
     "index": Command(options.Index, "selftaught.finding:index"),
     "search": Command(options.Search, "selftaught.finding:search"),
     "report": Command(options.Report, "selftaught.commands:report"),
@@ -112,7 +113,7 @@ COMMANDS = {
 demo, check, views = COMMANDS["demo"], COMMANDS["check"], COMMANDS["views"]
 pretrain, resume, evaluate = COMMANDS["pretrain"], COMMANDS["resume"], COMMANDS["evaluate"]
 embed, report, export = COMMANDS["embed"], COMMANDS["report"], COMMANDS["export"]
-cluster, assign = COMMANDS["cluster"], COMMANDS["assign"]
+cluster, classify, assign = COMMANDS["cluster"], COMMANDS["classify"], COMMANDS["assign"]
 index, search = COMMANDS["index"], COMMANDS["search"]
 import_, info, methods = COMMANDS["import"], COMMANDS["info"], COMMANDS["methods"]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,13 @@ from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.files import new_folder, quoted, read_table, write_bytes, write_table
 from selftaught.groups import clusters as kept
 from selftaught.groups.apart import Apart, among, apart
+from selftaught.groups.classifier import Classifier
 from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.groups.fit import FINDS_K, Grouping, group, table_of
 from selftaught.groups.folders import lay_out
 from selftaught.groups.match import matched_ids
 from selftaught.groups.names import groups_of, read_names, write_names
-from selftaught.inputs import is_table, open_vectors, same_encoder, with_labels
+from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for, with_labels
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, claim
 from selftaught.report.page import Section
@@ -50,7 +52,7 @@ def cluster(chosen: options.Cluster) -> Answer:
         None if chosen.k == "auto" else chosen.k,
         by=chosen.by,
         space=chosen.space,
-        run=_lasting_run(chosen.run),
+        run=lasting_run(chosen.run),
         data=lasting(chosen.data or chosen.run),
         seed=chosen.seed,
         device=pick_device(chosen.device),
@@ -77,11 +79,10 @@ def assign(chosen: options.Assign) -> Answer:
         DataError: No image can be used, or the vectors are of another encoder.
         FileError: The clusters are missing or damaged, or --out is in the way.
     """
-    _check_assign(chosen)
+    check_assign(chosen)
     clusters = kept.load(chosen.clusters)
     names = read_names(chosen.clusters, clusters.ids_K)
-    vectors = with_labels(_vectors_for(clusters, chosen), chosen.label)
-    same_encoder(vectors, clusters.encoder, str(chosen.clusters))
+    vectors = labelled_vectors(clusters, chosen)
     start = time.perf_counter()
     if chosen.match is not None:
         older, newer = _assignments(chosen.match), _assignments(chosen.clusters)
@@ -91,15 +92,13 @@ def assign(chosen: options.Assign) -> Answer:
     assigned = clusters.assign(vectors.x_ND, groups_of(names))
     seconds = time.perf_counter() - start
     table = table_of(vectors, assigned, names, among(vectors, clusters.reference_BD))
-    folders = _folders(assigned, names)
-    if chosen.copy_to is not None:
-        lay_out(_root(vectors), vectors.paths, folders, chosen.copy_to, "copy")
-    if chosen.link_to is not None:
-        lay_out(_root(vectors), vectors.paths, folders, chosen.link_to, "link")
-    claim(chosen.out, overwrite=chosen.overwrite, file=True)
-    write_bytes(chosen.out, _file_of(table, chosen.out))
-    value = _sorted_into(vectors, assigned, names) | {"out": str(chosen.out), "seconds": seconds}
-    return answer(value, _assign_text(value, chosen.out), as_json=chosen.json)
+    called = _folders(assigned, names)
+    write_sorted(vectors, table, called, chosen)
+    value = {"images": len(vectors), "clusters": counted(called)}
+    if names:
+        value |= agreement(vectors, called)
+    value |= {"out": str(chosen.out), "seconds": seconds}
+    return answer(value, assign_text(value, chosen.out), as_json=chosen.json)
 
 
 # --- cluster
@@ -114,7 +113,7 @@ def _check_k(chosen: options.Cluster) -> None:
         raise ConfigError(f"k is {chosen.k}", "give 1 or more, or auto")
 
 
-def _lasting_run(run: str) -> str:
+def lasting_run(run: str) -> str:
     """Where the encoder will be found from any folder; "" of a table."""
     if is_table(run):
         return ""
@@ -179,7 +178,7 @@ def _called(id_: int, names: Mapping[int, str]) -> str:
 # --- assign
 
 
-def _check_assign(chosen: options.Assign) -> None:
+def check_assign(chosen: options.Assign) -> None:
     """Whether all that is asked can be written, before any work.
 
     Raises:
@@ -193,23 +192,16 @@ def _check_assign(chosen: options.Assign) -> None:
         check_out(folder, overwrite=False)
 
 
-def _vectors_for(clusters: Clusters, chosen: options.Assign) -> Vectors:
-    """The vectors of DATA by the clusters' encoder.
+def labelled_vectors(made_with: Clusters | Classifier, chosen: options.Assign) -> Vectors:
+    """The vectors of DATA by the encoder of what is kept, with the labels that are asked for.
 
     Raises:
-        ConfigError: It is not known where the encoder is.
-        FileError: It is not where it was.
+        UserError: As `vectors_for`, `with_labels` and `same_encoder`.
     """
-    if is_table(chosen.data):
-        return open_vectors(chosen.data, "", chosen)
-    run = chosen.encoder or clusters.run
-    if not run:
-        found = f"{chosen.clusters} was made from a table: where its encoder is, is not known"
-        raise ConfigError(found, "give --encoder, or a table of vectors as DATA")
-    if not chosen.encoder and not run.startswith("timm:") and not Path(run).exists():
-        found = f"{run}, the encoder of {chosen.clusters}, is not there any more"
-        raise FileError(found, "say with --encoder where it is now")
-    return open_vectors(run, chosen.data, chosen)
+    made = str(chosen.clusters)
+    vectors = vectors_for(made_with.run, chosen.data, chosen, encoder=chosen.encoder, made=made)
+    same_encoder(vectors, made_with.encoder, made)
+    return with_labels(vectors, chosen.label)
 
 
 def _root(vectors: Vectors) -> Path:
@@ -227,6 +219,23 @@ def _folders(assigned: Assigned, names: Mapping[int, str]) -> list[str]:
     return [names.get(id_, str(id_)) for id_ in assigned.cluster_N.tolist()]
 
 
+def write_sorted(
+    vectors: Vectors, table: "pa.Table", called: Sequence[str], chosen: options.Assign
+) -> None:
+    """Lay images out in folders as they are called, where that is asked for, and write the table.
+
+    Raises:
+        DataError: Images that shall be laid out are no files, or are missing.
+        FileError: Something is in the way.
+    """
+    if chosen.copy_to is not None:
+        lay_out(_root(vectors), vectors.paths, called, chosen.copy_to, "copy")
+    if chosen.link_to is not None:
+        lay_out(_root(vectors), vectors.paths, called, chosen.link_to, "link")
+    claim(chosen.out, overwrite=chosen.overwrite, file=True)
+    write_bytes(chosen.out, _file_of(table, chosen.out))
+
+
 def _file_of(table: "pa.Table", path: Path) -> bytes:
     """The bytes of a table as its name asks for them."""
     import pyarrow as pa
@@ -238,26 +247,24 @@ def _file_of(table: "pa.Table", path: Path) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _sorted_into(vectors: Vectors, assigned: Assigned, names: Mapping[int, str]) -> dict[str, Any]:
-    """How many images went where; with labels and names also how often they say the same."""
-    called = _folders(assigned, names)
-    counts: dict[str, int] = {}
-    for name in called:
-        counts[name] = counts.get(name, 0) + 1
-    value: dict[str, Any] = {"images": len(vectors), "clusters": counts}
-    if vectors.labels is not None and names:
-        pairs = [
-            (str(label), name)
-            for label, name in zip(vectors.labels, called, strict=True)
-            if label is not None
-        ]
-        value["agreement"] = sum(a == b for a, b in pairs) / max(1, len(pairs))
-    return value
+def counted(called: Sequence[str]) -> dict[str, int]:
+    """How many images are called what."""
+    return dict(Counter(called))
 
 
-def _assign_text(value: Mapping[str, Any], out: Path) -> str:
-    counts = sorted(value["clusters"].items(), key=lambda pair: -pair[1])
-    lines = [f"{value['images']:,} images in {len(counts):,} clusters: {out}"]
+def agreement(vectors: Vectors, called: Sequence[str]) -> dict[str, float]:
+    """How often an image is called what its label says, of those that have one."""
+    if vectors.labels is None:
+        return {}
+    pairs = zip(vectors.labels, called, strict=True)
+    same = [str(label) == name for label, name in pairs if label is not None]
+    return {"agreement": sum(same) / max(1, len(same))}
+
+
+def assign_text(value: Mapping[str, Any], out: Path, kind: str = "clusters") -> str:
+    """What assign prints: the largest groups, and how they agree with labels."""
+    counts = sorted(value[kind].items(), key=lambda pair: -pair[1])
+    lines = [f"{value['images']:,} images in {len(counts):,} {kind}: {out}"]
     lines += [f"  {name:<20} {many:>9,}" for name, many in counts[:_SHOWN]]
     if len(counts) > _SHOWN:
         lines.append(f"  and {len(counts) - _SHOWN:,} others")

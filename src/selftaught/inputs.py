@@ -11,7 +11,7 @@ from selftaught.config import Config, DataSettings
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.folder import open_encoder
-from selftaught.errors import ConfigError, DataError
+from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.evaluation.evaluate import check_fits
 from selftaught.machine import cache_folder, pick_device
 from selftaught.options import Machine
@@ -92,6 +92,32 @@ def open_vectors(run: str, data: str, machine: Machine) -> Vectors:
     if not data:
         raise ConfigError(f"images are missing for the encoder of {run}", "give DATA after it")
     return vectors_of(open_encoder(run), open_images(data, machine), machine)
+
+
+def vectors_for(run: str, data: str, machine: Machine, *, encoder: str, made: str) -> Vectors:
+    """The vectors of DATA by the encoder that something was made with; or DATA, a table of them.
+
+    Args:
+        run: Where that encoder was; "" where it is not known.
+        data: Images, or a table of vectors (.parquet).
+        machine: Where the encoder computes.
+        encoder: Where it is now, if it is not where it was.
+        made: What was made with it, for complaints.
+
+    Raises:
+        ConfigError: It is not known where the encoder is.
+        FileError: It is not where it was.
+        DataError: As `open_vectors`.
+    """
+    if is_table(data):
+        return open_vectors(data, "", machine)
+    if not encoder and not run:
+        found = f"{made} was made from a table: where its encoder is, is not known"
+        raise ConfigError(found, "give --encoder, or a table of vectors as DATA")
+    if not encoder and not run.startswith("timm:") and not Path(run).exists():
+        found = f"{run}, the encoder of {made}, is not there any more"
+        raise FileError(found, "say with --encoder where it is now")
+    return open_vectors(encoder or run, data, machine)
 
 
 def is_table(run: str) -> bool:

@@ -47,6 +47,8 @@ class Prepared:
 
     def __init__(self, x_ND: NDArray[Any] | Tensor, metric: Metric = "cosine") -> None:
         self.metric = metric
+        if isinstance(x_ND, np.ndarray) and not x_ND.flags.writeable:
+            x_ND = np.array(x_ND)  # torch warns of tensors that must not be written to
         self.x_ND = torch.as_tensor(x_ND).detach().cpu().float().contiguous()
         length_N = torch.linalg.vector_norm(self.x_ND, dim=1, dtype=torch.float64)
         if metric == "cosine":

@@ -188,13 +188,14 @@ class Assign(Machine):
     """Sort images into clusters that are kept: cluster, name, distance, confidence, outliers."""
 
     clusters: Positional[Path]
-    """The --out of selftaught cluster, with names.csv where clusters have names."""
+    """The --out of selftaught cluster, with names.csv where clusters have names; or that of
+    selftaught classify: then the table has name, confidence, second."""
     data: Positional[str]
     """Images, in any form that check takes, or a table of vectors (.parquet)."""
     out: Path
     """The table to write: .parquet or .csv."""
     encoder: str = ""
-    """Where the clusters' encoder is now, if it is not where it was."""
+    """Where their encoder is now, if it is not where it was."""
     match: Path | None = None
     """Older CLUSTERS whose ids are wanted in place of these, where clusters share most images."""
     label: str | None = None
@@ -203,6 +204,30 @@ class Assign(Machine):
     """A new folder: a copy of each image in the folder of its cluster."""
     link_to: Path | None = None
     """The same with symbolic links."""
+    json: bool = False
+    """Print one JSON object in place of text."""
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(Machine):
+    """Learn the names of clusters, say how surely, and list what to look at next."""
+
+    clusters: Positional[Path]
+    """The --out of selftaught cluster; its names.csv names two clusters or more."""
+    out: Path
+    """The folder to write; selftaught assign takes it."""
+    data: str = ""
+    """Images, or a table of vectors; by default what the clusters were made from."""
+    encoder: str = ""
+    """Where the clusters' encoder is now, if it is not where it was."""
+    ask: int = 100
+    """How many images to ask about: ask.csv, whose column label waits for answers, and ask.html."""
+    answers: Texts = ()
+    """An ask.csv with labels filled in: it teaches too. May be given several times."""
+    seed: int = 0
+    """Of everything random."""
     json: bool = False
     """Print one JSON object in place of text."""
     overwrite: bool = False

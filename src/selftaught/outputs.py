@@ -19,6 +19,7 @@ _MARKS = (  # one of these is in each folder that a command writes
     "run/config.yaml",
     "clusters.json",
     "index.json",
+    "classifier.json",
 )
 _OURS = {  # and nothing else is
     *(".lock", "config.yaml", "images.parquet", "rejected.parquet", "check.json", "metrics.jsonl"),
@@ -26,6 +27,7 @@ _OURS = {  # and nothing else is
     *("report.html", "config.json", "model.safetensors", "README.md", "check", "run"),
     *("clusters.json", "clusters.safetensors", "assignments.parquet"),
     *("index.json", "parts", "approximate"),
+    *("classifier.json", "classifier.safetensors", "ask.csv", "ask.html"),
 }
 
 

@@ -67,6 +67,7 @@ FLAGS: dict[str, Range] = {
     "few": COUNT,
     "top": Range(1, 1000),
     "duplicates": Range(0, 1, above=True),
+    "ask": Range(0, 10_000),
 }
 """By the name of the option, the same in every command."""
 

@@ -1,0 +1,300 @@
+"""The commands that learn the names of clusters and give them to images: classify, and assign."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selftaught import grouping, options
+from selftaught.answer import Answer, answer
+from selftaught.errors import BadImage, ConfigError, DataError, FileError
+from selftaught.files import new_folder, quoted, write_bytes, write_text
+from selftaught.groups import classifier as kept
+from selftaught.groups import clusters as kept_clusters
+from selftaught.groups.ask import Question, questions
+from selftaught.groups.classifier import Said
+from selftaught.groups.clusters import Clusters, projected
+from selftaught.groups.learn import NOBODY, Members, learn, members
+from selftaught.groups.names import NAMES, read_names, table_lines
+from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for
+from selftaught.machine import pick_device
+from selftaught.outputs import check_out, claim
+from selftaught.report.questions import Asked, questions_page
+from selftaught.report.sections import Picture
+from selftaught.report.sheets import picture
+from selftaught.vectors import Vectors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ASK, _PAGE = "ask.csv", "ask.html"
+_COLUMNS = ("row", "path", "why", "says", "confidence", "label")
+_SIDE = 160  # pixels of a picture
+_UNCERTAIN = "Uncertain", "Two names are nearly as probable."
+_UNCOVERED = "Uncovered", "Nothing like them has a name yet."
+
+
+def classify(chosen: options.Classify) -> Answer:
+    """Learn the names of clusters from their confident members, and write CLASSIFIER.
+
+    Raises:
+        ConfigError: Fewer than two names are given.
+        DataError: No image can be used, the vectors are of another encoder, or the images have
+            fewer than two names.
+        FileError: The clusters, names.csv or answers are damaged, or --out is in the way.
+    """
+    inputs = [str(chosen.clusters), chosen.data, *chosen.answers]
+    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
+    _spare_answers(chosen.out)
+    clusters = kept_clusters.load(chosen.clusters)
+    names = read_names(chosen.clusters, clusters.ids_K)
+    given = _read_answers(chosen.answers)
+    _check_names(chosen.clusters, clusters, {*names.values(), *given.values()})
+    vectors = _vectors(clusters, chosen)
+    same_encoder(vectors, clusters.encoder, str(chosen.clusters))
+    answers = _places(given, vectors)
+    found = members(vectors.x_ND, clusters, names, answers)
+    made = learn(
+        vectors,
+        found,
+        run=grouping.lasting_run(chosen.encoder) if chosen.encoder else clusters.run,
+        seed=chosen.seed,
+        device=pick_device(chosen.device),
+    )
+    facts = _told(found, names, clusters) | {"answers_missing": len(given) - len(answers)}
+    made = replace(made, facts={**made.facts, **facts})
+    said = made.say(vectors.x_ND)
+    y_NP = projected(vectors.x_ND, clusters.whitening)
+    asked = questions(y_NP, said, found, chosen.ask, seed=chosen.seed)
+    with new_folder(chosen.out) as part:
+        kept.save(made, part)
+        if asked:
+            write_bytes(part / _ASK, _ask_table(asked, vectors, said, found))
+            write_text(part / _PAGE, _ask_page(asked, vectors, said, found, chosen.out))
+        claim(chosen.out, overwrite=chosen.overwrite)
+    value = {**made.facts, "temperature": made.temperature, "asked": len(asked)}
+    return answer(value, _text(value, chosen.out), as_json=chosen.json)
+
+
+def assign(chosen: options.Assign) -> Answer:
+    """Sort images by what is kept: into clusters, or by a classifier's names.
+
+    Raises:
+        ConfigError: --match is given with a classifier.
+        DataError: No image can be used, or the vectors are of another encoder.
+        FileError: What is kept is missing or damaged, or --out is in the way.
+    """
+    if not (chosen.clusters / kept.FACTS).exists():
+        return grouping.assign(chosen)
+    if chosen.match is not None:
+        found = f"{chosen.clusters} is a classifier: names are no ids that could be matched"
+        raise ConfigError(found, "leave --match out")
+    grouping.check_assign(chosen)
+    classifier = kept.load(chosen.clusters)
+    vectors = grouping.labelled_vectors(classifier, chosen)
+    start = time.perf_counter()
+    said = classifier.say(vectors.x_ND)
+    seconds = time.perf_counter() - start
+    called = [classifier.names[k] for k in said.first_N.tolist()]
+    table = _table(vectors, said, classifier.names)
+    grouping.write_sorted(vectors, table, called, chosen)
+    value = {"images": len(vectors), "names": grouping.counted(called)}
+    value |= grouping.agreement(vectors, called) | {"out": str(chosen.out), "seconds": seconds}
+    return answer(value, grouping.assign_text(value, chosen.out, "names"), as_json=chosen.json)
+
+
+# --- classify: what is read
+
+
+def _check_names(folder: Path, clusters: Clusters, names: set[str]) -> None:
+    """Whether there are two names.
+
+    Raises:
+        ConfigError: There are fewer.
+    """
+    if len(names) < 2:
+        found = (
+            f"{folder} has {len(names) or 'no'} name{'s' * (len(names) != 1)}, and two are needed"
+        )
+        ids = clusters.ids_K[:2].tolist()
+        lines = ", ".join(f"{id_},NAME" for id_ in ids)
+        remedy = f"write {folder / NAMES}: the line cluster,name, then a line a cluster ({lines})"
+        raise ConfigError(found, remedy)
+
+
+def _vectors(clusters: Clusters, chosen: options.Classify) -> Vectors:
+    """The vectors of --data, or of what the clusters were made from.
+
+    Raises:
+        UserError: As `vectors_for`, or it is not known, or not there.
+    """
+    made_from = str(clusters.facts.get("data", ""))
+    data = chosen.data or made_from
+    if not data:
+        raise ConfigError(f"{chosen.clusters} does not say its images", "give --data")
+    if chosen.data and is_table(data) and not clusters.run and not is_table(made_from):
+        return open_vectors(data, made_from, chosen)  # so that they can be seen
+    made = str(chosen.clusters)
+    try:
+        return vectors_for(clusters.run, data, chosen, encoder=chosen.encoder, made=made)
+    except DataError as error:
+        if chosen.data or Path(data).exists():
+            raise
+        raise DataError(
+            error.what, f"{made} was made from it; say with --data where it is"
+        ) from None
+
+
+def _read_answers(files: Sequence[str]) -> dict[str, str]:
+    """The label of each image that has one, by path; of several the last.
+
+    Raises:
+        FileError: A file is missing, or has no columns path and label.
+    """
+    given: dict[str, str] = {}
+    for file in files:
+        for _, cells in table_lines(Path(file), ("path", "label")):
+            if cells.get("label"):
+                given[cells["path"]] = cells["label"]
+    return given
+
+
+def _places(given: Mapping[str, str], vectors: Vectors) -> dict[int, str]:
+    """Answers by the place of their image; those of images that are gone are left out."""
+    place = {path.strip(): number for number, path in enumerate(vectors.paths)}
+    return {place[path]: name for path, name in given.items() if path in place}
+
+
+def _spare_answers(out: Path) -> None:
+    """--overwrite is no reason to lose what people filled in.
+
+    Raises:
+        FileError: OUT/ask.csv holds answers.
+    """
+    path = out / _ASK
+    if path.is_file() and _read_answers([str(path)]):
+        found = f"{path} holds answers, which would be lost"
+        raise FileError(found, f"choose another --out, and give --answers {quoted(path)}")
+
+
+# --- classify: what is written
+
+
+def _told(found: Members, names: Mapping[int, str], clusters: Clusters) -> dict[str, Any]:
+    """Counts of images by name and by what is known of them."""
+    K = len(found.names)
+    named_N = found.name_N != NOBODY
+    images_K = np.bincount(found.name_N[named_N], minlength=K)
+    sure_K = np.bincount(found.name_N[found.sure_N], minlength=K)
+    empty = sorted(set(names.values()) - set(found.names))
+    return {
+        "classes": {
+            name: {"images": int(many), "sure": int(sure)}
+            for name, many, sure in zip(found.names, images_K, sure_K, strict=True)
+        },
+        "clusters_named": len(names),
+        "clusters_unnamed": len(clusters) - len(names),
+        "images_unnamed": int((~named_N).sum()),
+        "names_without_images": empty,
+        "answers": int(found.answered_N.sum()),
+        "answers_against_their_cluster": found.contradicted,
+    }
+
+
+def _ask_table(asked: Sequence[Question], vectors: Vectors, said: Said, found: Members) -> bytes:
+    """ask.csv: a line a question, whose last cell waits for an answer."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for question in asked:
+        i = question.place
+        says, confidence = found.names[said.first_N[i]], f"{said.confidence_N[i]:.3f}"
+        row, path = vectors.row_N[i], vectors.paths[i]
+        writer.writerow((row, path, question.why, says, confidence, ""))
+    return file.getvalue().encode()
+
+
+def _ask_page(
+    asked: Sequence[Question], vectors: Vectors, said: Said, found: Members, out: Path
+) -> str:
+    parts = [
+        Asked(
+            title, words, [_shown(q, vectors, said, found) for q in asked if q.uncertain is which]
+        )
+        for (title, words), which in ((_UNCERTAIN, True), (_UNCOVERED, False))
+    ]
+    words = f"Write what they are into the column label of {out / _ASK}; leave out what is unclear."
+    return questions_page(f"{out.name}: what to look at next", words, parts)
+
+
+def _shown(question: Question, vectors: Vectors, said: Said, found: Members) -> Picture:
+    """The image with the reason; without pixels where they cannot be read any more."""
+    i, images = question.place, vectors.images
+    name, words = vectors.paths[i], f"{vectors.paths[i]}: {question.why}"
+    if not question.uncertain:
+        words += f"; {found.names[said.first_N[i]]} at {said.confidence_N[i]:.0%}"
+    if images is None:
+        return Picture("", name, words)
+    try:
+        raw = images.store.read(vectors.row_N[i : i + 1]).image(0)
+    except BadImage as error:
+        return Picture("", name, f"{words} ({error.reason})")
+    return picture(raw, images.checked.intensity, name=name, words=words, side=_SIDE)
+
+
+def _text(value: Mapping[str, Any], out: Path) -> str:
+    classes = value["classes"]
+    lines = [f"{len(classes)} names, learnt from {value['fitted']:,} images: {out}"]
+    lines.append(_unnamed(value))
+    lines += [f"No image is in a cluster named {name}." for name in value["names_without_images"]]
+    if value["answers"]:
+        against = value["answers_against_their_cluster"]
+        lines.append(f"{value['answers']:,} answers are used, {against:,} against their cluster.")
+    if value["answers_missing"]:
+        lines.append(f"{value['answers_missing']:,} answers are of images that are not there.")
+    lines += [_share(value["agreement"], "confident members")]
+    lines += [_share(value["agreement_of_the_rest"], "the other members")]
+    if value["calibration_error"] is not None:
+        error = value["calibration_error"]
+        lines.append(f"Its probabilities are off by {error:.3f} on average, if clusters are right.")
+    if value["asked"]:
+        lines.append(f"Look at {value['asked']} images next: {out / _PAGE}")
+        lines.append(f"  and fill in the labels in {out / _ASK}, for --answers")
+    lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
+    return "\n".join(lines)
+
+
+def _unnamed(value: Mapping[str, Any]) -> str:
+    clusters, images = value["clusters_unnamed"], value["images_unnamed"]
+    if not clusters:
+        return "All clusters have a name."
+    have = "cluster has" if clusters == 1 else "clusters have"
+    return f"{clusters:,} {have} no name; {images:,} of {value['images']:,} images are left out."
+
+
+def _share(found: Mapping[str, Any] | None, what: str) -> str:
+    if found is None:
+        return f"Held-out {what}: too few to judge."
+    share, low, high = (f"{100 * found[name]:.1f}" for name in ("share", "low", "high"))
+    return f"Held-out {what}: {share} % ({low} to {high}) get their cluster's name."
+
+
+# --- assign
+
+
+def _table(vectors: Vectors, said: Said, names: Sequence[str]) -> "pa.Table":
+    """A line an image: row, path, label where there is one, name, its probability, the next."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"row": vectors.row_N, "path": list(vectors.paths)}
+    if vectors.labels is not None:
+        columns["label"] = pa.array(vectors.labels)
+    columns["name"] = [names[k] for k in said.first_N.tolist()]
+    columns["confidence"] = said.confidence_N
+    columns["second"] = [names[k] for k in said.second_N.tolist()]
+    return pa.table(columns)
