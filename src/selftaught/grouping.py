@@ -15,7 +15,7 @@ from selftaught.groups import clusters as kept
 from selftaught.groups.apart import Apart, among, apart
 from selftaught.groups.classifier import Classifier
 from selftaught.groups.clusters import Assigned, Clusters
-from selftaught.groups.fit import FINDS_K, Grouping, group, table_of
+from selftaught.groups.fit import Grouping, group, table_of
 from selftaught.groups.folders import lay_out
 from selftaught.groups.match import matched_ids
 from selftaught.groups.names import groups_of, read_names, write_names
@@ -105,10 +105,10 @@ def assign(chosen: options.Assign) -> Answer:
 
 
 def _check_k(chosen: options.Cluster) -> None:
-    if chosen.by in FINDS_K and chosen.k != "auto":
-        raise ConfigError(f"{chosen.by} finds the number of clusters itself", "leave --k out")
     if chosen.by == "max-margin" and chosen.k not in ("auto", 2):
         raise ConfigError(f"max-margin makes 2 clusters, not {chosen.k}", "leave --k out")
+    if chosen.by == "power-iteration" and chosen.k != "auto":
+        raise ConfigError(f"{chosen.by} finds the number of clusters itself", "leave --k out")
     if isinstance(chosen.k, int) and chosen.k < 1:
         raise ConfigError(f"k is {chosen.k}", "give 1 or more, or auto")
 

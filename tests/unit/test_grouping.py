@@ -126,6 +126,17 @@ def lines(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+def test_the_algorithms_and_the_choice_of_k(home: Path) -> None:
+    two = make(home, "two", by="max-margin", k=2).value
+    assert two["k"] == 2 and min(two["sizes"].values()) >= 60 * 0.45
+    graph = make(home, "graph", by="power-iteration", k="auto").value
+    assert 2 < graph["k"] < 30
+    chosen = make(home, "auto", k="auto")
+    assert chosen.value["notes"][0] in chosen.text and chosen.value["k"] >= 2
+    page = (home / "auto/report.html").read_text()
+    assert 'id="choice"' in page and "it&#x27;s &lt;b&gt;" in page and "<b>&" not in page
+
+
 # --- faults
 
 
@@ -172,6 +183,8 @@ def test_names_are_not_lost_to_overwrite(home: Path) -> None:
     ("how", "complaint"),
     [
         ({"k": 0}, "k is 0"),
+        ({"k": 3, "by": "max-margin"}, "max-margin makes 2 clusters"),
+        ({"k": 3, "by": "power-iteration"}, "finds the number of clusters itself"),
         ({"k": 61}, "60 vectors in 61 clusters"),
         ({"label": "colour"}, "no column 'colour'"),
         ({"match": "images"}, "holds no clusters"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selftaught.clustering.choice import Choice, choose_k
 from selftaught.clustering.kmeans import kmeans
+from selftaught.clustering.max_margin import max_margin
 from selftaught.clustering.power_iteration import power_iteration
 from selftaught.clustering.whitening import Whitening
 from selftaught.groups.clusters import Assigned, Clusters, projected
@@ -130,13 +131,18 @@ def _by_power_iteration(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
     return power_iteration(y_NP).labels_N
 
 
+def _by_max_margin(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
+    return max_margin(y_NP, seed=seed).labels_N
+
+
 ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {
     "kmeans": _by_kmeans,
     "power-iteration": _by_power_iteration,
+    "max-margin": _by_max_margin,
 }
 """From unit vectors, k, a seed and a device to a label each."""
 
-FINDS_K = frozenset({"power-iteration"})
+FINDS_K = frozenset({"power-iteration", "max-margin"})
 """Those that need no k."""
 
 
