@@ -313,7 +313,7 @@ def _not_clear(best: Point, points: tuple[Point, ...]) -> str:
         return (
             f"There is no clear number of clusters, {tried}: there are gaps, but other images give "
             f"other clusters. k = {best.k} is a number to begin with, where they are most alike "
-            f"(ARI {best.stability:.2f}; {STABLE} would be clear)."
+            f"(ARI {np.floor(100 * best.stability) / 100:.2f}; {STABLE} would be clear)."
         )
     return (
         f"There is no clear number of clusters, {tried}: no gaps come out again that data without "
