@@ -24,7 +24,8 @@ FLOORS = {
     3: "clustering neighbours features contrast",
     4: "methods",
     5: "training evaluation search explore vectors embed groups export report",
-    6: "options ranges answer config assignments presets recipe keep assemble resolve figure probe"
+    6: "options group_options ranges answer config assignments presets recipe keep assemble resolve"
+    " figure probe"
     " pretrain demo inputs grouping classifying finding commands api",
     7: "cli __main__",
 }

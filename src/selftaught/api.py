@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import options, ranges
+from selftaught import group_options, options, ranges
 from selftaught.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ COMMANDS = {
     "resume": Command(options.Resume, "selftaught.pretrain:resume"),
     "evaluate": Command(options.Evaluate, "selftaught.commands:evaluate"),
     "embed": Command(options.Embed, "selftaught.commands:embed"),
-    "cluster": Command(options.Cluster, "selftaught.grouping:cluster"),
-    "classify": Command(options.Classify, "selftaught.classifying:classify"),
-    "assign": Command(options.Assign, "selftaught.classifying:assign"),
-    "index": Command(options.Index, "selftaught.finding:index"),
-    "search": Command(options.Search, "selftaught.finding:search"),
+    "cluster": Command(group_options.Cluster, "selftaught.grouping:cluster"),
+    "classify": Command(group_options.Classify, "selftaught.classifying:classify"),
+    "assign": Command(group_options.Assign, "selftaught.classifying:assign"),
+    "index": Command(group_options.Index, "selftaught.finding:index"),
+    "search": Command(group_options.Search, "selftaught.finding:search"),
     "report": Command(options.Report, "selftaught.commands:report"),
     "export": Command(options.Export, "selftaught.commands:export"),
     "import": Command(options.Import, "selftaught.commands:import_"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selftaught import grouping, options
+from selftaught import group_options, grouping
 from selftaught.answer import Answer, answer
 from selftaught.errors import BadImage, ConfigError, DataError, FileError
 from selftaught.files import new_folder, quoted, write_bytes, write_text
@@ -39,7 +39,7 @@ _UNCERTAIN = "Uncertain", "Two names are nearly as probable."
 _UNCOVERED = "Uncovered", "Nothing like them has a name yet."
 
 
-def classify(chosen: options.Classify) -> Answer:
+def classify(chosen: group_options.Classify) -> Answer:
     """Learn the names of clusters from their confident members, and write CLASSIFIER.
 
     Raises:
@@ -81,7 +81,7 @@ def classify(chosen: options.Classify) -> Answer:
     return answer(value, _text(value, chosen.out), as_json=chosen.json)
 
 
-def assign(chosen: options.Assign) -> Answer:
+def assign(chosen: group_options.Assign) -> Answer:
     """Sort images by what is kept: into clusters, or by a classifier's names.
 
     Raises:
@@ -127,7 +127,7 @@ def _check_names(folder: Path, clusters: Clusters, names: set[str]) -> None:
         raise ConfigError(found, remedy)
 
 
-def _vectors(clusters: Clusters, chosen: options.Classify) -> Vectors:
+def _vectors(clusters: Clusters, chosen: group_options.Classify) -> Vectors:
     """The vectors of --data, or of what the clusters were made from.
 
     Raises:

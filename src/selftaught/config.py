@@ -237,7 +237,10 @@ def checked_value(hint: Any, value: Any, where: str) -> Any:
         return typed(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
-        return None if value is None else checked_value(arguments[0], value, where)
+        words = [word for a in arguments if typing.get_origin(a) is Literal for word in a.__args__]
+        if value is None or (isinstance(value, str) and value in words):
+            return value
+        return checked_value(arguments[0], value, where)
     if origin is Literal:
         return _one_of(arguments, value, where)
     if origin is tuple and isinstance(value, list | tuple):

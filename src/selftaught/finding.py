@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught import files, inputs, options
+from selftaught import files, group_options, inputs
 from selftaught.answer import Answer, answer, meanwhile
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.encoders.folder import open_encoder
@@ -37,7 +37,7 @@ _LINES, _ACROSS = 100, 50  # of a sheet, at most
 # --- index
 
 
-def index(chosen: options.Index) -> Answer:
+def index(chosen: group_options.Index) -> Answer:
     """Make images searchable, or add to those that are.
 
     Raises:
@@ -73,7 +73,7 @@ def _built(made: Index, new: int, known: int) -> Answer:
 
 
 @contextlib.contextmanager
-def _held(chosen: options.Index) -> Iterator[None]:
+def _held(chosen: group_options.Index) -> Iterator[None]:
     """The index's folder, for this process alone; a new one is gone again if nothing came of it."""
     out = chosen.out
     if chosen.add:
@@ -97,7 +97,7 @@ def _held(chosen: options.Index) -> Iterator[None]:
                     out.rmdir()
 
 
-def _make_room(chosen: options.Index) -> None:
+def _make_room(chosen: group_options.Index) -> None:
     """The folder is there. An index in it stays until the new one is complete."""
     out = chosen.out
     if (out / ".lock").exists():
@@ -112,7 +112,7 @@ def _make_room(chosen: options.Index) -> None:
         raise files.unwritable(out.parent, error) from None
 
 
-def _addition(chosen: options.Index, before: Index | None) -> tuple[Addition | None, int]:
+def _addition(chosen: group_options.Index, before: Index | None) -> tuple[Addition | None, int]:
     """What is new among that which is named, and how much is known already."""
     known = before.known if before else frozenset()
     if inputs.is_table(chosen.run):
@@ -131,7 +131,7 @@ def _addition(chosen: options.Index, before: Index | None) -> tuple[Addition | N
     return Addition(vectors, sums, lasting(chosen.data), lasting(chosen.run)), left_out
 
 
-def _of_table(chosen: options.Index, before: Index | None) -> tuple[Addition | None, int]:
+def _of_table(chosen: group_options.Index, before: Index | None) -> tuple[Addition | None, int]:
     """The same of a table's vectors, which are known by their bytes."""
     vectors = inputs.open_vectors(chosen.run, chosen.data, chosen)
     if before:
@@ -167,7 +167,7 @@ def _check_encoder(opened: Index, identity: str, name: str) -> None:
 # --- search
 
 
-def search(chosen: options.Search) -> Answer:
+def search(chosen: group_options.Search) -> Answer:
     """Find the images of an index that are most like others, or its near-duplicates.
 
     Raises:
@@ -202,7 +202,7 @@ Found = tuple[dict[str, Any], list[list[Tile]], str]
 """Plain values, the lines of a sheet where one is wanted, and the text."""
 
 
-def _neighbours(chosen: options.Search, opened: Index) -> Found:
+def _neighbours(chosen: group_options.Search, opened: Index) -> Found:
     """The nearest of each query."""
     rows_Q = [_row_of(query, opened) for query in chosen.query]
     query_QD = _query_vectors(chosen, opened, rows_Q)
@@ -233,7 +233,7 @@ def _row_of(query: str, opened: Index) -> int | None:
 
 
 def _query_vectors(
-    chosen: options.Search, opened: Index, rows_Q: Sequence[int | None]
+    chosen: group_options.Search, opened: Index, rows_Q: Sequence[int | None]
 ) -> NDArray[np.float32]:
     """The vectors of the queries, (Q, D): those of rows are in the index, images are encoded."""
     query_QD = np.empty((len(rows_Q), opened.stack.dim), np.float32)
@@ -248,7 +248,7 @@ def _query_vectors(
     return query_QD
 
 
-def _encoder_of(chosen: options.Search, opened: Index) -> Encoder:
+def _encoder_of(chosen: group_options.Search, opened: Index) -> Encoder:
     """The encoder that made the index."""
     name = chosen.encoder or str(opened.described["run"])
     if not name:
@@ -260,7 +260,7 @@ def _encoder_of(chosen: options.Search, opened: Index) -> Encoder:
     return encoder
 
 
-def _duplicates(chosen: options.Search, opened: Index) -> Found:
+def _duplicates(chosen: group_options.Search, opened: Index) -> Found:
     """Groups of images that are nearly the same."""
     assert chosen.duplicates is not None
     with meanwhile(f"Comparing all pairs of {len(opened):,} vectors."):

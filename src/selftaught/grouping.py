@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import options
+from selftaught import group_options
 from selftaught.answer import Answer, answer
 from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.files import new_folder, quoted, read_table, write_bytes, write_table
@@ -34,7 +34,7 @@ _ASSIGNMENTS = "assignments.parquet"
 _SHOWN = 20  # clusters that the text lists
 
 
-def cluster(chosen: options.Cluster) -> Answer:
+def cluster(chosen: group_options.Cluster) -> Answer:
     """Group images, and write CLUSTERS: what assigns new images, a table and a report.
 
     Raises:
@@ -72,7 +72,7 @@ def cluster(chosen: options.Cluster) -> Answer:
     return answer(value, _cluster_text(found, value, chosen.out), as_json=chosen.json)
 
 
-def assign(chosen: options.Assign) -> Answer:
+def assign(chosen: group_options.Assign) -> Answer:
     """Sort images into clusters, and write a table.
 
     Raises:
@@ -104,7 +104,7 @@ def assign(chosen: options.Assign) -> Answer:
 # --- cluster
 
 
-def _check_k(chosen: options.Cluster) -> None:
+def _check_k(chosen: group_options.Cluster) -> None:
     if chosen.by == "max-margin" and chosen.k not in ("auto", 2):
         raise ConfigError(f"max-margin makes 2 clusters, not {chosen.k}", "leave --k out")
     if chosen.by == "power-iteration" and chosen.k != "auto":
@@ -178,7 +178,7 @@ def _called(id_: int, names: Mapping[int, str]) -> str:
 # --- assign
 
 
-def check_assign(chosen: options.Assign) -> None:
+def check_assign(chosen: group_options.Assign) -> None:
     """Whether all that is asked can be written, before any work.
 
     Raises:
@@ -192,7 +192,7 @@ def check_assign(chosen: options.Assign) -> None:
         check_out(folder, overwrite=False)
 
 
-def labelled_vectors(made_with: Clusters | Classifier, chosen: options.Assign) -> Vectors:
+def labelled_vectors(made_with: Clusters | Classifier, chosen: group_options.Assign) -> Vectors:
     """The vectors of DATA by the encoder of what is kept, with the labels that are asked for.
 
     Raises:
@@ -220,7 +220,7 @@ def _folders(assigned: Assigned, names: Mapping[int, str]) -> list[str]:
 
 
 def write_sorted(
-    vectors: Vectors, table: "pa.Table", called: Sequence[str], chosen: options.Assign
+    vectors: Vectors, table: "pa.Table", called: Sequence[str], chosen: group_options.Assign
 ) -> None:
     """Lay images out in folders as they are called, where that is asked for, and write the table.
 

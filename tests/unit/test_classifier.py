@@ -177,7 +177,7 @@ def test_the_strength_is_that_which_serves_held_out_images_best(
         zero = linear.zero_weights(z, 2)
         w = linear.fit(z[fitted], y[fitted], axes.variance_r, zero, strength=strength)
         losses[strength] = linear.cross_entropy(w, z[calibrate], y[calibrate]).item()
-    assert losses[made.facts["strength"]] == pytest.approx(min(losses.values()), rel=1e-2)
+    assert losses[made.facts["strength"]] <= min(losses.values()) * 1.01 + 1e-3
 
 
 def test_what_is_told_is_counted_on_the_images_that_judge(
