@@ -69,8 +69,7 @@ def classify(chosen: group_options.Classify) -> Answer:
     facts = _told(found, names, clusters) | {"answers_missing": len(given) - len(answers)}
     made = replace(made, facts={**made.facts, **facts})
     said = made.say(vectors.x_ND)
-    y_NP = projected(vectors.x_ND, clusters.whitening)
-    asked = questions(y_NP, said, found, chosen.ask, seed=chosen.seed)
+    asked = questions(projected(vectors.x_ND, None), said, found, chosen.ask, seed=chosen.seed)
     with new_folder(chosen.out) as part:
         kept.save(made, part)
         if asked:

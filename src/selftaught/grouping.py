@@ -109,8 +109,6 @@ def _check_k(chosen: group_options.Cluster) -> None:
         raise ConfigError(f"max-margin makes 2 clusters, not {chosen.k}", "leave --k out")
     if chosen.by == "power-iteration" and chosen.k != "auto":
         raise ConfigError(f"{chosen.by} finds the number of clusters itself", "leave --k out")
-    if isinstance(chosen.k, int) and chosen.k < 1:
-        raise ConfigError(f"k is {chosen.k}", "give 1 or more, or auto")
 
 
 def lasting_run(run: str) -> str:

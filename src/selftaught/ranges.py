@@ -65,6 +65,7 @@ FLAGS: dict[str, Range] = {
     "lr": POSITIVE,
     "store_size": SIDE,
     "few": COUNT,
+    "k": COUNT,
     "top": Range(1, 1000),
     "duplicates": Range(0, 1, above=True),
     "ask": Range(0, 10_000),

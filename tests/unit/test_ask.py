@@ -46,8 +46,8 @@ def scattered() -> tuple[torch.Tensor, Said, Members]:
 
 
 def test_half_are_uncertain_and_half_uncovered(scattered) -> None:
-    y_NP, said, found = scattered
-    asked = questions(y_NP, said, found, 11)
+    unit_ND, said, found = scattered
+    asked = questions(unit_ND, said, found, 11)
     assert [q.uncertain for q in asked] == [True] * 6 + [False] * 5
     assert asked[0].place == int(said.gap_N.argmin())
     assert len({q.place for q in asked}) == 11
@@ -55,8 +55,8 @@ def test_half_are_uncertain_and_half_uncovered(scattered) -> None:
 
 
 def test_reasons_are_words(scattered) -> None:
-    y_NP, said, found = scattered
-    for q in questions(y_NP, said, found, 20):
+    unit_ND, said, found = scattered
+    for q in questions(unit_ND, said, found, 20):
         if q.uncertain:
             assert q.why.startswith(f"cat ({said.confidence_N[q.place]:.0%}) or dog (")
         elif found.name_N[q.place] == -1:
@@ -67,32 +67,32 @@ def test_reasons_are_words(scattered) -> None:
 
 
 def test_what_was_answered_is_not_asked_again(scattered) -> None:
-    y_NP, said, found = scattered
-    first = {q.place for q in questions(y_NP, said, found, 20)}
+    unit_ND, said, found = scattered
+    first = {q.place for q in questions(unit_ND, said, found, 20)}
     answered = np.isin(np.arange(200), list(first))
     again = members_of(found.own_N, found.name_N, found.confident_N, answered)
-    assert not first & {q.place for q in questions(y_NP, said, again, 20)}
+    assert not first & {q.place for q in questions(unit_ND, said, again, 20)}
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 30))
 def test_no_two_are_nearer_than_images_usually_are(seed: int, number: int) -> None:
     numbers = np.random.default_rng(seed)
-    few_NP = numbers.normal(size=(20, 5))
-    y_NP = unit(few_NP[numbers.integers(0, 20, 120)] + numbers.normal(size=(120, 5)) * 0.1)
+    few_ND = numbers.normal(size=(20, 5))
+    unit_ND = unit(few_ND[numbers.integers(0, 20, 120)] + numbers.normal(size=(120, 5)) * 0.1)
     own_N = numbers.integers(0, 3, 120)
     found = members_of(own_N, np.where(own_N < 2, own_N, -1), own_N == 0)
-    asked = questions(y_NP, said_of(0.5 + numbers.random(120) / 2), found, number)
-    chosen = y_NP[[q.place for q in asked]]
+    asked = questions(unit_ND, said_of(0.5 + numbers.random(120) / 2), found, number)
+    chosen = unit_ND[[q.place for q in asked]]
     cosines = (chosen @ chosen.T).fill_diagonal_(-1)
     assert 0 < len(asked) <= number
-    assert cosines.max() <= usual_similarity(y_NP, 0) + 1e-6
+    assert cosines.max() <= usual_similarity(unit_ND, 0) + 1e-6
 
 
 def test_the_usual_similarity_is_the_median_to_the_nearest() -> None:
-    y_NP = unit(np.random.default_rng(1).normal(size=(80, 4)))
-    cosines = (y_NP @ y_NP.T).double().fill_diagonal_(-1).max(1).values
-    assert usual_similarity(y_NP, 0) == pytest.approx(float(np.median(cosines)), abs=1e-6)
+    unit_ND = unit(np.random.default_rng(1).normal(size=(80, 4)))
+    cosines = (unit_ND @ unit_ND.T).double().fill_diagonal_(-1).max(1).values
+    assert usual_similarity(unit_ND, 0) == pytest.approx(float(np.median(cosines)), abs=1e-6)
 
 
 def test_clusters_without_a_name_take_turns_with_what_is_unlike() -> None:
@@ -111,9 +111,9 @@ def test_clusters_without_a_name_take_turns_with_what_is_unlike() -> None:
 
 
 def test_where_every_image_is_sure_nothing_is_uncovered() -> None:
-    y_NP = unit(np.random.default_rng(2).normal(size=(30, 4)))
+    unit_ND = unit(np.random.default_rng(2).normal(size=(30, 4)))
     found = members_of([0] * 15 + [1] * 15, [0] * 15 + [1] * 15, [True] * 30)
-    asked = questions(y_NP, said_of(np.linspace(0.5, 1, 30)), found, 10)
+    asked = questions(unit_ND, said_of(np.linspace(0.5, 1, 30)), found, 10)
     assert [q.uncertain for q in asked] == [True] * 5
 
 

@@ -5,7 +5,7 @@ Decomain, Wrobel 2001). The other half are uncovered: in turn, a typical image o
 a name, the largest cluster first, and the image that is least like all that have one. None is
 nearer to another of them than images usually are to their nearest neighbour.
 
-Shapes:  N images; P size of a unit vector; Q questions; B sure images.
+Shapes:  N images; D size of a vector; Q questions; B sure images.
 """
 
 from collections.abc import Iterator
@@ -40,20 +40,21 @@ class Question:
 
 
 def questions(
-    y_NP: Tensor, said: Said, found: Members, number: int, *, seed: int = 0
+    unit_ND: Tensor, said: Said, found: Members, number: int, *, seed: int = 0
 ) -> list[Question]:
     """Up to `number` images, the uncertain ones first.
 
     Args:
-        y_NP: Unit vectors, in which images are near each other.
+        unit_ND: The encoder's vectors, unit rows: whitened ones of few images are all equally far
+            from each other.
         said: What the classifier says of them.
         found: What they are called already; those that people answered are not asked about again.
         number: How many at most.
         seed: Of the images that stand for all.
     """
-    usual = usual_similarity(y_NP, seed)
+    usual = usual_similarity(unit_ND, seed)
     free_N = torch.from_numpy(~found.answered_N)
-    close_N = torch.full((len(y_NP),), -torch.inf)  # cosine to the nearest one that was chosen
+    close_N = torch.full((len(unit_ND),), -torch.inf)  # cosine to the nearest one that was chosen
 
     def choose(order: NDArray[np.int64], many: int) -> Iterator[int]:
         for _ in range(many):
@@ -62,10 +63,10 @@ def questions(
                 return
             place = int(order[int(open_N.int().argmax())])
             free_N[place] = False
-            torch.maximum(close_N, y_NP @ y_NP[place], out=close_N)
+            torch.maximum(close_N, unit_ND @ unit_ND[place], out=close_N)
             yield place
 
-    like_N = similarity_to_sure(y_NP, found, seed)
+    like_N = similarity_to_sure(unit_ND, found, seed)
     unsure = list(choose(said.gap_N.argsort(kind="stable"), number - number // 2))
     new = list(choose(uncovered_order(found, like_N), number // 2))
     return [Question(p, True, _torn(said, found, p)) for p in unsure] + [
@@ -73,23 +74,23 @@ def questions(
     ]
 
 
-def usual_similarity(y_NP: Tensor, seed: int) -> float:
+def usual_similarity(unit_ND: Tensor, seed: int) -> float:
     """The median cosine of an image to its nearest neighbour, from some of the images."""
-    if len(y_NP) < 2:
+    if len(unit_ND) < 2:
         return 1.0
-    rows = permutation(Key(seed, "groups/usual"), len(y_NP))[:_SAMPLE]
-    near, _ = top_k(y_NP[rows], y_NP, 1, own=rows)
+    rows = permutation(Key(seed, "groups/usual"), len(unit_ND))[:_SAMPLE]
+    near, _ = top_k(unit_ND[rows], unit_ND, 1, own=rows)
     return float(np.median(near))
 
 
-def similarity_to_sure(y_NP: Tensor, found: Members, seed: int) -> NDArray[np.float32]:
+def similarity_to_sure(unit_ND: Tensor, found: Members, seed: int) -> NDArray[np.float32]:
     """The cosine of each image to the nearest that surely has a name (or to the nearest of some).
 
     That of a sure image to itself is 1.
     """
     sure_B = np.flatnonzero(found.sure_N)
     some_B = sure_B[permutation(Key(seed, "groups/sure"), len(sure_B))[:_BASE]]
-    near, _ = top_k(y_NP, y_NP[some_B], 1)
+    near, _ = top_k(unit_ND, unit_ND[some_B], 1)
     return np.where(found.sure_N, np.float32(1), near[:, 0])
 
 
@@ -123,6 +124,7 @@ def _new(found: Members, like_N: NDArray[np.float32], place: int) -> str:
     if found.name_N[place] == NOBODY:
         id_ = found.own_N[place]
         size = int((found.own_N == id_).sum())
-        return f"in cluster {id_} of {size:,} images, which has no name"
+        many = f"{size:,} images" if size > 1 else "one image"
+        return f"in cluster {id_} of {many}, which has no name"
     like, usual = like_N[place], float(np.median(like_N[~found.sure_N]))
     return f"unlike all that have a name: cosine {like:.2f} to the nearest, {usual:.2f} is usual"
