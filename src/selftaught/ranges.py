@@ -132,7 +132,8 @@ def check(values: Mapping[str, Any], ranges: Mapping[str, Range], where: str) ->
         ConfigError: It names the value and the range.
     """
     for name, value in values.items():
-        if name in ranges and value is not None and not ranges[name].holds(value):
+        word = value is None or isinstance(value, str)  # such as auto
+        if name in ranges and not word and not ranges[name].holds(value):
             raise ConfigError(f"{where}{name} is {_said(value)}", f"give {ranges[name]}")
 
 
