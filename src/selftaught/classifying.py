@@ -12,8 +12,8 @@ import numpy as np
 
 from selftaught import group_options, grouping
 from selftaught.answer import Answer, answer
-from selftaught.errors import BadImage, ConfigError, DataError, FileError
-from selftaught.files import new_folder, quoted, write_bytes, write_text
+from selftaught.errors import BadImage, ConfigError, DataError
+from selftaught.files import quoted, write_bytes, write_text
 from selftaught.groups import classifier as kept
 from selftaught.groups import clusters as kept_clusters
 from selftaught.groups.ask import Question, questions
@@ -23,7 +23,7 @@ from selftaught.groups.learn import NOBODY, Members, learn, members
 from selftaught.groups.names import NAMES, read_names, table_lines
 from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for
 from selftaught.machine import pick_device
-from selftaught.outputs import check_out, claim
+from selftaught.outputs import check_out, new_output
 from selftaught.report.questions import Asked, questions_page
 from selftaught.report.sections import Picture
 from selftaught.report.sheets import picture
@@ -50,8 +50,9 @@ def classify(chosen: group_options.Classify) -> Answer:
     """
     inputs = [str(chosen.clusters), chosen.data, *chosen.answers]
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
-    _spare_answers(chosen.out)
     clusters = kept_clusters.load(chosen.clusters)
+    inputs = [chosen.encoder or clusters.run, str(clusters.facts.get("data", ""))]
+    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     names = read_names(chosen.clusters, clusters.ids_K)
     given = _read_answers(chosen.answers)
     _check_names(chosen.clusters, clusters, {*names.values(), *given.values()})
@@ -70,12 +71,11 @@ def classify(chosen: group_options.Classify) -> Answer:
     made = replace(made, facts={**made.facts, **facts})
     said = made.say(vectors.x_ND)
     asked = questions(projected(vectors.x_ND, None), said, found, chosen.ask, seed=chosen.seed)
-    with new_folder(chosen.out) as part:
+    with new_output(chosen.out, overwrite=chosen.overwrite) as part:
         kept.save(made, part)
         if asked:
             write_bytes(part / _ASK, _ask_table(asked, vectors, said, found))
             write_text(part / _PAGE, _ask_page(asked, vectors, said, found, chosen.out))
-        claim(chosen.out, overwrite=chosen.overwrite)
     value = {**made.facts, "temperature": made.temperature, "asked": len(asked)}
     return answer(value, _text(value, chosen.out), as_json=chosen.json)
 
@@ -167,18 +167,6 @@ def _places(given: Mapping[str, str], vectors: Vectors) -> dict[int, str]:
     """Answers by the place of their image; those of images that are gone are left out."""
     place = {path.strip(): number for number, path in enumerate(vectors.paths)}
     return {place[path]: name for path, name in given.items() if path in place}
-
-
-def _spare_answers(out: Path) -> None:
-    """--overwrite is no reason to lose what people filled in.
-
-    Raises:
-        FileError: OUT/ask.csv holds answers.
-    """
-    path = out / _ASK
-    if path.is_file() and _read_answers([str(path)]):
-        found = f"{path} holds answers, which would be lost"
-        raise FileError(found, f"choose another --out, and give --answers {quoted(path)}")
 
 
 # --- classify: what is written

@@ -181,7 +181,8 @@ def search(chosen: group_options.Search) -> Answer:
     if chosen.out is not None:
         if chosen.out.suffix.lower() != ".png":
             raise FileError(f"--out {chosen.out} is no name of a PNG file", "let it end in .png")
-        check_out(chosen.out, overwrite=chosen.overwrite, file=True)
+        inputs = [*chosen.query, str(chosen.index)]
+        check_out(chosen.out, overwrite=chosen.overwrite, file=True, inputs=inputs)
     opened = open_index(chosen.index)
     found = _duplicates(chosen, opened) if chosen.duplicates else _neighbours(chosen, opened)
     value, lines, text = found

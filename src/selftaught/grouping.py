@@ -4,13 +4,14 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selftaught import group_options
 from selftaught.answer import Answer, answer
 from selftaught.errors import ConfigError, DataError, FileError
-from selftaught.files import new_folder, quoted, read_table, write_bytes, write_table
+from selftaught.files import quoted, read_table, write_bytes, write_table
 from selftaught.groups import clusters as kept
 from selftaught.groups.apart import Apart, among, apart
 from selftaught.groups.classifier import Classifier
@@ -21,7 +22,7 @@ from selftaught.groups.match import matched_ids
 from selftaught.groups.names import groups_of, read_names, write_names
 from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for, with_labels
 from selftaught.machine import pick_device
-from selftaught.outputs import check_out, claim
+from selftaught.outputs import check_out, claim, new_output
 from selftaught.report.page import Section
 from selftaught.report.walls import Curve, group_sections, write_group_report
 from selftaught.resolve import lasting
@@ -45,7 +46,7 @@ def cluster(chosen: group_options.Cluster) -> Answer:
     _check_k(chosen)
     inputs = [chosen.run, chosen.data, str(chosen.match or "")]
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
-    older = None if chosen.match is None else _assignments(chosen.match)
+    older = None if chosen.match is None else _older(chosen.match)
     vectors = with_labels(open_vectors(chosen.run, chosen.data, chosen), chosen.label)
     found = group(
         vectors,
@@ -57,17 +58,16 @@ def cluster(chosen: group_options.Cluster) -> Answer:
         seed=chosen.seed,
         device=pick_device(chosen.device),
     )
-    if chosen.match is not None and older is not None:
-        found = _matched(found, older, chosen.match)
+    if older is not None:
+        found = _matched(found, older)
     stands = apart(vectors)
     table = table_of(vectors, found.assigned, found.names, stands.columns(vectors))
-    with new_folder(chosen.out) as part:
+    with new_output(chosen.out, overwrite=chosen.overwrite) as part:
         kept.save(found.clusters, part)
         write_table(part / _ASSIGNMENTS, table)
         if found.names:
             write_names(part, found.names)
         write_group_report(part, _sections(found, stands), f"{chosen.out.name}: clusters")
-        claim(chosen.out, overwrite=chosen.overwrite)
     value = _told(found, stands)
     return answer(value, _cluster_text(found, value, chosen.out), as_json=chosen.json)
 
@@ -96,7 +96,7 @@ def assign(chosen: group_options.Assign) -> Answer:
     write_sorted(vectors, table, called, chosen)
     value = {"images": len(vectors), "clusters": counted(called)}
     if names:
-        value |= agreement(vectors, called)
+        value |= agreement(vectors, [names.get(id_) for id_ in assigned.cluster_N.tolist()])
     value |= {"out": str(chosen.out), "seconds": seconds}
     return answer(value, assign_text(value, chosen.out), as_json=chosen.json)
 
@@ -118,14 +118,33 @@ def lasting_run(run: str) -> str:
     return run if run.startswith("timm:") else str(Path(run).resolve())
 
 
-def _matched(found: Grouping, older: "pa.Table", folder: Path) -> Grouping:
+@dataclass(frozen=True)
+class _Older:
+    """A clustering whose ids and names shall be kept: cluster by path, and name by cluster."""
+
+    folder: Path
+    clusters: dict[str, int]
+    names: dict[int, str]
+
+
+def _older(folder: Path) -> _Older:
+    """What is kept of it.
+
+    Raises:
+        FileError: The folder holds no clusters, or a file in it is damaged.
+    """
+    clusters = _by_path(_assignments(folder))
+    return _Older(folder, clusters, read_names(folder, kept.load(folder).ids_K))
+
+
+def _matched(found: Grouping, older: _Older) -> Grouping:
     """The same groups under the ids, and the names, of the older ones."""
     clusters = found.clusters
     new = dict(zip(found.vectors.paths, found.assigned.cluster_N.tolist(), strict=True))
-    ids_K, share = matched_ids(_by_path(older), new, clusters.ids_K)
-    names = read_names(folder, kept.load(folder).ids_K)
-    names = {id_: name for id_, name in names.items() if id_ in ids_K}
-    return found.under(ids_K, names, f"{share:.0%} of the images of {folder.name} keep their id.")
+    ids_K, share = matched_ids(older.clusters, new, clusters.ids_K)
+    names = {id_: name for id_, name in older.names.items() if id_ in ids_K}
+    note = f"{share:.0%} of the images of {older.folder.name} keep their id."
+    return found.under(ids_K, names, note)
 
 
 def _sections(found: Grouping, stands: Apart) -> list[Section]:
@@ -149,7 +168,7 @@ def _told(found: Grouping, stands: Apart) -> dict[str, Any]:
         **found.clusters.facts,
         "sizes": sizes,
         "outliers": int(stands.odd_N.sum()),
-        "near_duplicates": sum(len(group) - 1 for group in stands.duplicates),
+        "near_duplicates": sum(map(len, stands.duplicates)),
         "notes": [*found.notes, *filter(None, [stands.note])],
     }
 
@@ -162,7 +181,7 @@ def _cluster_text(found: Grouping, value: Mapping[str, Any], out: Path) -> str:
     if len(ids_K) > _SHOWN:
         lines.append(f"  and {len(ids_K) - _SHOWN:,} smaller ones")
     lines.append(
-        f"{value['near_duplicates']:,} images are nearly another, {value['outliers']:,} are unlike "
+        f"{value['near_duplicates']:,} images look like another, {value['outliers']:,} are unlike "
         f"all others: the report, {out / 'report.html'}, shows them."
     )
     lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
@@ -185,7 +204,8 @@ def check_assign(chosen: group_options.Assign) -> None:
     """
     if chosen.out.suffix.lower() not in (".csv", ".parquet"):
         raise FileError(f"--out {chosen.out} is no table", "let it end in .parquet or .csv")
-    check_out(chosen.out, overwrite=chosen.overwrite, file=True)
+    inputs = [str(chosen.clusters), chosen.data, chosen.encoder, str(chosen.match or "")]
+    check_out(chosen.out, overwrite=chosen.overwrite, file=True, inputs=inputs)
     for folder in filter(None, (chosen.copy_to, chosen.link_to)):
         check_out(folder, overwrite=False)
 
@@ -214,7 +234,8 @@ def _root(vectors: Vectors) -> Path:
 
 
 def _folders(assigned: Assigned, names: Mapping[int, str]) -> list[str]:
-    return [names.get(id_, str(id_)) for id_ in assigned.cluster_N.tolist()]
+    """What each image's cluster is called: one without a name never like the name of another."""
+    return [names.get(id_, f"cluster {id_}") for id_ in assigned.cluster_N.tolist()]
 
 
 def write_sorted(
@@ -250,13 +271,13 @@ def counted(called: Sequence[str]) -> dict[str, int]:
     return dict(Counter(called))
 
 
-def agreement(vectors: Vectors, called: Sequence[str]) -> dict[str, float]:
-    """How often an image is called what its label says, of those that have one."""
+def agreement(vectors: Vectors, called: Sequence[str | None]) -> dict[str, float]:
+    """How often an image is called what its label says, of those that have a name and a label."""
     if vectors.labels is None:
         return {}
     pairs = zip(vectors.labels, called, strict=True)
-    same = [str(label) == name for label, name in pairs if label is not None]
-    return {"agreement": sum(same) / max(1, len(same))}
+    same = [str(label) == name for label, name in pairs if label is not None and name is not None]
+    return {"agreement": sum(same) / max(1, len(same)), "compared": len(same)}
 
 
 def assign_text(value: Mapping[str, Any], out: Path, kind: str = "clusters") -> str:
@@ -267,7 +288,8 @@ def assign_text(value: Mapping[str, Any], out: Path, kind: str = "clusters") -> 
     if len(counts) > _SHOWN:
         lines.append(f"  and {len(counts) - _SHOWN:,} others")
     if "agreement" in value:
-        lines.append(f"The name is the label of {value['agreement']:.1%} of them.")
+        share, many = value["agreement"], value["compared"]
+        lines.append(f"The name is the label of {share:.1%} of the {many:,} that have both.")
     return "\n".join(lines)
 
 

@@ -3,11 +3,19 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from selftaught.errors import FileError
-from selftaught.files import delete, locked, temporary, unwritable
+from selftaught.files import (
+    delete,
+    locked,
+    new_folder,
+    read_bytes,
+    remove,
+    temporary,
+    unwritable,
+)
 
 _MARKS = (  # one of these is in each folder that a command writes
     ".lock",
@@ -49,6 +57,23 @@ def claim(out: Path, *, overwrite: bool, file: bool = False) -> None:
             delete(out)
     except OSError as error:
         raise unwritable(out.parent, error) from None
+
+
+@contextlib.contextmanager
+def new_output(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into that takes its place once it is complete; what is there stays so long.
+
+    Raises:
+        FileError: As `claim`.
+    """
+    ready = temporary(out)
+    try:
+        with new_folder(ready) as part:
+            yield part
+        claim(out, overwrite=overwrite)
+        ready.rename(out)
+    finally:
+        remove(ready)
 
 
 def check_out(
@@ -111,6 +136,11 @@ def _check_ours(out: Path) -> None:
     if out.is_symlink() or not out.is_dir():
         return
     foreign = sorted(p.name for p in out.iterdir() if p.name not in _OURS and ".tmp-" not in p.name)
+    if (out / "names.csv").exists() or _answered(out / "ask.csv"):
+        raise FileError(
+            f"{out} holds names or answers that people gave, which would be lost",
+            "choose another --out",
+        )
     if foreign or not any((out / mark).exists() for mark in _MARKS):
         example = f", such as {foreign[0]!r}" if foreign else ""
         raise FileError(
@@ -120,3 +150,11 @@ def _check_ours(out: Path) -> None:
     if (out / ".lock").exists():
         with locked(out):
             pass
+
+
+def _answered(path: Path) -> bool:
+    """Whether people have filled in labels: the last cell of a line is not empty."""
+    if not path.is_file():
+        return False
+    lines = read_bytes(path).decode(errors="replace").splitlines()[1:]
+    return any(line.strip() and not line.rstrip().endswith((",", ',""', ";")) for line in lines)

@@ -177,7 +177,7 @@ def test_answers_are_not_overwritten(digits: Path, told: Answer, tmp_path: Path)
     answered(tmp_path / "made", truth, tmp_path / "filled.csv")
     (tmp_path / "filled.csv").replace(tmp_path / "made/ask.csv")
     before = (tmp_path / "made/ask.csv").read_bytes()
-    with pytest.raises(FileError, match="holds answers, which would be lost"):
+    with pytest.raises(FileError, match="answers that people gave, which would be lost"):
         selftaught.classify(digits / "clusters", **again, overwrite=True)
     answers = [str(tmp_path / "made/ask.csv")]
     with pytest.raises(FileError, match="which is read"):
@@ -290,7 +290,7 @@ def test_pictures_names_and_folders(photos: Path, tmp_path: Path) -> None:
         *("--copy-to", tmp_path / "sorted", "--label", "folders"),
     )
     assert done.returncode == 0, done.stderr
-    assert "60 images in 3 names" in done.stdout and "label of 100.0% of them" in done.stdout
+    assert "60 images in 3 names" in done.stdout and "label of 100.0% of the 60 that" in done.stdout
     laid = sorted(p.relative_to(tmp_path / "sorted").parts for p in tmp_path.rglob("sorted/*/*/*"))
     assert len(laid) == 60 and all(name == folder for name, folder, _ in laid)
 

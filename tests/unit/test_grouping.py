@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import selftaught
+from selftaught import grouping
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError
@@ -90,9 +91,10 @@ def test_names_merge_clusters_and_judge_them(home: Path) -> None:
     assert all(
         row["name"] == {"0": "digit1", "2": "digit0"}.get(row["cluster"], "") for row in rows
     )
-    right = [row["label"] == row["name"] for row in rows]
-    assert answer.value["agreement"] == pytest.approx(sum(right) / 60) and 0 < sum(right) < 60
-    assert f"{sum(right) / 60:.1%}" in answer.text
+    right = [row["label"] == row["name"] for row in rows if row["name"]]
+    share = sum(right) / len(right)
+    assert answer.value["agreement"] == pytest.approx(share) and 0 < sum(right) < len(right) < 60
+    assert f"{share:.1%} of the {len(right)} that have both" in answer.text
 
 
 def test_ids_and_names_are_kept_when_clustering_anew(home: Path) -> None:
@@ -111,10 +113,21 @@ def test_ids_and_names_are_kept_when_clustering_anew(home: Path) -> None:
     assert dict(zip(table["path"].to_pylist(), table["cluster"].to_pylist(), strict=True)) == anew
 
 
+def test_a_cluster_without_a_name_is_not_taken_for_one_whose_name_is_its_number(home: Path) -> None:
+    shutil.copytree(home / "clusters", home / "numbers")
+    (home / "numbers/names.csv").write_text("cluster,name\n1,3\n")
+    value = sort(home, "numbers.csv", clusters="numbers", label="folders").value
+    sizes = np.bincount(read_table(home / "clusters/assignments.parquet")["cluster"].to_numpy())
+    assert value["clusters"] == {"3": sizes[1]} | {f"cluster {i}": sizes[i] for i in (0, 2, 3, 4)}
+    assert value["compared"] == sizes[1] and value["agreement"] == 0
+
+
 def test_copies_and_links_in_the_folders_of_clusters(home: Path) -> None:
     answer = sort(home, "laid.csv", copy_to=home / "copies", link_to=home / "links")
     for row in lines(home / "laid.csv"):
-        copy, link = (home / out / row["cluster"] / row["path"] for out in ("copies", "links"))
+        copy, link = (
+            home / out / f"cluster {row['cluster']}" / row["path"] for out in ("copies", "links")
+        )
         assert copy.read_bytes() == link.read_bytes() and link.is_symlink()
     assert answer.value["images"] == 60
     with pytest.raises(FileError, match="copies exists"):
@@ -174,9 +187,55 @@ def test_vectors_that_are_not_finite_are_named(home: Path) -> None:
 def test_names_are_not_lost_to_overwrite(home: Path) -> None:
     shutil.copytree(home / "clusters", home / "mine")
     (home / "mine/names.csv").write_text("cluster,name\n1,one\n")
-    with pytest.raises(FileError, match=r"names\.csv"):
+    with pytest.raises(FileError, match="names or answers that people gave"):
         make(home, "mine", overwrite=True)
     assert (home / "mine/clusters.json").exists()
+
+
+def test_what_is_read_is_not_written_over(home: Path) -> None:
+    table, out = home / "kept.parquet", home / "clusters"
+    shutil.copy(out / "assignments.parquet", table)
+    before = table.read_bytes()
+    with pytest.raises(FileError, match="which is read"):
+        sort(home, "kept.parquet", data="kept.parquet")
+    with pytest.raises(FileError, match="which is read"):
+        selftaught.classify(named(home, "read"), out=home / "encoder", device="cpu", overwrite=True)
+    assert table.read_bytes() == before and (home / "encoder/config.json").exists()
+
+
+def named(home: Path, copy: str) -> Path:
+    """Clusters of which two have names."""
+    shutil.copytree(home / "clusters", home / copy)
+    (home / copy / "names.csv").write_text("cluster,name\n0,a\n1,b\n")
+    return home / copy
+
+
+def test_answers_are_not_lost_to_another_command(home: Path) -> None:
+    selftaught.classify(named(home, "asked"), out=home / "answered", device="cpu", ask=4)
+    ask = home / "answered/ask.csv"
+    first, *rest = ask.read_text().splitlines()
+    make(home, "answered", overwrite=True)  # no answers yet
+    selftaught.classify(home / "asked", out=home / "answered", device="cpu", ask=4, overwrite=True)
+    ask.write_text("\n".join([first, rest[0] + "three", *rest[1:]]) + "\n")
+    with pytest.raises(FileError, match="names or answers that people gave"):
+        make(home, "answered", overwrite=True)
+    assert "three" in ask.read_text()
+
+
+def test_an_older_output_stays_until_the_new_one_is_whole(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(home, "stays")
+    before = (home / "stays/clusters.json").read_bytes()
+
+    def fails(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(grouping.cluster.__globals__, "write_group_report", fails)
+    with pytest.raises(KeyboardInterrupt):
+        make(home, "stays", k=3, overwrite=True)
+    assert (home / "stays/clusters.json").read_bytes() == before
+    assert not list(home.glob(".stays*"))
 
 
 @pytest.mark.parametrize(

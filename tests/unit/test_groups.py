@@ -266,6 +266,7 @@ def test_nothing_is_written_over_and_nothing_is_left_half_done(tmp_path: Path) -
     (tmp_path / "a.png").write_bytes(b"1")
     taken = tmp_path / "taken"
     taken.mkdir()
+    (taken / "b.png").write_bytes(b"2")
     with pytest.raises(FileError, match="exists"):
         lay_out(tmp_path, ["a.png"], ["x"], taken, "copy")
     with pytest.raises(DataError, match=r"b\.png is missing"):
@@ -273,6 +274,10 @@ def test_nothing_is_written_over_and_nothing_is_left_half_done(tmp_path: Path) -
     with pytest.raises(FileError, match="leads out"):
         lay_out(tmp_path / "taken", ["../a.png"], ["x"], tmp_path / "out", "copy")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "taken"]
+    (tmp_path / "empty").mkdir()
+    lay_out(tmp_path, ["a.png"], ["x"], tmp_path / "empty", "copy")
+    assert (tmp_path / "empty/x/a.png").read_bytes() == b"1"
+    assert (taken / "b.png").read_bytes() == b"2"
 
 
 @given(st.lists(st.text(max_size=8), max_size=6))

@@ -25,22 +25,26 @@ def lay_out(
         root: Where the images are; below it `paths` are found.
         paths: A path an image.
         folders: The name of its folder, of any characters.
-        out: A folder that does not exist.
+        out: A folder that does not exist, or is empty.
         how: As copies, or as symbolic links.
 
     Raises:
         FileError: OUT exists or cannot be written to, or a path leads out of the root.
         DataError: An image is missing.
     """
+    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+        out.rmdir()
     if os.path.lexists(out):
-        raise FileError(f"{out} exists", "name a folder that does not: nothing is written over")
+        raise FileError(f"{out} exists", "name an empty folder, or none: nothing is written over")
     names = plain_names(folders)
     with new_folder(out) as part:
         for path, name in zip(paths, names, strict=True):
             source, target = inside(root, path), part / name / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if not source.is_file():
-                raise DataError(f"{source} is missing", "restore it, or assign without --copy-to")
+                raise DataError(
+                    f"{source} is missing", "restore it, or leave --copy-to and --link-to out"
+                )
             if how == "link":
                 target.symlink_to(source.resolve())
             else:
