@@ -77,6 +77,32 @@ def test_many_copies_of_one_image_are_one_group() -> None:
     assert [group.tolist() for group in groups] == [[7, *range(400, 430)], [9, 430]]
 
 
+def exact_copies(times: tuple[int, ...], pictured: bool) -> list[list[int]]:
+    """The groups found among images that are there so many times each, one after the other."""
+    shown = as_gray(patches(len(times), SIDE)).repeat(times, axis=0)
+    x_ND = vectors(len(times)).repeat(times, axis=0)
+    pairs = near_duplicates(x_ND, pictures=(lambda rows: shown[rows]) if pictured else None)
+    return sorted(group.tolist() for group in duplicate_groups(pairs, len(x_ND)))
+
+
+@pytest.mark.parametrize("pictured", [False, True])
+def test_exact_copies_are_found_however_many_images_have_them(pictured: bool) -> None:
+    assert exact_copies((2,), pictured) == [[0, 1]]
+    assert exact_copies((2, 1), pictured) == [[0, 1]]
+    assert exact_copies((12,) * 4, pictured) == [list(range(i, i + 12)) for i in range(0, 48, 12)]
+    most = (11,) * 20 + (2,) * 10 + (1,) * 100
+    starts = np.concatenate([[0], np.cumsum(most)])
+    found = [list(range(a, a + n)) for a, n in zip(starts, most, strict=False) if n > 1]
+    assert exact_copies(most, pictured) == found
+
+
+def test_changed_copies_are_found_where_most_images_have_exact_ones() -> None:
+    x_ND = np.concatenate([vectors(40), vectors(20, seed=2).repeat(12, axis=0)])
+    x_ND = np.concatenate([x_ND, near(x_ND[[3, 40]], 0.1)])
+    groups = sorted(g.tolist() for g in duplicate_groups(near_duplicates(x_ND), len(x_ND)))
+    assert groups[:2] == [[3, 280], [*range(40, 52), 281]] and len(groups) == 21
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
 def test_few_images_are_no_error(n: int) -> None:
     x_ND = vectors(n)

@@ -3,9 +3,10 @@
 Near-duplicates. The distance of two vectors is d = 1 - cosine. d_ij counts in units of how far
 apart images are where the two lie: d_ij / sqrt(s_i s_j), as in self-tuning spectral clustering
 (Zelnik-Manor and Perona 2004), where s_i is i's distance to its 10th neighbour. Where so many are
-copies of each other that this is tiny, s_i is half the median of all; and no d is below what
-float32 can tell. By vectors alone a pair is a near-duplicate up to NEAR of these units. With
-pictures more pairs are looked at, up to CANDIDATE, and the pictures decide (`pictures.py`).
+copies of each other that this is tiny, s_i is half the median of those distances that are no
+copies'. No d is below what float32 can tell, and what is so near is a copy at any scale. By vectors
+alone a pair is a near-duplicate up to NEAR of these units. With pictures more pairs are looked at,
+up to CANDIDATE, and the pictures decide (`pictures.py`).
 
 Outliers. Three things that an image may be in an extreme degree: far from its 20th neighbour among
 the 64 directions in which vectors vary most (so up to 20 alike can still be found, and what is
@@ -80,9 +81,10 @@ def near_duplicates(x_ND: NDArray[Any], *, pictures: Pictures | None = None) -> 
     k = min(_SCALE_RANK, N - 1)
     cosine_Nk, rows_Nk = top_k(x_ND, x_ND, k, own=np.arange(N))
     distance_Nk = np.maximum(1 - cosine_Nk, _SMALLEST)
-    scale_N = np.maximum(distance_Nk[:, -1], np.median(distance_Nk[:, -1]) / 2)
+    scale_N = _scale(distance_Nk[:, -1])
     units_Nk = distance_Nk / np.sqrt(scale_N[:, None] * scale_N[rows_Nk])
     close_Nk = units_Nk <= (NEAR if pictures is None else CANDIDATE)
+    close_Nk |= distance_Nk <= _SMALLEST  # whatever the scale: it is tiny where all have copies
     close_Nk[:, _LOOKED_AT:] = False
     i_P, rank_P = close_Nk.nonzero()
     both_P2 = np.sort(np.stack([i_P, rows_Nk[i_P, rank_P]], 1), axis=1)
@@ -157,6 +159,12 @@ def scores_among(
 def outliers(score_N: NDArray[np.floating[Any]], known: int | None = None) -> NDArray[np.bool_]:
     """Which images stand out: surprises above ln of how many are known, by default of them all."""
     return np.asarray(score_N > np.log(max(2, len(score_N) if known is None else known)))
+
+
+def _scale(far_N: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The unit of distance at each image: to its last neighbour, or half the usual one there."""
+    usual = np.median(far_N[far_N > _SMALLEST]) if (far_N > _SMALLEST).any() else _SMALLEST
+    return np.asarray(np.maximum(far_N, usual / 2), np.float32)
 
 
 def _pairs(rows_P2: NDArray[np.int64], cosine_P: NDArray[np.float32]) -> Pairs:
