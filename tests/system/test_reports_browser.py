@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
     paths = tuple(f"{i}{reports.HOSTILE[i % 8]}{'long' * (i % 60)}" for i in range(len(data)))
     labels = tuple(reports.HOSTILE[digit % 8] for digit in target)
     vectors = Vectors(data.astype(np.float32), np.arange(len(data)), paths, labels, "", images)
-    found = replace(group(vectors, 12, size=16), names={1: reports.HOSTILE[0], 2: "x" * 300})
+    found = replace(group(vectors, 12), names={1: reports.HOSTILE[0], 2: "x" * 300})
     curve = Curve([2, 12, 80], [0.9, 0.8, 0.1], [0.3, 0.4, -0.2], [1.0, 0.9, 0.8], 12, "Because.")
     for kind, some in (("clusters", images), ("no-pixels", None)):
         grouping = replace(found, vectors=replace(vectors, images=some), notes=("A note.",))
