@@ -167,7 +167,7 @@ def _told(found: Grouping, stands: Apart) -> dict[str, Any]:
     return {
         **found.clusters.facts,
         "sizes": sizes,
-        "outliers": int(stands.odd_N.sum()),
+        "outliers": None if stands.odd_N is None else int(stands.odd_N.sum()),
         "near_duplicates": sum(map(len, stands.duplicates)),
         "notes": [*found.notes, *filter(None, [stands.note])],
     }
@@ -180,10 +180,10 @@ def _cluster_text(found: Grouping, value: Mapping[str, Any], out: Path) -> str:
     lines += [f"  {_called(int(ids_K[k]), found.names):<20} {sizes_K[k]:>9,}" for k in order]
     if len(ids_K) > _SHOWN:
         lines.append(f"  and {len(ids_K) - _SHOWN:,} smaller ones")
-    lines.append(
-        f"{value['near_duplicates']:,} images look like another, {value['outliers']:,} are unlike "
-        f"all others: the report, {out / 'report.html'}, shows them."
-    )
+    standing = f"{value['near_duplicates']:,} images look like another"
+    if value["outliers"] is not None:
+        standing += f", {value['outliers']:,} are unlike all others"
+    lines.append(f"{standing}: the report, {out / 'report.html'}, shows them.")
     lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
     return "\n".join(lines)
 

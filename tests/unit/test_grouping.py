@@ -17,6 +17,9 @@ from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.files import read_json, read_table, write_table
+from selftaught.groups.apart import apart
+from selftaught.vectors import Vectors
+from tests.support.sets import file_set
 
 ODD = 'it\'s <b>&"odd".png'
 
@@ -148,6 +151,47 @@ def test_the_algorithms_and_the_choice_of_k(home: Path) -> None:
     assert chosen.value["notes"][0] in chosen.text and chosen.value["k"] >= 2
     page = (home / "auto/report.html").read_text()
     assert 'id="choice"' in page and "it&#x27;s &lt;b&gt;" in page and "<b>&" not in page
+
+
+def vectors_table(path: Path, n: int) -> str:
+    x = np.random.default_rng(n).normal(size=(n, 48)).astype("f4")
+    vector = pa.FixedSizeListArray.from_arrays(x.ravel(), 48)
+    write_table(path, pa.table({"path": [f"{i}.png" for i in range(n)], "vector": vector}))
+    return str(path)
+
+
+@pytest.mark.parametrize("n", [39, 40])
+def test_of_too_few_images_outliers_are_not_told(tmp_path: Path, n: int) -> None:
+    few, out = n < 40, tmp_path / "clusters"
+    given = vectors_table(tmp_path / "vectors.parquet", n)
+    answer = selftaught.cluster(given, out=out, k=2, device="cpu")
+    told = ["Too few images to tell outliers (40 are the least)."]
+    assert answer.value["notes"] == (told if few else [])
+    assert (answer.value["outliers"] is None) == few and ("unlike" in answer.text) != few
+    page = (out / "report.html").read_text()
+    assert ("Outliers are not told" in page) == few
+    assert not (few and "No image stands out." in page)
+    selftaught.assign(out, given, out=tmp_path / "sorted.parquet", device="cpu")
+    for name in (out / "assignments.parquet", tmp_path / "sorted.parquet"):
+        table = read_table(name)
+        assert table.schema.field("outlier").type == pa.bool_()
+        assert table.schema.field("outlier_score").type == pa.float32()
+        for column in ("outlier", "outlier_score"):
+            assert table[column].null_count == (n if few else 0)
+    twins = read_table(out / "assignments.parquet")["duplicate_of"]
+    assert twins.type == pa.int64() and twins.null_count == n
+
+
+def test_too_few_images_and_pixels_that_are_gone_are_both_told(tmp_path: Path) -> None:
+    images = file_set(tmp_path, 6)
+    x_ND = np.repeat(np.random.default_rng(0).normal(size=(3, 48)), 2, axis=0).astype("f4")
+    paths = tuple(images.checked.images["path"].to_pylist())
+    (tmp_path / "images/0000.png").unlink()
+    found = apart(Vectors(x_ND, np.arange(6), paths, None, "", images))
+    assert found.note.startswith("Near-duplicates and outliers are told by vectors alone: ")
+    few = " is gone or bad. Too few images to tell outliers (40 are the least)."
+    assert found.note.endswith(f"0000.png{few}")
+    assert sorted(group.tolist() for group in found.duplicates) == [[0, 1], [2, 3], [4, 5]]
 
 
 # --- faults

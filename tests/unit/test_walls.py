@@ -298,6 +298,15 @@ def test_a_single_image_is_a_report():
     assert "No image stands out." in parsed.words
 
 
+def test_where_outliers_cannot_be_told_no_image_is_called_odd_and_none_is_cleared():
+    sections = told(random_grouping(39, 1), outlier_N=None, odd_N=None)
+    assert "not told" in words(sections, "Overview")
+    assert words(sections, "Outliers") == "Outliers are not told: there are too few images."
+    assert "Typical" in words(sections, "Clusters") and "Oddest" not in words(sections, "Clusters")
+    (section,) = [section for section in sections if section.title == "Outliers"]
+    assert 'class="note"' in section.html
+
+
 def in_clusters(label_N: np.ndarray) -> Grouping:
     """Random vectors in the clusters that are given."""
     K, grouping = label_N.max() + 1, random_grouping(len(label_N), 2)

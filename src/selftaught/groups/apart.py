@@ -21,25 +21,28 @@ class Apart:
     """Outliers and near-duplicates.
 
     Attributes:
-        score_N: float32, how surprising each image is, in nats.
-        odd_N: Which of them are outliers.
+        score_N: float32, how surprising each image is, in nats; None of too few images.
+        odd_N: Which of them are outliers; None of too few images.
         duplicates: Groups of places 0 .. N-1, rising; the largest group first.
-        note: Why pixels were not looked at, if they were not; else "".
+        note: Why pixels were not looked at, or outliers not told, where that is so; else "".
     """
 
-    score_N: NDArray[np.float32]
-    odd_N: NDArray[np.bool_]
+    score_N: NDArray[np.float32] | None
+    odd_N: NDArray[np.bool_] | None
     duplicates: tuple[NDArray[np.int64], ...]
     note: str = ""
 
     def columns(self, vectors: Vectors) -> dict[str, Any]:
-        """For a table: outlier_score, outlier, and duplicate_of, the row of the first that looks
-        the same, null where none does."""
+        """For a table: outlier_score and outlier, null where they cannot be told, and duplicate_of,
+        the row of the first that looks the same, null where none does."""
+        import pyarrow as pa
+
         first: list[int | None] = [None] * len(vectors)
         for group in self.duplicates:
             for place in group.tolist()[1:]:
                 first[place] = int(vectors.row_N[group[0]])
-        return {"outlier_score": self.score_N, "outlier": self.odd_N, "duplicate_of": first}
+        told = _columns(len(vectors), self.score_N, self.odd_N)
+        return told | {"duplicate_of": pa.array(first, pa.int64())}
 
 
 def apart(vectors: Vectors) -> Apart:
@@ -62,12 +65,31 @@ def apart(vectors: Vectors) -> Apart:
 
 def _apart(vectors: Vectors, pictures: odd.Pictures | None, note: str = "") -> Apart:
     pairs = odd.near_duplicates(vectors.x_ND, pictures=pictures)
-    score_N = odd.outlier_scores(vectors.x_ND, pictures=pictures)
     groups = tuple(odd.duplicate_groups(pairs, len(vectors)))
+    if len(vectors) < odd.FEWEST:
+        few = f"Too few images to tell outliers ({odd.FEWEST} are the least)."
+        return Apart(None, None, groups, f"{note} {few}".lstrip())
+    score_N = odd.outlier_scores(vectors.x_ND, pictures=pictures)
     return Apart(score_N, odd.outliers(score_N), groups, note)
 
 
 def among(vectors: Vectors, reference_MD: Tensor) -> dict[str, Any]:
-    """For a table: outlier_score and outlier of new images among those that were clustered."""
+    """For a table: outlier_score and outlier of new images among those that were clustered; null
+    where those are too few."""
+    if len(reference_MD) < odd.FEWEST:
+        return _columns(len(vectors), None, None)
     score_N = odd.scores_among(vectors.x_ND, reference_MD.float().numpy())
-    return {"outlier_score": score_N, "outlier": odd.outliers(score_N, known=len(reference_MD))}
+    return _columns(len(vectors), score_N, odd.outliers(score_N, known=len(reference_MD)))
+
+
+def _columns(
+    N: int, score_N: NDArray[np.float32] | None, odd_N: NDArray[np.bool_] | None
+) -> dict[str, Any]:
+    """Of one type whether there are values or not."""
+    import pyarrow as pa
+
+    found = ("outlier_score", score_N, pa.float32()), ("outlier", odd_N, pa.bool_())
+    return {
+        name: pa.nulls(N, type_) if value_N is None else pa.array(value_N, type_)
+        for name, value_N, type_ in found
+    }

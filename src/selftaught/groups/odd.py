@@ -36,6 +36,11 @@ NEAR, CANDIDATE = 0.3, 0.6
 SAME = 0.95
 """Correlation of two pictures from which on they are of one photograph."""
 
+_CROWD = 20  # so many alike are still no crowd
+
+FEWEST = 2 * _CROWD
+"""Images that there must be for outliers to be told."""
+
 Pictures = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """From rows to gray pictures (n, S, S), as `pictures.gray` makes them."""
 
@@ -107,7 +112,7 @@ def duplicate_groups(pairs: Pairs, images: int) -> list[NDArray[np.int64]]:
 
 
 def outlier_scores(
-    x_ND: NDArray[Any], *, pictures: Pictures | None = None, k: int = 20, directions: int = 64
+    x_ND: NDArray[Any], *, pictures: Pictures | None = None, k: int = _CROWD, directions: int = 64
 ) -> NDArray[np.float32]:
     """How surprising each image is among the others.
 
@@ -135,7 +140,7 @@ def outlier_scores(
 
 
 def scores_among(
-    x_ND: NDArray[Any], known_MD: NDArray[Any], *, k: int = 20, directions: int = 64
+    x_ND: NDArray[Any], known_MD: NDArray[Any], *, k: int = _CROWD, directions: int = 64
 ) -> NDArray[np.float32]:
     """How surprising each new image is among known ones, by vectors alone.
 

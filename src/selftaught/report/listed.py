@@ -59,7 +59,7 @@ def outliers_section(
     vectors: Vectors,
     pictures: Mapping[int, str],
     odd: Sequence[int],
-    outlier_N: NDArray[np.float32],
+    outlier_N: NDArray[np.float32] | None,
     cluster: Mapping[int, Html],
 ) -> Section:
     """Images unlike the others.
@@ -68,10 +68,13 @@ def outliers_section(
         vectors: Of all images.
         pictures: By place.
         odd: The places of the outliers, oddest first.
-        outlier_N: How odd each image is.
+        outlier_N: How odd each image is; None where there are too few to tell.
         cluster: What the group of each outlier is called.
     """
     title, anchor = "Outliers", "outliers"
+    if outlier_N is None:
+        words = "Outliers are not told: there are too few images."
+        return Section(title, paragraph(words, kind="note"), anchor)
     if not odd:
         return Section(title, paragraph("No image stands out.", kind="good"), anchor)
 

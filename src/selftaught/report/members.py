@@ -83,7 +83,7 @@ class Group:
 def groups(
     grouping: Grouping,
     assigned: Assigned,
-    outlier_N: NDArray[np.float32],
+    outlier_N: NDArray[np.float32] | None,
     duplicates: Sequence[Sequence[int]],
     most: Most,
 ) -> list[Group]:
@@ -92,11 +92,11 @@ def groups(
     Args:
         grouping: The clustering.
         assigned: Each image's group; see `merged`.
-        outlier_N: The higher, the odder.
+        outlier_N: The higher, the odder; None where that is not known.
         duplicates: Places of images that are nearly the same.
         most: Images of a wall.
     """
-    doubled_N = np.zeros(len(outlier_N), bool)
+    doubled_N = np.zeros(len(assigned.cluster_N), bool)
     doubled_N[[place for twins in duplicates for place in twins]] = True
     clusters_of, labels = _clusters_of(grouping), classes(grouping.vectors.labels)
     found = []
@@ -232,7 +232,7 @@ def _lowest(value_N: NDArray[np.float32], members_n: NDArray[np.int64], most: in
 def _shown(
     members_n: NDArray[np.int64],
     margin_N: NDArray[np.float32],
-    outlier_N: NDArray[np.float32],
+    outlier_N: NDArray[np.float32] | None,
     most: Most,
 ) -> dict[str, list[int]]:
     """The images of a wall; there is no border where there is no other group."""
@@ -242,7 +242,7 @@ def _shown(
     return {
         TYPICAL: members_n[: most.typical].tolist(),
         **({BORDER: border} if np.isfinite(margin_N[border]).all() else {}),
-        ODD: _lowest(-outlier_N, members_n, most.odd),
+        **({} if outlier_N is None else {ODD: _lowest(-outlier_N, members_n, most.odd)}),
     }
 
 

@@ -71,8 +71,8 @@ class Curve(NamedTuple):
 def group_sections(
     grouping: Grouping,
     *,
-    outlier_N: NDArray[np.float32],
-    odd_N: NDArray[np.bool_],
+    outlier_N: NDArray[np.float32] | None,
+    odd_N: NDArray[np.bool_] | None,
     duplicates: Sequence[Sequence[int]],
     curve: Curve | None = None,
     most_bytes: int = MOST_BYTES,
@@ -81,8 +81,8 @@ def group_sections(
 
     Args:
         grouping: The clustering.
-        outlier_N: How odd each image is; the higher, the odder.
-        odd_N: Which images are outliers.
+        outlier_N: How odd each image is; the higher, the odder. None of too few images.
+        odd_N: Which images are outliers; None of too few.
         duplicates: Groups of images that are nearly the same, as places 0 .. N-1.
         curve: What `--k auto` chose from.
         most_bytes: Of all pictures together; the page is a little larger.
@@ -90,7 +90,7 @@ def group_sections(
     assigned = merged(grouping)
     most = _FULL if len(np.unique(assigned.cluster_N)) <= _FULL_WALLS else _SPARE
     found = groups(grouping, assigned, outlier_N, duplicates, most)
-    odd = np.flatnonzero(odd_N)[np.argsort(-outlier_N[odd_N], kind="stable")].tolist()
+    odd = _oddest_first(outlier_N, odd_N)
     twins = sorted(duplicates, key=len, reverse=True)
     wanted = _wanted(found[:WALLS], pictured(odd, twins))
     pictures = pictures_of(grouping.vectors, wanted, most_bytes)
@@ -105,7 +105,7 @@ def group_sections(
     by_id = {group.id: group for group in found}
     home = {place: called(gallery, by_id[int(assigned.cluster_N[place])]) for place in odd}
     return [
-        _overview(grouping, assigned, found, twins=twins, odd=odd),
+        _overview(grouping, assigned, found, twins=twins, odd_N=odd_N),
         *([] if curve is None else [choice_section(curve)]),
         walls_section(gallery),
         *others_section(gallery),
@@ -159,7 +159,7 @@ def _overview(
     found: Sequence[Group],
     *,
     twins: Sequence[Sequence[int]],
-    odd: Sequence[int],
+    odd_N: NDArray[np.bool_] | None,
 ) -> Section:
     """How many images in how many clusters, what to know, and how far they agree with labels."""
     sizes, K = [len(group) for group in found], len({id_ for g in found for id_ in g.clusters})
@@ -171,7 +171,7 @@ def _overview(
         "median": f"{np.median(sizes):,g}",
         "smallest": sizes[-1],
         "near-duplicates": sum(map(len, twins)),
-        "outliers": len(odd),
+        "outliers": "not told" if odd_N is None else int(odd_N.sum()),
     }
     parts = [paragraph(note, kind="note") for note in grouping.notes]
     labels = classes(grouping.vectors.labels)
@@ -182,6 +182,16 @@ def _overview(
         drawn = plots.bars("Images in each cluster", sizes, alt=alt, over="cluster, largest first")
         parts = [grid([Html(f"<div>{joined(parts)}</div>"), figure(drawn)], kind="beside")]
     return Section("Overview", joined([facts(told), *parts]), "overview")
+
+
+def _oddest_first(
+    outlier_N: NDArray[np.float32] | None, odd_N: NDArray[np.bool_] | None
+) -> list[int]:
+    """The places of the outliers; none where they are not known."""
+    if outlier_N is None or odd_N is None:
+        return []
+    places: list[int] = np.flatnonzero(odd_N)[np.argsort(-outlier_N[odd_N], kind="stable")].tolist()
+    return places
 
 
 def _agreement(of: Mapping[str, float]) -> str:
