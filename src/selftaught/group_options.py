@@ -22,7 +22,8 @@ class Cluster(Machine):
     k: int | Literal["auto"] = "auto"
     """How many clusters; auto tries several, and says why it takes one."""
     by: Literal["kmeans", "power-iteration", "max-margin"] = "kmeans"
-    """The algorithm; power-iteration finds k itself, max-margin makes 2 clusters of few images."""
+    """The algorithm; power-iteration finds k itself; max-margin makes 2 clusters of at most 5,000
+    images, whose sizes differ by at most 10 % of them."""
     space: Literal["unit", "whitened"] = "unit"
     """Vectors made equally long; or, as in DeepCluster, whitened before that."""
     match: Path | None = None

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from selftaught.groups import clusters as kept
 from selftaught.groups.apart import Apart, among, apart
 from selftaught.groups.classifier import Classifier
 from selftaught.groups.clusters import Assigned, Clusters
-from selftaught.groups.fit import Grouping, group, table_of
+from selftaught.groups.fit import Grouping, check_size, group, table_of
 from selftaught.groups.folders import lay_out
 from selftaught.groups.match import matched_ids
 from selftaught.groups.names import groups_of, read_names, write_names
@@ -40,6 +41,7 @@ def cluster(chosen: group_options.Cluster) -> Answer:
 
     Raises:
         DataError: No image can be used, or there are fewer images than clusters.
+        UserError: There are too many images for the algorithm.
         ConfigError: Options contradict each other.
         FileError: --out is in the way, or --match are no clusters.
     """
@@ -47,7 +49,8 @@ def cluster(chosen: group_options.Cluster) -> Answer:
     inputs = [chosen.run, chosen.data, str(chosen.match or "")]
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     older = None if chosen.match is None else _older(chosen.match)
-    vectors = with_labels(open_vectors(chosen.run, chosen.data, chosen), chosen.label)
+    fits = partial(check_size, chosen.by)
+    vectors = with_labels(open_vectors(chosen.run, chosen.data, chosen, fits), chosen.label)
     found = group(
         vectors,
         None if chosen.k == "auto" else chosen.k,

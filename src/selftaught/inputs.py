@@ -1,6 +1,6 @@
 """What RUN and DATA name, opened: images, or vectors from an encoder and images or from a table."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -74,13 +74,16 @@ def vectors_of(encoder: Encoder, images: Images, machine: Machine) -> Vectors:
     )
 
 
-def open_vectors(run: str, data: str, machine: Machine) -> Vectors:
+def open_vectors(
+    run: str, data: str, machine: Machine, check: Callable[[int], object] | None = None
+) -> Vectors:
     """The vectors of DATA by the encoder of RUN; or those of a table, RUN.
 
     Args:
         run: A run, an encoder folder, timm:NAME, or a table of vectors (.parquet).
         data: Images. Of a table they are those that it was made from, for their pixels; "": none.
         machine: Where the encoder computes.
+        check: Called with the number of images before they are encoded; what it raises is raised.
 
     Raises:
         ConfigError: There is an encoder without images.
@@ -91,7 +94,10 @@ def open_vectors(run: str, data: str, machine: Machine) -> Vectors:
         return of_table(Path(run), open_images(data, machine) if data else None)
     if not data:
         raise ConfigError(f"images are missing for the encoder of {run}", "give DATA after it")
-    return vectors_of(open_encoder(run), open_images(data, machine), machine)
+    encoder, images = open_encoder(run), open_images(data, machine)
+    if check is not None:
+        check(len(images.checked))
+    return vectors_of(encoder, images, machine)
 
 
 def vectors_for(run: str, data: str, machine: Machine, *, encoder: str, made: str) -> Vectors:

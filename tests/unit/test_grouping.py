@@ -13,9 +13,10 @@ from sklearn.datasets import load_digits
 
 import selftaught
 from selftaught import grouping
+from selftaught.clustering import max_margin
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
-from selftaught.errors import ConfigError, DataError, FileError
+from selftaught.errors import ConfigError, DataError, FileError, UserError
 from selftaught.files import read_json, read_table, write_table
 from selftaught.groups.apart import apart
 from selftaught.vectors import Vectors
@@ -143,7 +144,9 @@ def lines(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_algorithms_and_the_choice_of_k(home: Path) -> None:
-    two = make(home, "two", by="max-margin", k=2).value
+    answer = make(home, "two", by="max-margin", k=2)
+    two, bound = answer.value, "The two clusters may differ by at most 10 % of the images."
+    assert two["notes"] == [bound] and bound in (home / "two/report.html").read_text()
     assert two["k"] == 2 and min(two["sizes"].values()) >= 60 * 0.45
     graph = make(home, "graph", by="power-iteration", k="auto").value
     assert 2 < graph["k"] < 30
@@ -195,6 +198,21 @@ def test_too_few_images_and_pixels_that_are_gone_are_both_told(tmp_path: Path) -
 
 
 # --- faults
+
+
+def test_too_many_images_for_max_margin_are_refused_before_any_is_encoded(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"5,001 vectors for maximum margin: give 2 to 5,000"):
+        given = vectors_table(tmp_path / "many.parquet", 5001)
+        selftaught.cluster(given, out=home / "never", by="max-margin", device="cpu")
+    monkeypatch.setattr(max_margin, "_MOST", 59)
+    cache = tmp_path / "empty"
+    with pytest.raises(UserError, match="60 vectors for maximum margin: give 2 to 59"):
+        make(home, "never", by="max-margin", k=2, cache=cache)
+    assert not (cache / "features").exists() and not (home / "never").exists()
+    make(home, "encoded", cache=cache)
+    assert (cache / "features").exists()
 
 
 def test_another_encoder_is_refused(home: Path) -> None:

@@ -105,8 +105,7 @@ def _check(
 ) -> None:
     if x_ND.ndim != 2 or 0 in x_ND.shape:
         raise UserError(f"vectors of shape {tuple(x_ND.shape)}", "give one row a vector, (N, D)")
-    if not 2 <= len(x_ND) <= _MOST:
-        raise UserError(f"{len(x_ND):,} vectors for maximum margin", f"give 2 to {_MOST:,}")
+    check_many(len(x_ND))
     if not x_ND.isfinite().all():
         raise UserError("the vectors hold values that are not finite", "leave those rows out")
     if kernel not in ("linear", "rbf"):
@@ -116,6 +115,16 @@ def _check(
         raise UserError(found, "give a balance from 0 to below 1, and the others above 0")
     if starts < 1 or rounds < 1:
         raise UserError(f"{starts} starts, {rounds} rounds", "give at least 1 of each")
+
+
+def check_many(N: int) -> None:
+    """Whether so many vectors can be clustered.
+
+    Raises:
+        UserError: They are too many, or less than two.
+    """
+    if not 2 <= N <= _MOST:
+        raise UserError(f"{N:,} vectors for maximum margin", f"give 2 to {_MOST:,}")
 
 
 def _most(balance: float, N: int) -> int:

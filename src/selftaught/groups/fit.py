@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selftaught.clustering.choice import Choice, choose_k
 from selftaught.clustering.kmeans import kmeans
-from selftaught.clustering.max_margin import max_margin
+from selftaught.clustering.max_margin import check_many, max_margin
 from selftaught.clustering.power_iteration import power_iteration
 from selftaught.clustering.whitening import Whitening
 from selftaught.groups.clusters import Assigned, Clusters, projected
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _ITERATIONS, _STARTS = 100, 3
 _KEPT = 2**23  # numbers of the vectors that are kept
+_BALANCE = 0.1  # of max-margin: how far sizes may differ, as a share of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +92,9 @@ def group(
         device: Where k-means works.
 
     Raises:
-        UserError: There are fewer vectors than clusters.
+        UserError: There are fewer vectors than clusters, or too many for the algorithm.
     """
+    check_size(by, len(vectors))
     whitening = Whitening.fit(vectors.x_ND, device=device) if space == "whitened" else None
     y_NP = projected(vectors.x_ND, whitening)
     choice = choose_k(y_NP, seed=seed) if k is None and by not in FINDS_K else None
@@ -110,8 +112,24 @@ def group(
         facts,
     )
     assigned = clusters.assign(vectors.x_ND, own_N=label_N.numpy())
-    notes = () if choice is None else (choice.sentence,)
-    return Grouping(vectors, clusters, assigned, notes=notes, choice=choice)
+    return Grouping(vectors, clusters, assigned, notes=_notes(by, choice), choice=choice)
+
+
+def check_size(by: str, N: int) -> None:
+    """Whether an algorithm takes so many vectors.
+
+    Raises:
+        UserError: It does not.
+    """
+    if by == "max-margin":
+        check_many(N)
+
+
+def _notes(by: str, choice: Choice | None) -> tuple[str, ...]:
+    """What people should know of how clusters came about."""
+    if by == "max-margin":
+        return (f"The two clusters may differ by at most {100 * _BALANCE:g} % of the images.",)
+    return () if choice is None else (choice.sentence,)
 
 
 def _by_kmeans(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
@@ -132,7 +150,7 @@ def _by_power_iteration(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
 
 
 def _by_max_margin(y_NP: Tensor, k: int, seed: int, device: str) -> Tensor:
-    return max_margin(y_NP, seed=seed).labels_N
+    return max_margin(y_NP, seed=seed, balance=_BALANCE).labels_N
 
 
 ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {
