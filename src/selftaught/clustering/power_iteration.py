@@ -19,7 +19,8 @@ What is settled here, or differs:
   the lowest row among them, so that copies of an image stay together.
 * A cluster of one image stays one: none is given to another.
 
-Shapes:  N vectors, D their size; k neighbours; K clusters; E edges; A of them allowed.
+Shapes:  N vectors, D their size; L = D + 1; k neighbours; K clusters; E edges, A of them
+         allowed.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftaught.clustering.means import blocks, mean, mean_squared_distance, means
 from selftaught.errors import UserError
 from selftaught.neighbours import top_k
 
@@ -74,8 +76,8 @@ def power_iteration(
 ) -> GraphClusters:
     """Cluster vectors by the local maxima of a diffusion on their nearest neighbours.
 
-    Nothing is random. N^2 products find the neighbours; all else is sparse, a few MB of memory for
-    10,000 vectors.
+    Nothing is random. N^2 products find the neighbours, from two float32 copies of the vectors and
+    128 MiB of scores at a time; all else is sparse or done in blocks.
 
     Args:
         x_ND: Finite vectors, of any float type or whole numbers: DeepCluster's are whitened and of
@@ -133,11 +135,14 @@ def graph(x_ND: Tensor, neighbours: int, sigma: float) -> "csr_array":
 
 def _nearest(x_ND: Tensor, k: int) -> NDArray[np.int64]:
     """The k rows nearest to each, itself left out: x.y - |y|^2 / 2 is largest where they are."""
-    x_ND = (x_ND.double() - x_ND.double().mean(0)).float()
-    half_N1 = x_ND.double().square().sum(1, keepdim=True).float() / 2
-    query_NE = torch.cat([x_ND, torch.ones_like(half_N1)], 1)
-    base_NE = torch.cat([x_ND, -half_N1], 1)
-    return top_k(query_NE, base_NE, k, metric="dot", own=np.arange(len(x_ND)))[1]
+    N, D = x_ND.shape
+    query_NL, mean_D = torch.ones(N, D + 1), mean(x_ND)  # centred: products lose less
+    for part in blocks(x_ND):
+        query_NL[part, :D] = (x_ND[part].double() - mean_D).float()
+    base_NL = query_NL.clone()
+    for part in blocks(x_ND):
+        base_NL[part, D] = -(query_NL[part, :D].double().square().sum(1).float() / 2)
+    return top_k(query_NL, base_NL, k, metric="dot", own=np.arange(N))[1]
 
 
 def _squared_distances(
@@ -196,15 +201,12 @@ def _first_of_row(
 def _answer(x_ND: Tensor, to_N: NDArray[np.int64]) -> GraphClusters:
     """Connected components of the pointers, numbered by size."""
     labels_N = torch.from_numpy(_by_size(_components(to_N)))
-    K, dtype = int(labels_N.max()) + 1, _dtype(x_ND)
-    size_K1 = torch.bincount(labels_N)[:, None]
-    sums_KD = torch.zeros(K, x_ND.shape[1], dtype=torch.float64)
-    centroids_KD = sums_KD.index_add_(0, labels_N, x_ND.double()) / size_K1
+    centroids_KD = means(x_ND, labels_N)
     peaks_N = torch.from_numpy(np.flatnonzero(to_N == np.arange(len(to_N))))
-    peaks_K = torch.empty(K, dtype=torch.int64)
+    peaks_K = torch.empty(len(centroids_KD), dtype=torch.int64)
     peaks_K[labels_N[peaks_N]] = peaks_N
-    objective = (x_ND.double() - centroids_KD[labels_N]).square().sum(1).mean()
-    return GraphClusters(centroids_KD.to(dtype), labels_N, peaks_K, float(objective))
+    objective = mean_squared_distance(x_ND, labels_N, centroids_KD)
+    return GraphClusters(centroids_KD.to(_dtype(x_ND)), labels_N, peaks_K, objective)
 
 
 def _components(to_N: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from selftaught.clustering.choice import Choice, choose_k
 from selftaught.clustering.kmeans import kmeans
 from selftaught.clustering.max_margin import check_many, max_margin
+from selftaught.clustering.means import means
 from selftaught.clustering.power_iteration import power_iteration
 from selftaught.clustering.whitening import Whitening
 from selftaught.groups.clusters import Assigned, Clusters, projected
@@ -99,7 +100,7 @@ def group(
     y_NP = projected(vectors.x_ND, whitening)
     choice = choose_k(y_NP, seed=seed) if k is None and by not in FINDS_K else None
     label_N = _by_size(ALGORITHMS[by](y_NP, k or (choice.k if choice else 0), seed, device))
-    centroids_KP = _means(y_NP, label_N)
+    centroids_KP = means(y_NP, label_N).float()
     facts = {"by": by, "space": space, "k": len(centroids_KP), "images": len(vectors)}
     facts |= {"seed": seed, "data": data}
     clusters = Clusters(
@@ -171,14 +172,6 @@ def _by_size(label_N: Tensor) -> Tensor:
     )
     rank_K = np.lexsort((first_K, -size_K)).argsort()
     return torch.from_numpy(rank_K[place_N])
-
-
-def _means(y_NP: Tensor, label_N: Tensor) -> Tensor:
-    """The mean of each label's vectors, (K, P); labels are 0 .. K-1, without gaps."""
-    K = int(label_N.max()) + 1
-    sums_KP = torch.zeros(K, y_NP.shape[1], dtype=torch.float64)
-    sums_KP.index_add_(0, label_N, y_NP.double())
-    return (sums_KP / torch.bincount(label_N, minlength=K)[:, None]).float()
 
 
 def _reference(x_ND: NDArray[np.float32], seed: int) -> Tensor:
