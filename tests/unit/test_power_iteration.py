@@ -169,7 +169,7 @@ def test_few_vectors_have_few_neighbours(N: int) -> None:
         ({"alpha": 1.0}, "alpha between 0 and 1"),
         ({"neighbours": 0}, "0 neighbours"),
         ({"iterations": -1}, "-1 iterations"),
-        ({"sigma": 0.01}, "sigma 0.01 is so small .*: give a larger one"),
+        ({"sigma": 0.01}, "too far apart for sigma 0.01: .*k-means, or .* larger sigma"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: dict, complaint: str) -> None:

@@ -125,8 +125,8 @@ def graph(x_ND: Tensor, neighbours: int, sigma: float) -> "csr_array":
     i_E = np.repeat(np.arange(len(x_ND)), neighbours)
     weights_E = np.exp(-_squared_distances(x_ND, i_E, rows_Nk.ravel()) / sigma**2)
     if not weights_E.any():
-        found = f"sigma {sigma:g} is so small that no two vectors are neighbours"
-        raise UserError(found, "give a larger one, or vectors of length 1")
+        found = f"no two vectors are neighbours: all lie too far apart for sigma {sigma:g}"
+        raise UserError(found, "cluster them by k-means, or from Python with a larger sigma")
     G = csr_array((weights_E, (i_E, rows_Nk.ravel())), shape=(len(x_ND), len(x_ND)))
     W: csr_array = (G + G.T).tocsr()
     W.eliminate_zeros()
