@@ -1,7 +1,5 @@
 """The commands that learn the names of clusters and give them to images: classify, and assign."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +18,7 @@ from selftaught.groups.ask import Question, questions
 from selftaught.groups.classifier import Said
 from selftaught.groups.clusters import Clusters, projected
 from selftaught.groups.learn import NOBODY, Members, learn, members
-from selftaught.groups.names import NAMES, read_names, table_lines
+from selftaught.groups.names import NAMES, read_names, table_bytes, table_lines
 from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, new_output
@@ -195,15 +193,13 @@ def _told(found: Members, names: Mapping[int, str], clusters: Clusters) -> dict[
 
 def _ask_table(asked: Sequence[Question], vectors: Vectors, said: Said, found: Members) -> bytes:
     """ask.csv: a line a question, whose last cell waits for an answer."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    lines: list[Sequence[object]] = [_COLUMNS]
     for question in asked:
         i = question.place
         says, confidence = found.names[said.first_N[i]], f"{said.confidence_N[i]:.3f}"
         row, path = vectors.row_N[i], vectors.paths[i]
-        writer.writerow((row, path, question.why, says, confidence, ""))
-    return file.getvalue().encode()
+        lines.append((row, path, question.why, says, confidence, ""))
+    return table_bytes(lines)
 
 
 def _ask_page(

@@ -51,7 +51,7 @@ def read_assignments(clusters: Path) -> pa.Table:
 
 
 def asked(classifier: Path) -> list[dict[str, str]]:
-    with (classifier / "ask.csv").open(newline="") as file:
+    with (classifier / "ask.csv").open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -240,7 +240,7 @@ def test_damage_and_contradictions_are_one_line(
         ),
         (["classify", str(digits / "classifier"), "--out", out], "holds no clusters"),
         (["classify", str(digits / "clusters"), "--out", out, "--answers", "no.csv"], "no.csv"),
-        (["classify", str(digits / "clusters"), "--out", out, "--answers", test], "no columns"),
+        (["classify", str(digits / "clusters"), "--out", out, "--answers", test], "not UTF-8"),
         (["classify", str(digits / "clusters"), "--out", out, "--ask", "-1"], "ask is -1"),
     ):
         assert main(arguments) == USER

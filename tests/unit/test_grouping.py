@@ -111,7 +111,7 @@ def test_ids_and_names_are_kept_when_clustering_anew(home: Path) -> None:
     )
     kept = sum(older[path] == anew[path] for path in older) / len(older)
     assert f"{kept:.0%} of the images of older keep their id" in answer.text and kept > 0.4
-    assert (home / "anew/names.csv").read_text() == "cluster,name\n1,one\n"
+    assert (home / "anew/names.csv").read_text("utf-8-sig") == "cluster,name\n1,one\n"
     sort(home, "as_older.parquet", clusters="anew", match=home / "older")
     table = read_table(home / "as_older.parquet")
     assert dict(zip(table["path"].to_pylist(), table["cluster"].to_pylist(), strict=True)) == anew

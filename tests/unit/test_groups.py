@@ -1,5 +1,6 @@
 """Clusters that are kept: nearest centroids, names, ids that stay, folders, damaged files."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -188,6 +189,16 @@ def test_names_go_to_disk_and_back(tmp_path: Path) -> None:
     assert read_names(tmp_path, np.array([7, 3, 0])) == names
 
 
+def test_names_are_utf_8_and_spreadsheets_see_it(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_bytes("cluster,name\n0,Käse\n1,Kúse\n".encode("cp1252"))
+    with pytest.raises(FileError, match=r"names\.csv is not UTF-8: save it as CSV UTF-8"):
+        read_names(tmp_path, np.arange(3))
+    write_names(tmp_path, {0: "Käse"})
+    assert (
+        tmp_path / "names.csv"
+    ).read_bytes() == codecs.BOM_UTF8 + "cluster,name\n0,Käse\n".encode()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -196,6 +207,7 @@ def test_names_go_to_disk_and_back(tmp_path: Path) -> None:
         ("cluster,name\n4,x\n", "line 2: there is no cluster '4'"),
         ("cluster,name\n0,x\nzero,y\n", "line 3: there is no cluster 'zero'"),
         ("cluster,name\n0,x\n0,y\n", "cluster 0 has two names"),
+        ("cluster,name\n" + "1" * 5000 + ",x\n", "line 2: there is no cluster '1{20}'"),
         ('cluster,name\n0,"' + "x" * 200_000, "is no table"),
     ],
 )

@@ -5,7 +5,7 @@ The file has the columns cluster and name, a line a cluster; clusters without a 
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from selftaught.files import read_bytes, write_bytes
 
 NAMES = "names.csv"
 _LIMIT = 2**24  # bytes
+_DIGITS = 18  # of an id
 
 
 def read_names(folder: Path, ids_K: NDArray[np.int64]) -> dict[int, str]:
@@ -42,9 +43,12 @@ def table_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
         columns: What its first line must have, in small letters; the order is free.
 
     Raises:
-        FileError: It cannot be read, or a column is missing.
+        FileError: It cannot be read, is not UTF-8, or a column is missing.
     """
-    text = read_bytes(path, _LIMIT).decode("utf-8-sig", errors="replace")
+    try:
+        text = read_bytes(path, _LIMIT).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise FileError(f"{path} is not UTF-8", "save it as CSV UTF-8") from None
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
     except csv.Error as error:
@@ -70,8 +74,9 @@ def _known(
     Raises:
         FileError: It is none, or has a name already.
     """
-    if not cell.isdecimal() or int(cell) not in ids_K:
-        found = f"{path}, line {number}: there is no cluster {cell!r}"
+    # int refuses thousands of digits, and numpy more than 18
+    if not cell.isdecimal() or len(cell) > _DIGITS or int(cell) not in ids_K:
+        found = f"{path}, line {number}: there is no cluster {cell[: _DIGITS + 2]!r}"
         raise FileError(found, f"clusters are {ids_K.min()} to {ids_K.max()}")
     if int(cell) in names:
         raise FileError(f"{path}, line {number}: cluster {cell} has two names", "leave one")
@@ -80,10 +85,15 @@ def _known(
 
 def write_names(folder: Path, names: Mapping[int, str]) -> None:
     """Write names.csv."""
+    write_bytes(folder / NAMES, table_bytes([("cluster", "name"), *sorted(names.items())]))
+
+
+def table_bytes(lines: Iterable[Sequence[object]]) -> bytes:
+    """A table that spreadsheets open and `table_lines` reads; without its BOM they take it for
+    another encoding."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([("cluster", "name"), *sorted(names.items())])
-    write_bytes(folder / NAMES, file.getvalue().encode())
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    return file.getvalue().encode("utf-8-sig")
 
 
 def groups_of(names: Mapping[int, str]) -> dict[int, int]:
