@@ -20,7 +20,7 @@ from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.groups.fit import Grouping, check_size, group, table_of
 from selftaught.groups.folders import lay_out
 from selftaught.groups.match import matched_ids
-from selftaught.groups.names import groups_of, read_names, write_names
+from selftaught.groups.names import as_name, groups_of, read_names, write_names
 from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for, with_labels
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, claim, new_output
@@ -279,7 +279,7 @@ def agreement(vectors: Vectors, called: Sequence[str | None]) -> dict[str, float
     if vectors.labels is None:
         return {}
     pairs = zip(vectors.labels, called, strict=True)
-    same = [str(label) == name for label, name in pairs if label is not None and name is not None]
+    same = [as_name(a) == b for a, b in pairs if a is not None and b is not None]
     return {"agreement": sum(same) / max(1, len(same)), "compared": len(same)}
 
 

@@ -19,6 +19,7 @@ from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError, UserError
 from selftaught.files import read_json, read_table, write_table
 from selftaught.groups.apart import apart
+from selftaught.groups.names import write_names
 from selftaught.vectors import Vectors
 from tests.support.sets import file_set
 
@@ -195,6 +196,18 @@ def test_too_few_images_and_pixels_that_are_gone_are_both_told(tmp_path: Path) -
     few = " is gone or bad. Too few images to tell outliers (40 are the least)."
     assert found.note.endswith(f"0000.png{few}")
     assert sorted(group.tolist() for group in found.duplicates) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_whole_numbers_with_gaps_agree_with_names(tmp_path: Path) -> None:
+    x, labels = [[1.0, 0.0], [0.0, 1.0]] * 4, [3, 5, 3, 5, None, 5, 3, None]
+    table = pa.table({"vector": x, "label": pa.array(labels, pa.float64())})
+    write_table(tmp_path / "x.parquet", table)
+    selftaught.cluster(tmp_path / "x.parquet", out=tmp_path / "made", k=2, device="cpu")
+    made = read_table(tmp_path / "made/assignments.parquet")
+    named = {row["cluster"]: int(row["label"]) for row in made.to_pylist() if row["label"]}
+    write_names(tmp_path / "made", {id_: str(label) for id_, label in named.items()})
+    answer = selftaught.assign(tmp_path / "made", tmp_path / "x.parquet", out=tmp_path / "x.csv")
+    assert answer.value["agreement"] == 1
 
 
 # --- faults

@@ -96,6 +96,11 @@ def table_bytes(lines: Iterable[Sequence[object]]) -> bytes:
     return file.getvalue().encode("utf-8-sig")
 
 
+def as_name(label: object) -> str:
+    """A label as people write it: whole numbers of a table with gaps are floats there."""
+    return f"{label:.0f}" if isinstance(label, float) and label.is_integer() else str(label)
+
+
 def groups_of(names: Mapping[int, str]) -> dict[int, int]:
     """By id, the lowest id with the same name: the id of the group."""
     first: dict[str, int] = {}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from selftaught.clustering import agreement
 from selftaught.groups.clusters import Assigned, projected
 from selftaught.groups.fit import Grouping
-from selftaught.groups.names import groups_of
+from selftaught.groups.names import as_name, groups_of
 
 _NEAREST = 3
 _CELLS = 2**24  # of a table of groups and classes; a matching of more takes minutes
@@ -173,7 +173,7 @@ def classes(labels: Sequence[Any] | None) -> list[str | None] | None:
         or any(isinstance(v, float) and not v.is_integer() for v in known)
     ):
         return None
-    return [None if label is None else _word(label) for label in labels]
+    return [None if label is None else as_name(label) for label in labels]
 
 
 def agreements(labels: Sequence[str | None], cluster_N: NDArray[np.int64]) -> dict[str, float]:
@@ -194,10 +194,6 @@ def agreements(labels: Sequence[str | None], cluster_N: NDArray[np.int64]) -> di
         told["purity"] = agreement.purity(group_n, class_n)
         told["accuracy"] = agreement.accuracy(group_n, class_n)
     return told
-
-
-def _word(label: object) -> str:
-    return str(int(label)) if isinstance(label, float) else str(label)
 
 
 def _commonest(
