@@ -251,9 +251,9 @@ def write_sorted(
         FileError: Something is in the way.
     """
     if chosen.copy_to is not None:
-        lay_out(_root(vectors), vectors.paths, called, chosen.copy_to, "copy")
+        lay_out(_root(vectors), vectors.files, called, chosen.copy_to, "copy")
     if chosen.link_to is not None:
-        lay_out(_root(vectors), vectors.paths, called, chosen.link_to, "link")
+        lay_out(_root(vectors), vectors.files, called, chosen.link_to, "link")
     claim(chosen.out, overwrite=chosen.overwrite, file=True)
     write_bytes(chosen.out, _file_of(table, chosen.out))
 

@@ -60,6 +60,14 @@ class Vectors:
         )
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files below `root`; tables escape those that are not UTF-8."""
+        if self.images is None:
+            return self.paths
+        checked = self.images.checked
+        return tuple(checked.source.names[i] for i in checked.index_N[self.row_N].tolist())
+
+    @property
     def root(self) -> Path | None:
         """The folder that paths are relative to; None where they are no files, or none is known."""
         return None if self.images is None else self.images.checked.source.root
@@ -131,9 +139,16 @@ def of_table(path: Path, images: "Images | None" = None) -> Vectors:
     paths = tuple(map(str, table["path"].to_pylist() if "path" in names else rows))
     if images is not None:
         _check_rows(images, rows, paths, path)
-    labels = gaps_as_none(table["label"].to_pylist()) if "label" in names else None
+    labels = _labels(table["label"]) if "label" in names else None
     encoder = (table.schema.metadata or {}).get(b"encoder_id", b"").decode(errors="replace")
     return Vectors(x_ND, np.array(rows, np.int64), paths, labels, encoder, images)
+
+
+def _labels(column: "pa.ChunkedArray") -> tuple[Any, ...] | None:
+    """The labels; lists and the like are none, as `data.images` has it."""
+    import pyarrow as pa
+
+    return None if pa.types.is_nested(column.type) else gaps_as_none(column.to_pylist())
 
 
 def _matrix(table: "pa.Table", path: Path) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """cluster and assign as commands, on real files: tables, names, folders, matching, faults."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -208,6 +209,25 @@ def test_whole_numbers_with_gaps_agree_with_names(tmp_path: Path) -> None:
     write_names(tmp_path / "made", {id_: str(label) for id_, label in named.items()})
     answer = selftaught.assign(tmp_path / "made", tmp_path / "x.parquet", out=tmp_path / "x.csv")
     assert answer.value["agreement"] == 1
+
+
+def test_files_whose_names_are_not_utf_8_are_laid_out(home: Path, tmp_path: Path) -> None:
+    odd, images = os.fsdecode(b"k\xe4se.png"), tmp_path / "images"
+    shutil.copytree(home / "images/digit1", images / "digit1")
+    shutil.copy(home / "images/digit0" / ODD, images / odd)
+    how = {"clusters": str(home / "clusters"), "data": str(images)}
+    sort(home, "odd.csv", **how, copy_to=tmp_path / "copies", link_to=tmp_path / "links")
+    (row,) = [row for row in lines(home / "odd.csv") if row["path"] == r"k\xe4se.png"]
+    for out in ("copies", "links"):
+        assert (tmp_path / out / row["cluster"] / odd).read_bytes() == (images / odd).read_bytes()
+
+
+def test_labels_that_are_lists_are_none(tmp_path: Path) -> None:
+    x, labels = [[1.0, 0.0], [0.0, 1.0]] * 2, [[1], [2, 3], None, []]
+    write_table(tmp_path / "x.parquet", pa.table({"vector": x, "label": labels}))
+    selftaught.cluster(tmp_path / "x.parquet", out=tmp_path / "made", k=2, device="cpu")
+    selftaught.assign(tmp_path / "made", tmp_path / "x.parquet", out=tmp_path / "x.csv")
+    assert len(lines(tmp_path / "x.csv")) == 4 and "label" not in lines(tmp_path / "x.csv")[0]
 
 
 # --- faults

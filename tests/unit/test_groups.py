@@ -292,6 +292,13 @@ def test_nothing_is_written_over_and_nothing_is_left_half_done(tmp_path: Path) -
     assert (taken / "b.png").read_bytes() == b"2"
 
 
+def test_folders_of_long_names_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    names = ["\u7dda" * 90, "\u7dda" * 89, "x" * 300]
+    lay_out(tmp_path, ["a.png"] * 3, names, tmp_path / "out", "copy")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_different_names_are_different_harmless_folders(names: list[str]) -> None:
     plain = plain_names(names)

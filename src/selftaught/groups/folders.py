@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from selftaught.errors import DataError, FileError
+from selftaught.errors import DataError, FileError, shown
 from selftaught.files import inside, new_folder
 
-_LONGEST = 100  # characters of a folder's name
+_LONGEST = 200  # bytes of a folder's name; file systems take 255
 
 
 def lay_out(
@@ -42,9 +42,8 @@ def lay_out(
             source, target = inside(root, path), part / name / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if not source.is_file():
-                raise DataError(
-                    f"{source} is missing", "restore it, or leave --copy-to and --link-to out"
-                )
+                remedy = "restore it, or lay no images out"
+                raise DataError(f"{shown(str(source))} is missing", remedy)
             if how == "link":
                 target.symlink_to(source.resolve())
             else:
@@ -57,7 +56,7 @@ def plain_names(folders: Sequence[str]) -> list[str]:
     used: set[str] = set()
     for name in dict.fromkeys(folders):
         plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in name).strip()
-        plain = first = plain[:_LONGEST].strip() or "_"
+        plain = first = plain.encode()[:_LONGEST].decode(errors="ignore").strip() or "_"
         number = 1
         while plain.casefold() in used:
             number += 1
