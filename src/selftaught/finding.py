@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from selftaught import files, group_options, inputs
 from selftaught.answer import Answer, answer, meanwhile
+from selftaught.data.check import encodable
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, shown
@@ -217,7 +218,7 @@ def _neighbours(chosen: group_options.Search, opened: Index) -> Found:
             if row >= 0
         ]
         answers.append({"query": query, "neighbours": near})
-        words.append(_listed(query if own is None else f"{query}  {opened.path(own)}", near))
+        words.append(_listed(_head(query, own, opened, pictures), near, _several(opened)))
         if chosen.out is not None:
             first = _tile(pictures, own) if own is not None else _query_tile(query)
             lines.append([first, *(_tile(pictures, image["row"]) for image in near)])
@@ -278,27 +279,51 @@ def _duplicates(chosen: group_options.Search, opened: Index) -> Found:
         f"{len(found):,} groups of {number:,} images whose cosine is {chosen.duplicates:g} or "
         "more, each led by the image in its middle."
     )
-    parts = [head, *(_listed("", group) for group in answers[:_GROUPS])]
+    parts = [head, *(_listed("", group, _several(opened)) for group in answers[:_GROUPS])]
     if len(found) > _GROUPS:
         parts.append(f"{len(found) - _GROUPS:,} more groups: --json lists all.")
     value = {"index": str(chosen.index), "duplicates": chosen.duplicates, "groups": answers}
     return value, lines, "\n\n".join(parts)
 
 
+def _several(opened: Index) -> bool:
+    """Whether one path may be that of several files."""
+    return len({part.root for part in opened.parts}) > 1
+
+
+def _head(query: str, own: int | None, opened: Index, pictures: Pictures) -> str:
+    """The query, and its image where it is a row."""
+    if own is None:
+        return query
+    file = _file(pictures, own) if _several(opened) else None
+    return f"{query}  {file or opened.path(own)}"
+
+
+def _file(pictures: Pictures, row: int) -> str | None:
+    file = pictures.file(row)
+    return None if file is None else encodable(str(file))
+
+
 def _described(opened: Index, pictures: Pictures, row: int) -> dict[str, Any]:
-    found = {"row": row, "path": opened.path(row), "gone": pictures.gone(row)}
+    found = {
+        "row": row,
+        "path": opened.path(row),
+        "file": _file(pictures, row),
+        "gone": pictures.gone(row),
+    }
     label = opened.label(row)
     return found if label is None else found | {"label": label}
 
 
-def _listed(head: str, images: Sequence[dict[str, Any]]) -> str:
-    """Images, a line each."""
+def _listed(head: str, images: Sequence[dict[str, Any]], several: bool) -> str:
+    """Images, a line each; by their files where paths are relative to several folders."""
     lines = [shown(head)] if head else []
     for image in images[: None if head else _MEMBERS]:
         cosine = f"{image['cosine']:.4f}  " if "cosine" in image else ""
         label = f"  ({shown(str(image['label']))})" if "label" in image else ""
         gone = "  [the file is gone]" if image["gone"] else ""
-        lines.append(f"  {cosine}row:{image['row']}  {shown(image['path'])}{label}{gone}")
+        name = (image["file"] if several else None) or image["path"]
+        lines.append(f"  {cosine}row:{image['row']}  {shown(name)}{label}{gone}")
     if not head and len(images) > _MEMBERS:
         lines.append(f"  and {len(images) - _MEMBERS:,} more")
     return "\n".join(lines)
@@ -307,8 +332,8 @@ def _listed(head: str, images: Sequence[dict[str, Any]]) -> str:
 def _gone(value: dict[str, Any]) -> str:
     """A line that says which images are not there any more."""
     lists = value.get("groups") or [query["neighbours"] for query in value.get("queries", [])]
-    gone = sorted({image["path"] for images in lists for image in images if image["gone"]})
-    value["gone"] = gone
+    rows = {image["row"]: image["path"] for images in lists for image in images if image["gone"]}
+    value["gone"] = gone = sorted(rows.values())
     if not gone:
         return ""
     return f"\n\n{len(gone):,} of these images are not there any more, such as {shown(gone[0])}."

@@ -101,12 +101,13 @@ def state(index: Path) -> dict[str, str]:
 # --- what is found
 
 
-def test_an_image_finds_itself_and_a_row_does_not(work: Path) -> None:
+def test_an_image_finds_itself_and_a_row_does_not(made: Path, work: Path) -> None:
     value = found(work, (str(work / "pics" / ODD), "row:3"), ("top", 4))
     image, row = value["queries"]
     assert image["neighbours"][0] == {
         "row": image["neighbours"][0]["row"],
         "path": ODD,
+        "file": str(made.resolve() / "pics" / ODD),
         "gone": False,
         "cosine": pytest.approx(1, abs=1e-4),
     }
@@ -163,14 +164,47 @@ def test_arrays_have_pictures_and_labels_too(tmp_path: Path) -> None:
     out, cache = tmp_path / "index", tmp_path / "cache"
     selftaught.index(tmp_path / "enc", "digits", out=out, cache=cache, device="cpu")
     answer = selftaught.search(out, "row:7", top=2, out=tmp_path / "s.png", device="cpu")
-    assert {"row", "path", "gone", "cosine", "label"} == answer.value["queries"][0]["neighbours"][
-        0
-    ].keys()
+    assert {"row", "path", "file", "gone", "cosine", "label"} == answer.value["queries"][0][
+        "neighbours"
+    ][0].keys()
     sheet = np.asarray(opened(tmp_path / "s.png"))
     assert all(sheet[8:96, 8 + 100 * n : 90 + 100 * n].std() > 10 for n in range(3))
 
 
 # --- adding
+
+
+def test_two_files_of_one_path_are_told_apart(work: Path) -> None:
+    (work / "more/021.png").write_bytes((work / "pics/005.png").read_bytes())
+    how = {"out": "index", "cache": "cache", "device": "cpu"}
+    selftaught.index("enc", "pics", overwrite=True, **how)
+    one = selftaught.search("index", "row:20", top=1, device="cpu")
+    assert str(work) not in one.text
+    selftaught.index("enc", "more", add=True, **how)
+    answer = selftaught.search("index", "row:20", top=60, device="cpu")
+    both = [n for n in answer.value["queries"][0]["neighbours"] if n["path"] == "021.png"]
+    files = [str((work / folder / "021.png").resolve()) for folder in ("pics", "more")]
+    assert [n["file"] for n in both] == files[1:]
+    assert f"row:20  {files[0]}\n" in answer.text and f"  {files[1]}\n" in answer.text + "\n"
+    for file in files:
+        Path(file).unlink()
+    answer = selftaught.search("index", "row:0", top=60, device="cpu")
+    assert answer.value["gone"] == ["021.png"] * 2 and "2 of these images" in answer.text
+
+
+def test_a_file_whose_name_is_not_utf_8_is_there(work: Path) -> None:
+    odd = os.fsdecode(b"k\xe4se \\x41.png")
+    (work / "pics/005.png").rename(work / "pics" / odd)
+    how = {"out": "index", "cache": "cache", "device": "cpu", "overwrite": True}
+    selftaught.index("enc", "pics", **how)
+    answer = selftaught.search("index", str(work / "pics/003.png"), top=30, device="cpu", json=True)
+    (found,) = [
+        n for n in answer.value["queries"][0]["neighbours"] if n["path"] == r"k\xe4se \x41.png"
+    ]
+    assert not found["gone"] and answer.text.encode()
+    (work / "pics" / odd).unlink()
+    answer = selftaught.search("index", str(work / "pics/003.png"), top=30, device="cpu")
+    assert answer.value["gone"] == [r"k\xe4se \x41.png"]
 
 
 def test_only_new_images_are_added(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ Shapes:  N usable images.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -257,6 +258,7 @@ def _nothing(source: Source, looks: list[Look]) -> DataError:
 
 # ---- tables
 
+_ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")  # as `encodable` writes a byte
 _COLUMNS = {
     "row": "int64",
     "path": "string",
@@ -287,6 +289,15 @@ def _rejected_table(looks: list[Look], names: Sequence[str]) -> "pa.Table":
     paths, reasons = [p for p, _ in left], [r for _, r in left]
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
     return pa.table({"path": paths, "reason": reasons}, schema)
+
+
+def found_as(root: Path, name: str) -> Path:
+    """The file below root that a table calls `name`, be it there or not.
+
+    A name that `encodable` escaped is that of no file, unless there is one of that very name.
+    """
+    there, true = root / name, _ESCAPED.sub(lambda byte: chr(0xDC00 + int(byte[1], 16)), name)
+    return there if true == name or os.path.lexists(there) else root / true
 
 
 def encodable(name: str) -> str:

@@ -3,10 +3,12 @@
 Shapes:  H, W, C of an image as it lies on disk.
 """
 
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from selftaught.data.check import found_as
 from selftaught.data.decode import decode_file
 from selftaught.data.images import Source, find
 from selftaught.errors import UserError
@@ -24,20 +26,25 @@ class Pictures:
         self.index = index
         self._sources: dict[str, Source | None] = {}
 
+    def file(self, row: int) -> Path | None:
+        """The image's file; None where it was none."""
+        root = self.index.part(row).root
+        return None if root is None else found_as(root, self.index.path(row))
+
     def gone(self, row: int) -> bool:
         """Whether the image was a file that is not there any more."""
-        root = self.index.part(row).root
-        return root is not None and not (root / self.index.path(row)).is_file()
+        file = self.file(row)
+        return file is not None and not file.is_file()
 
     def read(self, row: int) -> NDArray[Any] | None:
         """The image, (H, W, C); None where it cannot be read."""
-        part, path = self.index.part(row), self.index.path(row)
+        file, path = self.file(row), self.index.path(row)
+        if file is None:
+            return self._from_array(self.index.part(row), path)
         try:
-            if part.root is not None:
-                return decode_file(part.root / path, path)
+            return decode_file(file, path)
         except UserError:
             return None
-        return self._from_array(part, path)
 
     def _from_array(self, part: Part, path: str) -> NDArray[Any] | None:
         source = self._source(part)
