@@ -19,7 +19,7 @@ from selftaught.groups.classifier import Said
 from selftaught.groups.clusters import Clusters, projected
 from selftaught.groups.learn import NOBODY, Members, learn, members
 from selftaught.groups.names import NAMES, read_names, table_bytes, table_lines
-from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for
+from selftaught.inputs import holds_vectors, is_table, open_vectors, same_encoder, vectors_for
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, new_output
 from selftaught.report.questions import Asked, questions_page
@@ -130,13 +130,17 @@ def _vectors(clusters: Clusters, chosen: group_options.Classify) -> Vectors:
     Raises:
         UserError: As `vectors_for`, or it is not known, or not there.
     """
-    made_from = str(clusters.facts.get("data", ""))
-    data = chosen.data or made_from
+    made_from, table = (str(clusters.facts.get(name, "")) for name in ("data", "vectors"))
+    data, made = chosen.data or made_from, str(chosen.clusters)
     if not data:
-        raise ConfigError(f"{chosen.clusters} does not say its images", "give --data")
-    if chosen.data and is_table(data) and not clusters.run and not is_table(made_from):
-        return open_vectors(data, made_from, chosen)  # so that they can be seen
-    made = str(chosen.clusters)
+        raise ConfigError(f"{made} does not say its images", "give --data")
+    if not (chosen.data or chosen.encoder) and Path(table).is_file():
+        data = table
+    elif not chosen.data and is_table(data) and not Path(data).exists():
+        found = f"{data} does not exist"
+        raise DataError(found, f"{made} was made from it; say with --data where it is")
+    if not clusters.run and made_from != table and holds_vectors(data):
+        return _with_pictures(data, made_from, chosen)
     try:
         return vectors_for(clusters.run, data, chosen, encoder=chosen.encoder, made=made)
     except DataError as error:
@@ -145,6 +149,14 @@ def _vectors(clusters: Clusters, chosen: group_options.Classify) -> Vectors:
         raise DataError(
             error.what, f"{made} was made from it; say with --data where it is"
         ) from None
+
+
+def _with_pictures(table: str, images: str, chosen: group_options.Classify) -> Vectors:
+    """The vectors of a table, and their images where those are still there."""
+    try:
+        return open_vectors(table, images, chosen)
+    except DataError:
+        return open_vectors(table, "", chosen)
 
 
 def _read_answers(files: Sequence[str]) -> dict[str, str]:

@@ -80,10 +80,29 @@ def read_table(path: Path) -> "pa.Table":
         _check_regular(path)
         return parquet.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise FileError(
-            f"{path} cannot be read as a table ({_first_line(error)})",
-            "restore the file or write it again",
-        ) from None
+        raise _no_table(path, error) from None
+
+
+def read_columns(path: Path) -> list[str]:
+    """The names of a Parquet table's columns; nothing else of it is read.
+
+    Raises:
+        FileError: The file is missing or no Parquet table.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        _check_regular(path)
+        names: list[str] = parquet.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise _no_table(path, error) from None
+    return names
+
+
+def _no_table(path: Path, error: Exception) -> FileError:
+    found = f"{path} cannot be read as a table ({_first_line(error)})"
+    return FileError(found, "restore the file or write it again")
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:

@@ -58,6 +58,7 @@ def cluster(chosen: group_options.Cluster) -> Answer:
         space=chosen.space,
         run=lasting_run(chosen.run),
         data=lasting(chosen.data or chosen.run),
+        table=lasting(chosen.run) if is_table(chosen.run) else "",
         seed=chosen.seed,
         device=pick_device(chosen.device),
     )

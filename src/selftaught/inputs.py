@@ -13,6 +13,7 @@ from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.evaluation.evaluate import check_fits
+from selftaught.files import read_columns
 from selftaught.machine import cache_folder, pick_device
 from selftaught.options import Machine
 from selftaught.resolve import lasting
@@ -112,11 +113,11 @@ def vectors_for(run: str, data: str, machine: Machine, *, encoder: str, made: st
 
     Raises:
         ConfigError: It is not known where the encoder is.
-        FileError: It is not where it was.
+        FileError: It is not where it was, or a table cannot be read.
         DataError: As `open_vectors`.
     """
-    if is_table(data):
-        return open_vectors(data, "", machine)
+    if holds_vectors(data):
+        return of_table(Path(data))
     if not encoder and not run:
         found = f"{made} was made from a table: where its encoder is, is not known"
         raise ConfigError(found, "give --encoder, or a table of vectors as DATA")
@@ -129,6 +130,15 @@ def vectors_for(run: str, data: str, machine: Machine, *, encoder: str, made: st
 def is_table(run: str) -> bool:
     """Whether RUN is a table of vectors."""
     return run.lower().endswith(".parquet")
+
+
+def holds_vectors(data: str) -> bool:
+    """Whether DATA is a table of vectors; a table without them is a list of images.
+
+    Raises:
+        FileError: It is called a table, and is missing or none.
+    """
+    return is_table(data) and "vector" in read_columns(Path(data))
 
 
 def with_labels(vectors: Vectors, column: str | None) -> Vectors:

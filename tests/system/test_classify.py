@@ -348,7 +348,56 @@ def test_clusters_of_a_table_ask_for_vectors_and_show_their_images(
     selftaught.embed(photos / "encoder", photos / "images", out=table, **cache)
     selftaught.cluster(table, photos / "images", out=clusters, k=3, **cache)
     write_names(clusters, {0: "a", 1: "b"})
-    with pytest.raises(ConfigError, match="give --encoder, or a table of vectors as DATA"):
-        selftaught.classify(clusters, out=tmp_path / "made", **cache)
-    selftaught.classify(clusters, out=tmp_path / "made", data=table, **cache)
+    selftaught.classify(clusters, out=tmp_path / "made", **cache)
     assert "data:image/webp" in (tmp_path / "made/ask.html").read_text()
+    table.rename(tmp_path / "moved.parquet")
+    with pytest.raises(ConfigError, match="give --encoder, or a table of vectors as DATA"):
+        selftaught.classify(clusters, out=tmp_path / "lost", **cache)
+    again = {"out": tmp_path / "again", "data": tmp_path / "moved.parquet"}
+    selftaught.classify(clusters, **again, **cache)
+    assert "data:image/webp" in (tmp_path / "again/ask.html").read_text()
+    encoded = {"out": tmp_path / "encoded", "encoder": photos / "encoder"}
+    selftaught.classify(clusters, **encoded, **cache)
+    for name in ("again", "encoded"):
+        same = [(tmp_path / made / "ask.csv").read_bytes() for made in ("made", name)]
+        assert same[0] == same[1]
+
+
+def test_pictures_that_are_gone_are_left_out(photos: Path, tmp_path: Path) -> None:
+    cache = {"cache": photos / "cache", "device": "cpu"}
+    table, clusters = tmp_path / "vectors.parquet", tmp_path / "clusters"
+    shutil.copytree(photos / "images", tmp_path / "images")
+    selftaught.embed(photos / "encoder", tmp_path / "images", out=table, **cache)
+    selftaught.cluster(table, tmp_path / "images", out=clusters, k=3, **cache)
+    write_names(clusters, {0: "a", 1: "b"})
+    shutil.rmtree(tmp_path / "images")
+    selftaught.classify(clusters, out=tmp_path / "made", **cache)
+    assert "(no picture)" in (tmp_path / "made/ask.html").read_text()
+    alone = tmp_path / "alone"
+    selftaught.cluster(table, out=alone, k=3, **cache)
+    write_names(alone, {0: "a", 1: "b"})
+    table.unlink()
+    with pytest.raises(DataError, match=r"vectors\.parquet does not exist: .* say with --data"):
+        selftaught.classify(alone, out=tmp_path / "lost", **cache)
+
+
+def test_a_parquet_list_of_images_is_data(photos: Path, tmp_path: Path) -> None:
+    cache = {"cache": photos / "cache", "device": "cpu"}
+    images = photos / "images"
+    paths = sorted(str(path) for path in images.rglob("*.png"))
+    shade = [Path(path).parent.name for path in paths]
+    parquet.write_table(pa.table({"path": paths, "shade": shade}), tmp_path / "list.parquet")
+    out, listed = tmp_path / "t.csv", tmp_path / "list.parquet"
+    value = selftaught.assign(photos / "clusters", listed, out=out, label="shade", **cache).value
+    assert value["images"] == 60 and value["agreement"] == 1
+    selftaught.classify(photos / "clusters", out=tmp_path / "made", data=listed, **cache)
+    selftaught.cluster(photos / "encoder", listed, out=tmp_path / "clusters", k=3, **cache)
+    write_names(tmp_path / "clusters", {0: "a", 1: "b"})
+    selftaught.classify(tmp_path / "clusters", out=tmp_path / "again", **cache)
+    assert "data:image/webp" in (tmp_path / "again/ask.html").read_text()
+    for damaged in ("no.parquet", "bad.parquet"):
+        (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+        with pytest.raises(FileError, match=rf"{damaged} cannot be read as a table"):
+            selftaught.assign(
+                photos / "clusters", tmp_path / damaged, out=tmp_path / "x.csv", **cache
+            )

@@ -75,6 +75,7 @@ def group(
     by: str = "kmeans",
     run: str = "",
     data: str = "",
+    table: str = "",
     space: str = "unit",
     seed: int = 0,
     device: str = "cpu",
@@ -87,6 +88,7 @@ def group(
         by: The algorithm, one of `ALGORITHMS`.
         run: Where the encoder was found.
         data: What the images, or their vectors, came from.
+        table: The table that the vectors came from, if they did.
         space: "unit", where vectors are made equally long, or "whitened", PCA to 256 numbers of
             equal variance before that (DeepCluster's).
         seed: Of all that is random.
@@ -102,7 +104,7 @@ def group(
     label_N = _by_size(ALGORITHMS[by](y_NP, k or (choice.k if choice else 0), seed, device))
     centroids_KP = means(y_NP, label_N).float()
     facts = {"by": by, "space": space, "k": len(centroids_KP), "images": len(vectors)}
-    facts |= {"seed": seed, "data": data}
+    facts |= {"seed": seed, "data": data, "vectors": table}
     clusters = Clusters(
         whitening,
         centroids_KP,
