@@ -1,8 +1,9 @@
 """The commands that learn the names of clusters and give them to images: classify, and assign."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from selftaught import group_options, grouping
 from selftaught.answer import Answer, answer
-from selftaught.errors import BadImage, ConfigError, DataError
+from selftaught.errors import BadImage, ConfigError, DataError, FileError, shown
 from selftaught.files import quoted, write_bytes, write_text
 from selftaught.groups import classifier as kept
 from selftaught.groups import clusters as kept_clusters
@@ -49,14 +50,15 @@ def classify(chosen: group_options.Classify) -> Answer:
     inputs = [str(chosen.clusters), chosen.data, *chosen.answers]
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     clusters = kept_clusters.load(chosen.clusters)
-    inputs = [chosen.encoder or clusters.run, str(clusters.facts.get("data", ""))]
+    made_from = [str(clusters.facts.get(name, "")) for name in ("data", "vectors")]
+    inputs = [chosen.encoder or clusters.run, *made_from]
     check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
     names = read_names(chosen.clusters, clusters.ids_K)
     given = _read_answers(chosen.answers)
-    _check_names(chosen.clusters, clusters, {*names.values(), *given.values()})
+    _check_names(chosen.clusters, clusters, {*names.values(), *(said.label for said in given)})
     vectors = _vectors(clusters, chosen)
     same_encoder(vectors, clusters.encoder, str(chosen.clusters))
-    answers = _places(given, vectors)
+    answers, missing = _places(given, vectors)
     found = members(vectors.x_ND, clusters, names, answers)
     made = learn(
         vectors,
@@ -65,7 +67,7 @@ def classify(chosen: group_options.Classify) -> Answer:
         seed=chosen.seed,
         device=pick_device(chosen.device),
     )
-    facts = _told(found, names, clusters) | {"answers_missing": len(given) - len(answers)}
+    facts = _told(found, names, clusters) | {"answers_missing": missing}
     made = replace(made, facts={**made.facts, **facts})
     said = made.say(vectors.x_ND)
     asked = questions(projected(vectors.x_ND, None), said, found, chosen.ask, seed=chosen.seed)
@@ -159,24 +161,67 @@ def _with_pictures(table: str, images: str, chosen: group_options.Classify) -> V
         return open_vectors(table, "", chosen)
 
 
-def _read_answers(files: Sequence[str]) -> dict[str, str]:
-    """The label of each image that has one, by path; of several the last.
+@dataclass(frozen=True)
+class _Said:
+    """An answer: an image as a table names it, and its label; row is "" where it is not there."""
+
+    path: str
+    row: str
+    label: str
+
+
+def _read_answers(files: Sequence[str]) -> list[_Said]:
+    """All lines with a label, of one image only the last.
 
     Raises:
-        FileError: A file is missing, or has no columns path and label.
+        FileError: A file is missing, has no columns path and label, or a line without a path.
     """
-    given: dict[str, str] = {}
+    given: dict[tuple[str, str], _Said] = {}
     for file in files:
-        for _, cells in table_lines(Path(file), ("path", "label")):
-            if cells.get("label"):
-                given[cells["path"]] = cells["label"]
-    return given
+        for number, cells in table_lines(Path(file), ("label", "path")):
+            path, label = cells.get("path", ""), cells.get("label", "")
+            if label and not path:
+                found = f"{file}, line {number}: the label {shown(label)} has no path"
+                raise FileError(found, "fill in the path, or remove the line")
+            if label:
+                row = cells.get("row", "")
+                given.pop((path, row), None)  # the last stands last
+                given[path, row] = _Said(path, row, label)
+    return list(given.values())
 
 
-def _places(given: Mapping[str, str], vectors: Vectors) -> dict[int, str]:
-    """Answers by the place of their image; those of images that are gone are left out."""
-    place = {path.strip(): number for number, path in enumerate(vectors.paths)}
-    return {place[path]: name for path, name in given.items() if path in place}
+def _places(given: Sequence[_Said], vectors: Vectors) -> tuple[dict[int, str], int]:
+    """Answers by the place of their image, and how many are of images that are gone.
+
+    Raises:
+        DataError: All are.
+    """
+    places = {path.strip(): number for number, path in enumerate(vectors.paths)}
+    rows = {str(row): number for number, row in enumerate(vectors.row_N.tolist())}
+    found, missing = dict[int, str](), 0
+    for said in given:
+        place = places.get(said.path)
+        by_row = rows.get(said.row)
+        if place is None and by_row is not None and _respelt(vectors.paths[by_row], said.path):
+            place = by_row
+        if place is None:
+            missing += 1
+        else:
+            found[place] = said.label
+    if given and not found:
+        what = f"none of the {len(given):,} answers is of one of these images, such as "
+        raise DataError(what + shown(given[0].path), "give answers whose paths are theirs")
+    return found, missing
+
+
+def _respelt(path: str, cell: str) -> bool:
+    """Whether a cell is what spreadsheets make of a path of digits: 00017 becomes 17 or 1.7E+01."""
+    try:
+        value = float(cell.replace(",", "."))
+    except ValueError:
+        return False
+    rounded = 1e-5 if "e" in cell.lower() else 0.0
+    return path.isdecimal() and math.isclose(float(path), value, rel_tol=rounded)
 
 
 # --- classify: what is written

@@ -168,6 +168,47 @@ def test_an_answer_may_be_a_new_name_and_a_lost_image_is_told(digits: Path, tmp_
     assert not (tmp_path / "made/ask.csv").exists()
 
 
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table whose paths are numbers with zeros before them, as those of arrays are; clusters."""
+    place = tmp_path_factory.mktemp("numbered")
+    table = parquet.read_table(digits_table(place / "x.parquet", slice(0, 300)))
+    paths = pa.array([f"{row:05d}" for row in range(300)])
+    parquet.write_table(table.set_column(0, "path", paths), place / "x.parquet")
+    selftaught.cluster(place / "x.parquet", out=place / "clusters", k=10, device="cpu")
+    write_names(place / "clusters", named_by_labels(place / "clusters"))
+    return place
+
+
+@pytest.mark.parametrize("respell", [lambda n: f"{n}", lambda n: f"{n},0", lambda n: f"{n:.5E}"])
+def test_answers_survive_a_spreadsheet(numbered: Path, tmp_path: Path, respell) -> None:
+    whole = [f"{row};{respell(row)};new" for row in (17, 120, 299)]
+    lines = [*whole, "18;17;wrong", "7;x7;wrong", "900;900;wrong", ";21;wrong"]
+    (tmp_path / "a.csv").write_text("\n".join(["row;path;label", *lines]))
+    how = {"answers": [str(tmp_path / "a.csv")], "ask": 0}
+    value = selftaught.classify(numbered / "clusters", out=tmp_path / "made", **how).value
+    assert value["classes"]["new"] == {"images": 3, "sure": 3} and "wrong" not in value["classes"]
+    assert value["answers"] == 3 and value["answers_missing"] == len(lines) - 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("path,label\n17,a\nx,b\n", "none of the 2 answers is of one of these images, such as 17"),
+        ("row,label,path\n17,a,00017\n18,b\n", r"a\.csv, line 3: the label b has no path"),
+        ("path,label\n00017,Käse\n", r"a\.csv is not UTF-8"),
+    ],
+)
+def test_answers_that_cannot_be_meant(
+    numbered: Path, tmp_path: Path, text: str, complaint: str
+) -> None:
+    (tmp_path / "a.csv").write_text(text, encoding="cp1252")
+    with pytest.raises(UserError, match=complaint) as caught:
+        how = {"answers": [str(tmp_path / "a.csv")]}
+        selftaught.classify(numbered / "clusters", out=tmp_path / "made", **how)
+    assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "made").exists()
+
+
 def test_answers_are_not_overwritten(digits: Path, told: Answer, tmp_path: Path) -> None:
     shutil.copytree(digits / "classifier", tmp_path / "made")
     again = {"out": tmp_path / "made", "ask": 4}
