@@ -65,6 +65,8 @@ def cluster(chosen: group_options.Cluster) -> Answer:
     if older is not None:
         found = _matched(found, older)
     stands = apart(vectors)
+    if stands.note:
+        found = dataclasses.replace(found, notes=(*found.notes, stands.note))
     table = table_of(vectors, found.assigned, found.names, stands.columns(vectors))
     with new_output(chosen.out, overwrite=chosen.overwrite) as part:
         kept.save(found.clusters, part)
@@ -173,7 +175,7 @@ def _told(found: Grouping, stands: Apart) -> dict[str, Any]:
         "sizes": sizes,
         "outliers": None if stands.odd_N is None else int(stands.odd_N.sum()),
         "near_duplicates": sum(map(len, stands.duplicates)),
-        "notes": [*found.notes, *filter(None, [stands.note])],
+        "notes": list(found.notes),
     }
 
 
