@@ -73,6 +73,7 @@ def truth(folder: Path) -> Part:
     return array_epoch(folder, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_elastic_order(folder: Path, world: int, threads: int) -> None:

@@ -308,6 +308,7 @@ def test_a_mistake_in_a_process_of_its_own(place: Path, cache: Path) -> None:
     assert done.stderr.count("\n") == 1 and not (place / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["methods"]])
 def test_a_reader_that_has_seen_enough_is_no_fault(arguments: list[str]) -> None:
     """selftaught --help | head -1."""
@@ -346,6 +347,7 @@ def test_a_run_goes_on_when_nobody_reads_its_log(original: Path, tmp_path: Path)
     assert (tmp_path / "run/encoder/model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_names_that_are_not_utf8_are_printed(tmp_path: Path, encoding: str) -> None:
     folder = write_images(tmp_path / "photos", 4)

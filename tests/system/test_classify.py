@@ -22,6 +22,8 @@ from selftaught.errors import ConfigError, DataError, FileError, UserError
 from selftaught.groups.names import write_names
 from tests.support.command_line import selftaught as run_selftaught
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
 

@@ -38,6 +38,7 @@ def test_the_snapshot_is_named_in_the_changelog() -> None:
     assert f"command line {digest}" in changelog, f"say in CHANGELOG.md: command line {digest}"
 
 
+@pytest.mark.slow
 def test_no_command_has_more_than_twenty_flags_of_its_own() -> None:
     for name in COMMANDS:
         flags = set(re.findall(r"^  --([a-z-]+)", selftaught(name, "--help").stdout, re.M))

@@ -155,6 +155,7 @@ def save_with_limit(connection: Connection, folder: Path, largest: int) -> None:
 MODEL_SIZE, TRAINING_SIZE = 680_000, 1_360_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "largest", [0, 1, 4096, MODEL_SIZE - 1, MODEL_SIZE + 4096, TRAINING_SIZE - 1]
 )

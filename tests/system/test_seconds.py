@@ -35,6 +35,7 @@ def test_the_time_asked_for_fixes_the_steps(tmp_path, capsys):
     assert ("before the planned end" in said.out) is (ended < steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [(), ("--set", "loop.epochs=3")])
 def test_timing_leaves_no_trace(tmp_path, monkeypatch, epochs):
     """The same bits as a run of as many steps that was not timed: views, order, BN, optimizer."""

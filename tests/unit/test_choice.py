@@ -216,6 +216,7 @@ def test_candidates_close_in_on_the_best(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [p.k for p in module._sweep(Peaked(), 5)] == [2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_every_form_is_taken(tmp_path: Path) -> None:
     x = blobs(3, 4, 7, n=90)
     np.save(tmp_path / "x.npy", x)
@@ -226,6 +227,7 @@ def test_the_seed_decides_and_every_form_is_taken(tmp_path: Path) -> None:
     assert choose_k(x.astype(np.float16), seed=1).k == 3
 
 
+@pytest.mark.slow
 def test_of_many_vectors_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROWS", 60)
     found = choose_k(blobs(3, 4, 7, n=900), seed=0)

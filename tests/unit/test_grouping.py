@@ -145,6 +145,7 @@ def lines(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_the_algorithms_and_the_choice_of_k(home: Path) -> None:
     answer = make(home, "two", by="max-margin", k=2)
     two, bound = answer.value, "The two clusters may differ by at most 10 % of the images."

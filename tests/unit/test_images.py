@@ -339,6 +339,7 @@ def test_damaged_array_files(tmp_path):
 # ---- sets that packages ship
 
 
+@pytest.mark.slow
 def test_the_packaged_sets():
     digits, elpv, mnist = find("digits"), find("elpv"), find("mnist5k")
     assert digits.array.shape == (1797, 8, 8, 1) and digits.array.max() == 255

@@ -105,6 +105,7 @@ def test_the_page_is_left_alone_where_rows_go_to_a_file(arguments, publishes):
     assert measure.publishes(parser.parse_args(arguments)) is publishes
 
 
+@pytest.mark.slow
 def test_a_process_is_confined_to_some_cores():
     """In a process of its own, for it does not get its cores back."""
     code = (

@@ -138,6 +138,7 @@ def test_what_it_takes_and_refuses() -> None:
 # --- pairs and groups
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_pairs_and_groups_of_small_whole_numbers(data: st.DataObject) -> None:

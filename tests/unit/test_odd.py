@@ -85,6 +85,7 @@ def exact_copies(times: tuple[int, ...], pictured: bool) -> list[list[int]]:
     return sorted(group.tolist() for group in duplicate_groups(pairs, len(x_ND)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictured", [False, True])
 def test_exact_copies_are_found_however_many_images_have_them(pictured: bool) -> None:
     assert exact_copies((2,), pictured) == [[0, 1]]

@@ -107,6 +107,7 @@ def test_fit_is_scikit_learns_minimum(n: int, D: int, strength: float) -> None:
     assert np.abs(ours - expected).max() < 5e-3
 
 
+@pytest.mark.slow
 def test_linear_is_as_good_as_the_best_of_scikit_learn() -> None:
     trial = digits()
     found = figures(linear.linear(Vectors(DIGITS_X), trial))["accuracy"]
@@ -119,6 +120,7 @@ def test_linear_is_as_good_as_the_best_of_scikit_learn() -> None:
     assert found >= best - 0.01
 
 
+@pytest.mark.slow
 def test_linear_does_not_mind_scale_or_shift() -> None:
     trial = digits(400)
     scale = np.logspace(-3, 3, 64)

@@ -342,6 +342,7 @@ def test_other_optimizers(
     assert_equal(made, tmp_path, straight(setup))
 
 
+@pytest.mark.slow
 def test_micro_batches(images: Images, straight: Straight, tmp_path: Path) -> None:
     setup = Setup(micro_batch=4)
     made = stopped_and_resumed(images, setup, tmp_path, 1, Stop(6))
