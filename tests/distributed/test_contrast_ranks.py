@@ -12,6 +12,8 @@ from tests.support import gloo
 IMAGES, D = 780, 6  # 2, 3 and 4 processes divide it, and their parts end within tiles
 TAU = 0.1
 
+pytestmark = pytest.mark.slow
+
 
 def all_views(dtype: torch.dtype) -> Tensor:
     """(2, IMAGES, D): the images of a process differ from those of another in their mean too."""

@@ -301,6 +301,7 @@ def test_more_labels_a_class_than_there_are(
 # ---- as processes of their own
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_process_of_its_own(place: Path, cache: Path) -> None:
     done = selftaught("pretrain", "empty", "--out", "new", "--cache", cache, cwd=place)
     assert (done.returncode, done.stdout) == (2, "")
