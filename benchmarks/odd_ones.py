@@ -187,7 +187,7 @@ def page(rows: Sequence[Found], encoder: str) -> str:
         f"{COPIES} of them and {2 * FOREIGN} foreign images ({FOREIGN} of CIFAR-10, {FOREIGN} of "
         f"scikit-learn's digits); encoder: {encoder}. Mean over seeds "
         f"{', '.join(map(str, dict.fromkeys(row.seed for row in rows)))}, lowest and highest in "
-        "brackets.",
+        "brackets. What counts as near and as foreign was settled on other draws.",
         "",
         f"| with | copies found, of {COPIES} | false pairs | foreign found, of {2 * FOREIGN} "
         "| false outliers |",
