@@ -32,7 +32,7 @@ from selftaught.vectors import of_table
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
 K = 10
 COLUMNS = (
-    *("NMI", "ARI", "accuracy", "whitened NMI", "accuracy whitened", "--k auto"),
+    *("NMI", "ARI", "accuracy", "whitened NMI", "whitened accuracy", "--k auto"),
     *("precision@10", "named: agreement", "classifier", "linear, all labels", "images/s"),
 )
 
