@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,7 +103,7 @@ def exact(images: NDArray[np.uint8], chosen: argparse.Namespace) -> Iterator[Row
     query_QD, base_BD = x_ND[:Q], x_ND[Q:]
     base, flat = Prepared(base_BD), faiss.IndexFlatIP(D)
     flat.add(base_BD)
-    ours = lambda: top_k(query_QD, base, k)  # noqa: E731
+    ours = partial(top_k, query_QD, base, k)
     must_agree(ours()[0], flat.search(query_QD, k)[0])
     for threads in chosen.threads:
         torch.set_num_threads(threads)

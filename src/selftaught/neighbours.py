@@ -283,16 +283,13 @@ def groups(x_ND: NDArray[Any] | Tensor | Prepared, least: float) -> list[Group]:
         held.append((i_P.numpy(), j_P.numpy()))
         number += len(i_P)
         if number > max(_EDGES, len(x)):
-            first_N, held, number = _joined(first_N, held), [], 0
-    first_N = _joined(first_N, held)
-    order_N = np.argsort(first_N, kind="stable")
-    starts = np.flatnonzero(np.diff(first_N[order_N], prepend=-1))
-    several = [rows for rows in np.split(order_N, starts[1:]) if len(rows) > 1]
-    several.sort(key=lambda rows: (-len(rows), rows[0]))
+            first_N, held, number = joined(first_N, held), [], 0
+    first_N = joined(first_N, held)
+    several = together(first_N)
     return [Group(rows, _medoid(x, rows)) for rows in several]
 
 
-def _joined(
+def joined(
     first_N: NDArray[np.int64], held: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 ) -> NDArray[np.int64]:
     """The lowest row of each row's group, once these pairs are joined."""
@@ -308,6 +305,14 @@ def _joined(
     np.minimum.at(lowest, label_N, np.arange(N))
     first: NDArray[np.int64] = lowest[label_N]
     return first
+
+
+def together(first_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows of one group, two at least, rising: the largest group first, then by its first row."""
+    order_N = np.argsort(first_N, kind="stable")
+    starts = np.flatnonzero(np.diff(first_N[order_N], prepend=-1))
+    several = [rows for rows in np.split(order_N, starts[1:]) if len(rows) > 1]
+    return sorted(several, key=lambda rows: (-len(rows), rows[0]))
 
 
 def _medoid(x: Prepared, rows_n: NDArray[np.int64]) -> int:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.groups.pictures import correlations, detail
-from selftaught.neighbours import top_k
+from selftaught.neighbours import joined, together, top_k
 
 NEAR, CANDIDATE = 0.3, 0.6
 """Units of distance up to which two images are near-duplicates; or are compared by pictures."""
@@ -100,15 +100,8 @@ def near_duplicates(x_ND: NDArray[Any], *, pictures: Pictures | None = None) -> 
 
 def duplicate_groups(pairs: Pairs, images: int) -> list[NDArray[np.int64]]:
     """Images joined by pairs, two at least: the largest group first, rows rising in each."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     i_P, j_P = pairs.rows_P2.T
-    links = coo_matrix((np.ones(len(pairs)), (i_P, j_P)), shape=(images, images))
-    group_N = connected_components(links, directed=False)[1]
-    order_N = np.argsort(group_N, kind="stable")
-    parts = np.split(order_N, np.flatnonzero(np.diff(group_N[order_N])) + 1)
-    return sorted((part for part in parts if len(part) > 1), key=lambda part: -len(part))
+    return together(joined(np.arange(images), [(i_P, j_P)]))
 
 
 def outlier_scores(
