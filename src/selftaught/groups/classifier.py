@@ -5,7 +5,6 @@
 Shapes:  N vectors, n in a block, D their size; K names.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftaught.errors import DataError, FileError
-from selftaught.files import (
-    json_bytes,
-    load_tensors,
-    read_bytes,
-    read_json,
-    tensors_to_bytes,
-    write_bytes,
-)
+from selftaught.errors import DataError
+from selftaught.groups.pair import Pair
 
-TENSORS, FACTS = "classifier.safetensors", "classifier.json"
+_TYPES = {"names": list, "temperature": float, "encoder": str, "run": str}
+_PAIR = Pair("classifier", "classify", _TYPES)
+TENSORS, FACTS = _PAIR.tensors, _PAIR.facts
 _BLOCK = 2**22  # probabilities at once
-_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,19 +104,18 @@ class Classifier:
 
 def save(classifier: Classifier, folder: Path) -> None:
     """Write classifier.safetensors, and classifier.json, which says that all is there."""
-    data = tensors_to_bytes(
-        {"mean": classifier.mean_D, "weight": classifier.weight_KD, "bias": classifier.bias_K}
-    )
+    tensors = {
+        "mean": classifier.mean_D,
+        "weight": classifier.weight_KD,
+        "bias": classifier.bias_K,
+    }
     own = {
-        "format": _FORMAT,
         "names": list(classifier.names),
         "temperature": classifier.temperature,
         "encoder": classifier.encoder,
         "run": classifier.run,
-        "sha256": hashlib.sha256(data).hexdigest(),
     }
-    write_bytes(folder / TENSORS, data)
-    write_bytes(folder / FACTS, json_bytes({**classifier.facts, **own}))
+    _PAIR.save(folder, tensors, {**classifier.facts, **own})
 
 
 def load(folder: Path) -> Classifier:
@@ -132,17 +124,9 @@ def load(folder: Path) -> Classifier:
     Raises:
         FileError: A file is missing or damaged, or they do not belong together.
     """
-    if not (folder / FACTS).is_file():
-        raise FileError(f"{folder} holds no classifier", "give the --out of selftaught classify")
-    facts, path = read_json(folder / FACTS), folder / TENSORS
-    if not _plausible(facts):
-        raise FileError(f"{folder / FACTS} is damaged", "restore it, or classify anew")
-    if hashlib.sha256(read_bytes(path)).hexdigest() != facts["sha256"]:
-        found = f"{path} is not the file that {FACTS} was written with"
-        raise FileError(found, "restore both, or classify anew")
-    tensors = load_tensors(path)
+    tensors, facts = _PAIR.load(folder, _plausible)
     if not _fit(tensors, len(facts["names"])):
-        raise FileError(f"{path} is damaged", "restore it, or classify anew")
+        raise _PAIR.damaged(folder / TENSORS)
     return Classifier(
         tuple(facts["names"]),
         tensors["mean"],
@@ -151,25 +135,11 @@ def load(folder: Path) -> Classifier:
         facts["temperature"],
         facts["encoder"],
         facts["run"],
-        {name: value for name, value in facts.items() if name not in _OWN},
+        _PAIR.others(facts),
     )
 
 
-_OWN = {
-    "format": int,
-    "names": list,
-    "temperature": float,
-    "encoder": str,
-    "run": str,
-    "sha256": str,
-}
-
-
-def _plausible(facts: Any) -> bool:
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-        return False
-    if not all(isinstance(facts.get(name), kind) for name, kind in _OWN.items()):
-        return False
+def _plausible(facts: Mapping[str, Any]) -> bool:
     names, T = facts["names"], facts["temperature"]
     distinct = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     return distinct and len(names) >= 2 and math.isfinite(T) and T > 0

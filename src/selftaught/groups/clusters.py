@@ -5,7 +5,6 @@
 Shapes:  N vectors, n in a block, D their size; P that of y; K clusters; B vectors kept.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +17,11 @@ from torch import Tensor
 
 from selftaught.clustering.whitening import Whitening
 from selftaught.errors import DataError, FileError
-from selftaught.files import (
-    json_bytes,
-    load_tensors,
-    read_bytes,
-    read_json,
-    tensors_to_bytes,
-    write_bytes,
-)
+from selftaught.groups.pair import Pair
 
-TENSORS, FACTS = "clusters.safetensors", "clusters.json"
+_PAIR = Pair("clusters", "cluster", {"ids": list, "encoder": str, "run": str})
+TENSORS, FACTS = _PAIR.tensors, _PAIR.facts
 _BLOCK = 2**22  # distances at once
-_FORMAT = 1
 _PREFIX = "whitening."
 
 
@@ -161,16 +153,8 @@ def save(clusters: Clusters, folder: Path) -> None:
     whitening = {} if clusters.whitening is None else clusters.whitening.tensors()
     tensors = {_PREFIX + name: tensor for name, tensor in whitening.items()}
     tensors |= {"centroids": clusters.centroids_KP, "reference": clusters.reference_BD}
-    data = tensors_to_bytes({name: t.contiguous() for name, t in tensors.items()})
-    own = {
-        "format": _FORMAT,
-        "ids": clusters.ids_K.tolist(),
-        "encoder": clusters.encoder,
-        "run": clusters.run,
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    write_bytes(folder / TENSORS, data)
-    write_bytes(folder / FACTS, json_bytes({**clusters.facts, **own}))
+    own = {"ids": clusters.ids_K.tolist(), "encoder": clusters.encoder, "run": clusters.run}
+    _PAIR.save(folder, tensors, {**clusters.facts, **own})
 
 
 def load(folder: Path) -> Clusters:
@@ -179,18 +163,11 @@ def load(folder: Path) -> Clusters:
     Raises:
         FileError: A file is missing or damaged, or they do not belong together.
     """
-    if not (folder / FACTS).is_file():
-        raise FileError(f"{folder} holds no clusters", "give the --out of selftaught cluster")
-    facts, path = read_json(folder / FACTS), folder / TENSORS
-    if not _plausible(facts):
-        raise FileError(f"{folder / FACTS} is damaged", "restore it, or cluster anew")
-    if hashlib.sha256(read_bytes(path)).hexdigest() != facts["sha256"]:
-        found = f"{path} is not the file that {FACTS} was written with"
-        raise FileError(found, "restore both, or cluster anew")
+    tensors, facts = _PAIR.load(folder, lambda facts: _distinct(facts["ids"]))
     try:
-        return _built(load_tensors(path), facts)
+        return _built(tensors, facts)
     except (KeyError, FileError):
-        raise FileError(f"{path} is damaged", "restore it, or cluster anew") from None
+        raise _PAIR.damaged(folder / TENSORS) from None
 
 
 def _built(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Clusters:
@@ -208,21 +185,15 @@ def _built(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Clusters:
         raise FileError("the centroids do not fit", "restore the file")
     if reference_BD.ndim != 2 or reference_BD.shape[1] != D or not len(reference_BD):
         raise FileError("the reference does not fit", "restore the file")
-    own = {name: value for name, value in facts.items() if name not in _OWN}
-    ids_K = np.array(facts["ids"], np.int64)
     return Clusters(
-        whitening, centroids_KP, ids_K, facts["encoder"], facts["run"], reference_BD, own
+        whitening,
+        centroids_KP,
+        np.array(facts["ids"], np.int64),
+        facts["encoder"],
+        facts["run"],
+        reference_BD,
+        _PAIR.others(facts),
     )
-
-
-_OWN = {"format": int, "ids": list, "encoder": str, "run": str, "sha256": str}
-
-
-def _plausible(facts: Any) -> bool:
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-        return False
-    typed = all(isinstance(facts.get(name), kind) for name, kind in _OWN.items())
-    return typed and _distinct(facts["ids"])
 
 
 def _distinct(ids: Sequence[Any]) -> bool:
