@@ -1,16 +1,16 @@
 """Clusters as people use them: found, chosen, named, given to new images, made a classifier.
 
     python -m benchmarks.groups --data DIR [--mobilenet FILE] [--sets imagenette_128 cifar10]
+                                [--keep DIR]
 
 DIR holds the sets as `unpack.py` lays them out. Clusters are found in all training images, without
 their labels; ten of them are named by their commonest label, and all test images, which took no
 part, are sorted into them. SimCLR trains on the same training images for --seconds. FILE holds
 torchvision's MobileNetV2 with ImageNet's labels, whose ten classes of Imagenette it has seen:
-a bound from above. NMI is the arithmetic one.
+a bound from above. NMI is the arithmetic one. --keep leaves the clusters and their reports.
 """
 
 import argparse
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -56,8 +56,10 @@ SETS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        tables = [measured_set(name, chosen, Path(folder)) for name in chosen.sets]
+    with tempfile.TemporaryDirectory() as passing:
+        folder = (chosen.keep or Path(passing)).resolve()
+        folder.mkdir(exist_ok=True)
+        tables = [measured_set(name, chosen, folder) for name in chosen.sets]
     text = page(tables, chosen)
     print(text)
     publish(RESULTS, "groups", text)
@@ -72,15 +74,17 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seconds", type=float, default=300, help="of SimCLR's training")
     options.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--keep", type=Path, help="an empty folder for all that is made")
     return options
 
 
 def measured_set(name: str, chosen: argparse.Namespace, folder: Path) -> str:
     """A table: a column an encoder, a line a figure."""
-    found = {
-        encoder: dict(measured(path, chosen.data / name, SETS[name], folder / "work", chosen.seed))
-        for encoder, path in encoders(name, chosen, folder)
-    }
+    found = {}
+    for encoder, path in encoders(name, chosen, folder):
+        work = folder / f"{path.name}-groups"
+        work.mkdir()
+        found[encoder] = dict(measured(path, chosen.data / name, SETS[name], work, chosen.seed))
     lines = [f"| {name} | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
     lines += [f"| {row} | {' | '.join(of[row] for of in found.values())} |" for row in COLUMNS]
     return "\n".join(lines)
@@ -102,8 +106,6 @@ def measured(
     encoder: Path, data: Path, where: Set, work: Path, seed: int
 ) -> Iterator[tuple[str, str]]:
     """The figures of one encoder on one set, by their names in COLUMNS."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     train, test = str(data / where.train), str(data / where.test)
 
     def clusters(name: str, **how: Any) -> Any:

@@ -23,7 +23,10 @@ from selftaught.groups.names import NAMES, read_names, table_bytes, table_lines
 from selftaught.inputs import holds_vectors, is_table, open_vectors, same_encoder, vectors_for
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, new_output
+from selftaught.report.classifier import classifier_sections
+from selftaught.report.page import many
 from selftaught.report.questions import Asked, questions_page
+from selftaught.report.report import write_report
 from selftaught.report.sections import Picture
 from selftaught.report.sheets import picture
 from selftaught.vectors import Vectors
@@ -71,8 +74,12 @@ def classify(chosen: group_options.Classify) -> Answer:
     made = replace(made, facts={**made.facts, **facts})
     said = made.say(vectors.x_ND)
     asked = questions(projected(vectors.x_ND, None), said, found, chosen.ask, seed=chosen.seed)
+    sections = classifier_sections(
+        vectors, made, found, said, _sentences(made.facts), asked=len(asked)
+    )
     with new_output(chosen.out, overwrite=chosen.overwrite) as part:
         kept.save(made, part)
+        write_report(part, sections, title=f"{chosen.out.name}: names learnt from clusters")
         if asked:
             write_bytes(part / _ASK, _ask_table(asked, vectors, said, found))
             write_text(part / _PAGE, _ask_page(asked, vectors, said, found, chosen.out))
@@ -288,25 +295,31 @@ def _shown(question: Question, vectors: Vectors, said: Said, found: Members) -> 
 
 
 def _text(value: Mapping[str, Any], out: Path) -> str:
-    classes = value["classes"]
-    lines = [f"{len(classes)} names, learnt from {value['fitted']:,} images: {out}"]
-    lines.append(_unnamed(value))
-    lines += [f"No image is in a cluster named {name}." for name in value["names_without_images"]]
-    if value["answers"]:
-        against = value["answers_against_their_cluster"]
-        lines.append(f"{value['answers']:,} answers are used, {against:,} against their cluster.")
-    if value["answers_missing"]:
-        lines.append(f"{value['answers_missing']:,} answers are of images that are not there.")
-    lines += [_share(value["agreement"], "confident members")]
-    lines += [_share(value["agreement_of_the_rest"], "the other members")]
-    if value["calibration_error"] is not None:
-        error = value["calibration_error"]
-        lines.append(f"Its probabilities are off by {error:.3f} on average, if clusters are right.")
+    names, fitted = len(value["classes"]), value["fitted"]
+    lines = [f"{names} names, learnt from {fitted:,} images: {out}", *_sentences(value)]
+    lines.append(f"The report, {out / 'report.html'}, shows images of each name.")
     if value["asked"]:
         lines.append(f"Look at {value['asked']} images next: {out / _PAGE}")
         lines.append(f"  and fill in the labels in {out / _ASK}, for --answers")
     lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
     return "\n".join(lines)
+
+
+def _sentences(value: Mapping[str, Any]) -> list[str]:
+    """What to know of a classifier."""
+    lines = [_unnamed(value)]
+    lines += [f"No image is in a cluster named {name}." for name in value["names_without_images"]]
+    if value["answers"]:
+        against = value["answers_against_their_cluster"]
+        lines.append(f"{many(value['answers'], 'answer')} used, {against:,} against their cluster.")
+    if value["answers_missing"]:
+        lines.append(f"{many(value['answers_missing'], 'answer')} left out: no such image.")
+    lines += [_share(value["agreement"], "confident members")]
+    lines += [_share(value["agreement_of_the_rest"], "the other members")]
+    if value["calibration_error"] is not None:
+        error = value["calibration_error"]
+        lines.append(f"Its probabilities are off by {error:.3f} on average, if clusters are right.")
+    return lines
 
 
 def _unnamed(value: Mapping[str, Any]) -> str:

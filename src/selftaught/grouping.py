@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selftaught import group_options
-from selftaught.answer import Answer, answer
+from selftaught.answer import Answer, answer, meanwhile
 from selftaught.errors import ConfigError, DataError, FileError
 from selftaught.files import quoted, read_table, write_bytes, write_table
 from selftaught.groups import clusters as kept
@@ -64,7 +64,8 @@ def cluster(chosen: group_options.Cluster) -> Answer:
     )
     if older is not None:
         found = _matched(found, older)
-    stands = apart(vectors)
+    with meanwhile(f"Looking for near-duplicates and outliers in {len(vectors):,} images."):
+        stands = apart(vectors)
     if stands.note:
         found = dataclasses.replace(found, notes=(*found.notes, stands.note))
     table = table_of(vectors, found.assigned, found.names, stands.columns(vectors))

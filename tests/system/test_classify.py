@@ -115,6 +115,14 @@ def test_asked_are_half_uncertain_and_half_uncovered(digits: Path, told: Answer)
     assert page.count("<figure>") == 40 and "(no picture)" in page
 
 
+def test_the_report_has_a_wall_a_name_and_says_what_is_told(digits: Path, told: Answer) -> None:
+    page = (digits / "classifier/report.html").read_text()
+    assert page.count("<article") == len(told.value["classes"])
+    assert "the 40 images of ask.html" in page
+    facts = str(told).splitlines()
+    assert facts[1] in page and "report.html" in str(told)
+
+
 def test_assign_takes_a_classifier(digits: Path, told: Answer, tmp_path: Path) -> None:
     out = tmp_path / "table.csv"
     value = selftaught.assign(digits / "classifier", digits / "test.parquet", out=out).value
@@ -166,7 +174,7 @@ def test_an_answer_may_be_a_new_name_and_a_lost_image_is_told(digits: Path, tmp_
     )
     assert made.value["classes"]["three times"] == {"images": 2, "sure": 2}
     assert made.value["answers_missing"] == 1
-    assert "1 answers are of images that are not there." in str(made)
+    assert "1 answer left out: no such image." in str(made)
     assert not (tmp_path / "made/ask.csv").exists()
 
 

@@ -1,4 +1,5 @@
-"""Reports in a real browser, from the file system: a run's, a clustering's, and one without pixels.
+"""Reports in a real browser, from the file system: a run's, a clustering's, a classifier's and its
+questions, and a clustering's without pixels.
 
 A page asks for nothing but itself, complains of nothing, is never wider than its window, and can be
 used with keys alone.
@@ -13,7 +14,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 from selftaught.data.store import open_images
-from selftaught.groups.fit import group
+from selftaught.groups.fit import Grouping, group
+from selftaught.groups.learn import learn, members
+from selftaught.report.classifier import classifier_sections
+from selftaught.report.questions import Asked, questions_page
+from selftaught.report.report import write_report
+from selftaught.report.sheets import picture
 from selftaught.report.walls import Curve, group_sections, write_group_report
 from selftaught.vectors import Vectors
 from tests.support import reports
@@ -21,7 +27,7 @@ from tests.support.chromium import Browser, browser
 
 pytestmark = pytest.mark.browser
 
-KINDS = ("run", "clusters", "no-pixels")
+KINDS = ("run", "clusters", "classifier", "questions", "no-pixels")
 
 LAID_OUT = "document.head.append(Object.assign(document.createElement('style'), {textContent:"
 LAID_OUT += "'* { content-visibility: visible !important }'})); 0"
@@ -62,7 +68,30 @@ def folder(tmp_path_factory) -> Path:
             curve=curve,
         )
         write_group_report(folder / kind, sections, reports.HOSTILE[3])
+    _write_classifier(folder / "classifier", vectors, found)
+    _write_questions(folder / "questions", vectors)
     return folder
+
+
+def _write_classifier(folder: Path, vectors: Vectors, found: Grouping) -> None:
+    names = {k: (*reports.HOSTILE, "y" * 300)[k] for k in range(9)}
+    known = members(vectors.x_ND, found.clusters, names, {})
+    made = learn(vectors, known)
+    counts = {name: {"images": 10, "sure": 5} for name in made.names}
+    made = replace(made, facts={**made.facts, "classes": counts})
+    said = made.say(vectors.x_ND)
+    write_report(folder, classifier_sections(vectors, made, known, said, reports.HOSTILE, asked=3))
+
+
+def _write_questions(folder: Path, vectors: Vectors) -> None:
+    assert vectors.images is not None
+    image = vectors.images.store.read(np.array([0])).image(0)
+    shown = [
+        picture(image, vectors.images.checked.intensity, name=path, words=path)
+        for path in vectors.paths[:99]
+    ]
+    asked = Asked(reports.HOSTILE[1], reports.HOSTILE[2], shown)
+    (folder / "report.html").write_text(questions_page(reports.HOSTILE[0], "Words.", [asked]))
 
 
 @pytest.fixture(scope="module")

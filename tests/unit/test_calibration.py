@@ -8,7 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught.evaluation.calibration import expected_calibration_error, temperature
+from selftaught.evaluation.calibration import (
+    expected_calibration_error,
+    reliability,
+    temperature,
+)
 from selftaught.evaluation.metrics import share_interval
 
 
@@ -76,6 +80,8 @@ def test_the_error_by_hand() -> None:
     expected = (abs(1 - 1.04) + abs(2 - 2.95)) / 5
     found = expected_calibration_error(confidence_M, correct_M, bins=10)
     assert found == pytest.approx(expected, abs=1e-12)
+    bins = np.array(reliability(confidence_M, correct_M, bins=10))
+    assert bins == pytest.approx(np.array([[0.52, 0.5, 2], [2.95 / 3, 2 / 3, 3]]))
 
 
 def test_the_error_of_probabilities_that_are_true_is_small() -> None:

@@ -1,6 +1,7 @@
 """Names learnt from clusters: which images teach, what is fitted, what is told, and the files."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,14 @@ def test_what_is_told_is_counted_on_the_images_that_judge(
         assert told["images"] == len(rows) and told["share"] == np.mean(right)
         assert told["low"] < told["share"] <= told["high"]
     assert 0 <= made.facts["calibration_error"] < 0.5
+    pairs = [(found.names[found.name_N[i]], found.names[p_NK[i].argmax()]) for i in judge]
+    for name, told in made.facts["by_name"].items():
+        right = [a == b for a, b in pairs if a == name]
+        assert told["images"] == len(right) and told["share"] == np.mean(right)
+    wrong = Counter(pair for pair in pairs if pair[0] != pair[1])
+    confused = {(one["name"], one["says"]): one["images"] for one in made.facts["confused"]}
+    assert confused == dict(wrong) and list(confused.values()) == sorted(confused.values())[::-1]
+    assert sum(one["images"] for one in made.facts["reliability"]) == len(judge)
 
 
 def test_names_of_one_image_are_learnt_and_nothing_is_judged() -> None:
@@ -204,6 +213,7 @@ def test_names_of_one_image_are_learnt_and_nothing_is_judged() -> None:
     ]
     assert made.temperature == 1
     assert made.facts["agreement"] is None and made.facts["calibration_error"] is None
+    assert made.facts["by_name"] == {} and made.facts["reliability"] == []
 
 
 def test_far_blobs_are_told_apart_and_new_vectors_get_their_names() -> None:

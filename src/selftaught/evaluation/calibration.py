@@ -7,6 +7,7 @@ Shapes:  M images; K classes.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
@@ -40,12 +41,38 @@ def temperature(logits_MK: Tensor, labels_M: Tensor) -> float:
     return math.exp(float(found.x))
 
 
+class Bin(NamedTuple):
+    """Images of about one confidence: what is said of them, and what is so.
+
+    Attributes:
+        says: Their mean confidence.
+        right: The share of them that are right.
+        images: How many they are.
+    """
+
+    says: float
+    right: float
+    images: int
+
+
+def reliability(
+    confidence_M: NDArray[np.float64], correct_M: NDArray[np.bool_], bins: int = _BINS
+) -> list[Bin]:
+    """Figure 1: bins of equal width that have an image, the least confident first."""
+    bin_M = np.minimum((confidence_M * bins).astype(np.int64), bins - 1)
+    images = np.bincount(bin_M, minlength=bins)
+    says, right = (np.bincount(bin_M, of_M, minlength=bins) for of_M in (confidence_M, correct_M))
+    return [
+        Bin(float(says[i] / images[i]), float(right[i] / images[i]), int(images[i]))
+        for i in np.flatnonzero(images)
+    ]
+
+
 def expected_calibration_error(
     confidence_M: NDArray[np.float64], correct_M: NDArray[np.bool_], bins: int = _BINS
 ) -> float:
     """Eq. 3: mean gap of confidence and accuracy over bins of equal width; nan without images."""
     if not len(confidence_M):
         return math.nan
-    bin_M = np.minimum((confidence_M * bins).astype(np.int64), bins - 1)
-    gap_M: NDArray[np.float64] = correct_M - confidence_M.astype(np.float64)
-    return float(np.abs(np.bincount(bin_M, gap_M, minlength=bins)).sum() / len(gap_M))
+    found = reliability(confidence_M, correct_M, bins)
+    return sum(abs(one.right - one.says) * one.images for one in found) / len(confidence_M)

@@ -92,7 +92,7 @@ class Classifier:
         n = max(1, _BLOCK // max(len(self.names), len(self.mean_D)))
         parts = [
             (self.logits(x_ND[start : start + n]) / self.temperature).softmax(1).topk(2)
-            for start in range(0, len(x_ND), n)
+            for start in range(0, max(1, len(x_ND)), n)
         ]
         p_N2 = torch.cat([part.values for part in parts]).numpy()
         name_N2 = torch.cat([part.indices for part in parts]).numpy()

@@ -19,6 +19,7 @@ No figure here knows whether clusters are right: they are of the clusters' names
 Shapes:  N images, n fitted to, M judged; D size of a vector; K names.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +31,11 @@ from torch import Tensor
 
 from selftaught.errors import DataError
 from selftaught.evaluation import linear
-from selftaught.evaluation.calibration import expected_calibration_error, temperature
+from selftaught.evaluation.calibration import (
+    expected_calibration_error,
+    reliability,
+    temperature,
+)
 from selftaught.evaluation.metrics import share_interval
 from selftaught.groups.classifier import Classifier
 from selftaught.groups.clusters import Clusters
@@ -40,6 +45,7 @@ from selftaught.vectors import Vectors
 
 _FIFTHS, _CALIBRATES, _JUDGES = 5, 3, 4
 _MOST = 100_000  # images that are fitted to
+_CONFUSED = 20  # pairs of names that are told
 NOBODY = -1
 
 
@@ -203,16 +209,36 @@ def _fitted(
 def _judged(
     classifier: Classifier, vectors: Vectors, found: Members, rows_M: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """How often it says the name, of confident members and of the others, and its error."""
-    facts: dict[str, Any] = {"agreement": None, "agreement_of_the_rest": None}
-    if not len(rows_M):
-        return facts | {"calibration_error": None}
+    """How often it says the name, of confident members, of the others, of each name's; its error;
+    which names it takes for which."""
     said = classifier.say(vectors.x_ND[rows_M])
-    correct_M, confident_M = said.first_N == found.name_N[rows_M], found.confident_N[rows_M]
-    for name, part_M in zip(facts, (confident_M, ~confident_M), strict=True):
-        hits, images = int(correct_M[part_M].sum()), int(part_M.sum())
-        if images:
-            low, high = share_interval(hits, images)
-            facts[name] = {"share": hits / images, "low": low, "high": high, "images": images}
-    error = expected_calibration_error(said.confidence_N.astype(np.float64), correct_M)
-    return facts | {"calibration_error": error}
+    name_M, confident_M = found.name_N[rows_M], found.confident_N[rows_M]
+    correct_M, sure_M = said.first_N == name_M, said.confidence_N.astype(np.float64)
+    shares = ((name, _share(correct_M[name_M == k])) for k, name in enumerate(found.names))
+    return {
+        "agreement": _share(correct_M[confident_M]),
+        "agreement_of_the_rest": _share(correct_M[~confident_M]),
+        "by_name": {name: share for name, share in shares if share},
+        "confused": _confused(found.names, name_M, said.first_N),
+        "calibration_error": expected_calibration_error(sure_M, correct_M) if len(rows_M) else None,
+        "reliability": [one._asdict() for one in reliability(sure_M, correct_M)],
+    }
+
+
+def _share(correct_m: NDArray[np.bool_]) -> dict[str, float] | None:
+    """The share of some images that it is right on, with its interval; None of no images."""
+    hits, images = int(correct_m.sum()), len(correct_m)
+    if not images:
+        return None
+    low, high = share_interval(hits, images)
+    return {"share": hits / images, "low": low, "high": high, "images": images}
+
+
+def _confused(
+    names: tuple[str, ...], name_M: NDArray[np.int64], says_M: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """The commonest pairs of a name and another that it is given, and of how many images."""
+    wrong = name_M != says_M
+    counts = Counter(zip(name_M[wrong].tolist(), says_M[wrong].tolist(), strict=True))
+    order = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:_CONFUSED]
+    return [{"name": names[k], "says": names[j], "images": images} for (k, j), images in order]

@@ -35,6 +35,7 @@ _COLOURS = {  # place-holder in the drawing: variable of style.css
 _INK, _SOFT, _LINE, *_CURVES = _COLOURS
 _FONT = 11.0  # points of the drawing, which is shown at about its own size
 _FEW = 24  # points that are marked one by one
+_APART = 0.12  # of the height, between names of lines
 _FACTOR = 30  # from the first of few places to the last: more, and they would crowd at the left
 _BARS = 100  # are told apart
 _BINS = 300  # a curve of more than two points a bin keeps each bin's lowest and highest
@@ -71,7 +72,7 @@ def curves(
             name, points = level
             axes.plot(*_thinned(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name)
         if len(axes.lines) > 1:
-            axes.legend(frameon=False, labelcolor="linecolor", fontsize=_FONT - 1, handlelength=1.6)
+            _named_at_their_ends(axes)
         if chosen is not None:
             axes.axvline(chosen, color=_SOFT, linewidth=1.2, dashes=(4, 3))
             _spread_evenly(axes, np.asarray(next(iter(lines.values()))[0], np.float64))
@@ -130,6 +131,23 @@ def _spread_evenly(axes: "Axes", x: NDArray[np.float64]) -> None:
     ticks = x[:: -(-len(x) // 6)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _named_at_their_ends(axes: "Axes") -> None:
+    """The name of each line right of its last point, in its colour; none on top of another."""
+    axes.autoscale_view()
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = []
+    for line in axes.lines:
+        points = np.asarray(line.get_xydata())
+        if len(points):
+            ends.append((float(to_axes.transform(points[-1])[1]), line))
+    lowest = 0.0
+    for height, line in sorted(ends, key=lambda end: end[0]):
+        height = max(height, lowest)
+        lowest = height + _APART
+        name = axes.text(1.02, height, str(line.get_label()), transform=axes.transAxes)
+        name.set(color=line.get_color(), fontsize=_FONT - 1, verticalalignment="center")
 
 
 def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

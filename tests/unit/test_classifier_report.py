@@ -1,0 +1,142 @@
+"""The report of a classifier: who stands for a name, what is told of it, and hostile names."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from selftaught.data.store import open_images
+from selftaught.groups.classifier import Classifier, Said
+from selftaught.groups.fit import group
+from selftaught.groups.learn import Members, learn, members
+from selftaught.report.classifier import classifier_sections
+from selftaught.report.page import Section, page, text
+from selftaught.vectors import Vectors
+from tests.support.html_page import Page
+from tests.support.reports import HOSTILE
+
+NAMES = {k: HOSTILE[k // 2] for k in range(10)}  # five names of ten clusters
+
+Learnt = tuple[Vectors, Classifier, Members, Said]
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory) -> Learnt:
+    """Five names of scikit-learn's digits; a few answers say that images are something else."""
+    images = open_images("digits", cache=tmp_path_factory.mktemp("cache"))
+    x_ND = load_digits().data.astype(np.float32)
+    paths = tuple(f"{i} {HOSTILE[i % len(HOSTILE)]}" for i in range(len(x_ND)))
+    vectors = Vectors(x_ND, np.arange(len(x_ND)), paths, None, "", images)
+    found = members(x_ND, group(vectors, 12).clusters, NAMES, {3: HOSTILE[0], 4: HOSTILE[1]})
+    made = learn(vectors, found)
+    counts = {name: {"images": 7, "sure": 5} for name in made.names}
+    made = replace(made, facts={**made.facts, "classes": counts})
+    return vectors, made, found, made.say(x_ND)
+
+
+def told(learnt: Learnt, **others: int) -> list[Section]:
+    return classifier_sections(*learnt, ["A sentence."], **others)
+
+
+def parsed(learnt: Learnt) -> Page:
+    return Page(page("Names", told(learnt)))
+
+
+def shown(learnt: Learnt, kind: str) -> list[list[tuple[int, str]]]:
+    """The rows and captions of one kind of images, wall by wall."""
+    walls = []
+    for wall in told(learnt)[2].html.split("<article")[1:]:
+        _, found, rest = wall.partition(f"<h4>{kind}</h4>")
+        part = rest.partition("<h4>")[0]
+        rows = map(int, re.findall(r'title="(\d+) ', part))
+        captions = map(unescape, re.findall("<figcaption>(.*?)</figcaption>", part))
+        walls += [list(zip(rows, captions, strict=True))] if found else []
+    return walls
+
+
+def test_there_is_a_wall_for_each_name_that_of_most_images_first(learnt: Learnt) -> None:
+    _, made, _, said = learnt
+    page_of = parsed(learnt)
+    counts = Counter(said.first_N.tolist())
+    order = sorted(range(len(made.names)), key=lambda k: (-counts[k], k))
+    assert [e.attributes["id"] for e in page_of.all("article")] == [f"name-{k}" for k in order]
+    assert [s.title for s in told(learnt)] == [
+        *("Overview", "Names", "Images of each name", "What to do next"),
+    ]
+    targets = {a[1:] for a in page_of.addresses() if a.startswith("#")}
+    assert targets <= set(page_of.ids()) and {f"name-{k}" for k in order} <= targets
+
+
+def test_the_surest_images_of_a_name_stand_in_their_order(learnt: Learnt) -> None:
+    _, made, _, said = learnt
+    walls = shown(learnt, "Surest")
+    assert len(walls) == len(made.names)
+    for wall in walls:
+        rows = [row for row, _ in wall]
+        (k,) = set(said.first_N[rows].tolist())
+        own = said.confidence_N[said.first_N == k]
+        assert said.confidence_N[rows].tolist() == sorted(own, reverse=True)[: len(rows)]
+
+
+def test_below_an_image_nearly_called_otherwise_stands_the_other_name(learnt: Learnt) -> None:
+    _, made, _, said = learnt
+    for wall in shown(learnt, "Nearly called otherwise"):
+        for row, caption in wall:
+            name = str(text(made.names[said.second_N[row]]))
+            assert caption.startswith(f"or {unescape(name)}, ")
+        gaps = said.gap_N[[row for row, _ in wall]]
+        assert (np.diff(gaps) >= 0).all()
+
+
+def test_what_a_cluster_or_an_answer_calls_otherwise_is_shown(learnt: Learnt) -> None:
+    _, _, found, said = learnt
+    walls = shown(learnt, "Of its clusters, called otherwise")
+    assert walls
+    for wall in walls:
+        rows = [row for row, _ in wall]
+        (k,) = set(found.name_N[rows].tolist())
+        assert (said.first_N[rows] != k).all()
+        assert (np.diff(said.confidence_N[rows]) <= 0).all()
+
+
+def test_what_was_learnt_is_counted_in_the_table(learnt: Learnt) -> None:
+    _, made, _, said = learnt
+    cells = Page(told(learnt)[1].html).words
+    for k, name in enumerate(made.names):
+        judged = made.facts["by_name"][name]
+        assert f"{(said.first_N == k).sum():,}" in cells
+        assert any(f"of {judged['images']:,} right" in cell for cell in cells)
+
+
+def test_hostile_names_and_paths_are_words(learnt: Learnt) -> None:
+    page_of = parsed(learnt)
+    assert page_of.all("script") == []
+    assert not any(name.startswith("on") for e in page_of.elements for name in e.attributes)
+    assert len(page_of.all("img")) > 50
+    assert all(e.attributes["alt"] for e in page_of.all("img"))
+    assert all(e.attributes["loading"] == "lazy" for e in page_of.all("img"))
+
+
+def test_without_pixels_paths_stand_in_their_place(learnt: Learnt) -> None:
+    vectors, *others = learnt
+    without = (replace(vectors, images=None), *others)
+    page_of = Page(page("Names", classifier_sections(*without, ["A sentence."])))
+    assert page_of.all("img") == [] and len(page_of.all("figure")) > 50
+
+
+def test_questions_are_mentioned_where_there_are_some(learnt: Learnt) -> None:
+    assert "17 images" in told(learnt, asked=17)[-1].html
+    assert "--ask 100" in told(learnt)[-1].html
+
+
+def test_nothing_judged_is_no_plot(learnt: Learnt) -> None:
+    vectors, made, found, said = learnt
+    nothing = {"reliability": [], "by_name": {}, "confused": []}
+    unjudged = replace(made, facts={**made.facts, **nothing})
+    sections = classifier_sections(vectors, unjudged, found, said, ["A sentence."])
+    assert "<svg" in told(learnt)[0].html and "<svg" not in sections[0].html
+    assert "right" not in sections[1].html
