@@ -315,7 +315,7 @@ def _sentences(value: Mapping[str, Any]) -> list[str]:
     if value["answers_missing"]:
         lines.append(f"{many(value['answers_missing'], 'answer')} left out: no such image.")
     lines += [_share(value["agreement"], "confident members")]
-    lines += [_share(value["agreement_of_the_rest"], "the other members")]
+    lines += [_share(value["agreement_of_the_rest"], "other members")]
     if value["calibration_error"] is not None:
         error = value["calibration_error"]
         lines.append(f"Its probabilities are off by {error:.3f} on average, if clusters are right.")

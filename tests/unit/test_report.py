@@ -1,11 +1,14 @@
 """The report: one file that loads nothing, says what there is to see, and trusts no name."""
 
+import itertools
 import math
 import re
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from selftaught.evaluation.row import Row
 from selftaught.report import plots
@@ -302,3 +305,16 @@ def test_bars_stand_apart_until_they_are_an_area():
     bars, area = (drawn.count("var(--main)") for drawn in (few, many_))
     assert (bars, area) == (5, 1) and 'aria-label="alt"' in few
     assert plots.bars("t", [3.0] * 5, alt="alt", over="x") == few
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_names_of_lines_keep_their_order_and_their_distance(heights: list[float]) -> None:
+    moved = plots._apart(heights, 0.12)
+    assert all(0 - 1e-9 <= height <= 1 for height in moved)
+    ordered = [moved[i] for i in sorted(range(len(heights)), key=heights.__getitem__)]
+    assert all(b - a >= 0.12 - 1e-9 for a, b in itertools.pairwise(ordered))
+
+
+def test_names_that_do_not_crowd_stay_where_their_lines_end() -> None:
+    assert plots._apart([0.5, 0.1, 0.9], 0.12) == [0.5, 0.1, 0.9]
+    assert plots._apart([1.0, 1.0], 0.1) == [0.9, 1.0]

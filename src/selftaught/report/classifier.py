@@ -135,7 +135,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
     says, right = ([100 * float(one[key]) for one in bins] for key in ("says", "right"))
     pairs = (f"{b:.0f} % where it says {a:.0f} %" for a, b in zip(says, right, strict=True))
     plot = plots.curves(
-        "Held-out images that it is right on, %",
+        "Right of held-out images, %",
         {"is right": (says, right)},
         alt=f"Right on {', '.join(pairs)}",
         level=("as it says", ([0, 100], [0, 100])),

@@ -5,6 +5,7 @@ one drawing serves light and dark. Letters stay letters and take the page's font
 """
 
 import io
+import itertools
 import math
 import re
 import zlib
@@ -137,17 +138,24 @@ def _named_at_their_ends(axes: "Axes") -> None:
     """The name of each line right of its last point, in its colour; none on top of another."""
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    ends = []
-    for line in axes.lines:
-        points = np.asarray(line.get_xydata())
-        if len(points):
-            ends.append((float(to_axes.transform(points[-1])[1]), line))
-    lowest = 0.0
-    for height, line in sorted(ends, key=lambda end: end[0]):
-        height = max(height, lowest)
-        lowest = height + _APART
+    points = {line: np.asarray(line.get_xydata()) for line in axes.lines}
+    ends = {line: float(to_axes.transform(xy[-1])[1]) for line, xy in points.items() if len(xy)}
+    for line, height in zip(ends, _apart([*ends.values()], _APART), strict=True):
         name = axes.text(1.02, height, str(line.get_label()), transform=axes.transAxes)
         name.set(color=line.get_color(), fontsize=_FONT - 1, verticalalignment="center")
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """The heights, 0 to 1, moved until each is so far above the one below it."""
+    moved = list(heights)
+    order = sorted(range(len(moved)), key=moved.__getitem__)
+    for below, above in itertools.pairwise(order):
+        moved[above] = max(moved[above], moved[below] + least)
+    ceiling = 1.0
+    for i in reversed(order):
+        moved[i] = min(moved[i], ceiling)
+        ceiling = moved[i] - least
+    return moved
 
 
 def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
