@@ -24,8 +24,15 @@ import numpy as np
 import selftaught
 from benchmarks.measure import hardware, publish
 from selftaught.clustering import agreement
+from selftaught.data.labels import label
+from selftaught.data.store import open_images
+from selftaught.encoders.folder import open_encoder
+from selftaught.evaluation.evaluate import measure
+from selftaught.evaluation.representation import EncoderRepresentation
+from selftaught.evaluation.trial import Trial
 from selftaught.files import read_table
 from selftaught.groups.names import write_names
+from selftaught.machine import cache_folder
 from selftaught.neighbours import top_k
 from selftaught.vectors import of_table
 
@@ -162,17 +169,19 @@ def of_names(
     how = {"label": where.label}
     by_class = selftaught.assign(work / "classifier", test, out=work / "classes.csv", **how).value
     yield "classifier", f"{by_class['agreement']:.3f}"
-    rows = selftaught.evaluate(str(encoder), str(data), protocol=("linear",)).value
-    yield "linear, all labels", f"{_of_this_encoder(rows):.3f}"
+    yield "linear, all labels", f"{probe(encoder, data):.3f}"
 
 
-def _of_this_encoder(rows: Sequence[dict[str, Any]]) -> float:
-    (value,) = (
-        row["value"]
-        for row in rows
-        if row["representation"] == "this encoder" and row["metric"] == "accuracy"
-    )
-    return float(value)
+def probe(encoder: Path, data: Path) -> float:
+    """Accuracy on the test images of logistic regression on all training labels."""
+    cache = cache_folder(None)
+    images = open_images(str(data), cache=cache)
+    labels = label(images.checked)
+    rows = labels.train
+    trial = Trial(images, rows, labels.labels_N[rows], labels.test, len(labels.classes))
+    subject = EncoderRepresentation("it", open_encoder(str(encoder)), cache=cache)
+    accuracy, *_ = measure([subject], trial, labels, ["linear"])
+    return accuracy.value
 
 
 def _numbers(labels: Sequence[Any]) -> np.ndarray[Any, Any]:
