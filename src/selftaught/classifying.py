@@ -20,7 +20,7 @@ from selftaught.groups.classifier import Said
 from selftaught.groups.clusters import Clusters, projected
 from selftaught.groups.learn import NOBODY, Members, learn, members
 from selftaught.groups.names import NAMES, read_names, table_bytes, table_lines
-from selftaught.inputs import holds_vectors, is_table, open_vectors, same_encoder, vectors_for
+from selftaught.inputs import same_encoder, vectors_of_clusters
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, new_output
 from selftaught.report.classifier import classifier_sections
@@ -59,7 +59,8 @@ def classify(chosen: group_options.Classify) -> Answer:
     names = read_names(chosen.clusters, clusters.ids_K)
     given = _read_answers(chosen.answers)
     _check_names(chosen.clusters, clusters, {*names.values(), *(said.label for said in given)})
-    vectors = _vectors(clusters, chosen)
+    how = {"data": chosen.data, "encoder": chosen.encoder}
+    vectors = vectors_of_clusters(clusters, chosen.clusters, chosen, **how)
     same_encoder(vectors, clusters.encoder, str(chosen.clusters))
     answers, missing = _places(given, vectors)
     found = members(vectors.x_ND, clusters, names, answers)
@@ -131,41 +132,6 @@ def _check_names(folder: Path, clusters: Clusters, names: set[str]) -> None:
         lines = ", ".join(f"{id_},NAME" for id_ in ids)
         remedy = f"write {folder / NAMES}: the line cluster,name, then a line a cluster ({lines})"
         raise ConfigError(found, remedy)
-
-
-def _vectors(clusters: Clusters, chosen: group_options.Classify) -> Vectors:
-    """The vectors of --data, or of what the clusters were made from.
-
-    Raises:
-        UserError: As `vectors_for`, or it is not known, or not there.
-    """
-    made_from, table = (str(clusters.facts.get(name, "")) for name in ("data", "vectors"))
-    data, made = chosen.data or made_from, str(chosen.clusters)
-    if not data:
-        raise ConfigError(f"{made} does not say its images", "give --data")
-    if not (chosen.data or chosen.encoder) and Path(table).is_file():
-        data = table
-    elif not chosen.data and is_table(data) and not Path(data).exists():
-        found = f"{data} does not exist"
-        raise DataError(found, f"{made} was made from it; say with --data where it is")
-    if not clusters.run and made_from != table and holds_vectors(data):
-        return _with_pictures(data, made_from, chosen)
-    try:
-        return vectors_for(clusters.run, data, chosen, encoder=chosen.encoder, made=made)
-    except DataError as error:
-        if chosen.data or Path(data).exists():
-            raise
-        raise DataError(
-            error.what, f"{made} was made from it; say with --data where it is"
-        ) from None
-
-
-def _with_pictures(table: str, images: str, chosen: group_options.Classify) -> Vectors:
-    """The vectors of a table, and their images where those are still there."""
-    try:
-        return open_vectors(table, images, chosen)
-    except DataError:
-        return open_vectors(table, "", chosen)
 
 
 @dataclass(frozen=True)

@@ -175,15 +175,19 @@ def embed(chosen: options.Embed) -> Answer:
 
 
 def report(chosen: options.Report) -> Answer:
-    """Write RUN/report.html: one self-contained file.
+    """Write RUN/report.html, or CLUSTERS/report.html: one self-contained file.
 
     Raises:
-        FileError: The folder is no run.
+        FileError: The folder is neither.
     """
+    from selftaught.grouping import renew_report
+    from selftaught.groups.clusters import FACTS
     from selftaught.report.contents import run_sections
     from selftaught.report.report import write_report
 
     run = chosen.run
+    if (run / FACTS).exists():
+        return renew_report(chosen)
     if not (run / "config.yaml").exists():
         raise FileError(f"{run} is no run: it has no config.yaml", "give the --out of pretrain")
     resolved = config.read(run / "config.yaml")

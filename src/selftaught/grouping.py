@@ -3,25 +3,35 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import group_options
+import numpy as np
+
+from selftaught import group_options, options
 from selftaught.answer import Answer, answer, meanwhile
-from selftaught.errors import ConfigError, DataError, FileError
+from selftaught.errors import ConfigError, DataError, FileError, shown
 from selftaught.files import quoted, read_table, write_bytes, write_table
 from selftaught.groups import clusters as kept
 from selftaught.groups.apart import Apart, among, apart
 from selftaught.groups.classifier import Classifier
 from selftaught.groups.clusters import Assigned, Clusters
-from selftaught.groups.fit import Grouping, check_size, group, table_of
+from selftaught.groups.fit import Grouping, again, check_size, group, table_of
 from selftaught.groups.folders import lay_out
-from selftaught.groups.match import matched_ids
+from selftaught.groups.match import kept_names, matched_ids
 from selftaught.groups.names import as_name, groups_of, read_names, write_names
-from selftaught.inputs import is_table, open_vectors, same_encoder, vectors_for, with_labels
+from selftaught.inputs import (
+    is_table,
+    left_out,
+    open_vectors,
+    same_encoder,
+    vectors_for,
+    vectors_of_clusters,
+    with_labels,
+)
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, claim, new_output
 from selftaught.report.page import Section
@@ -66,8 +76,9 @@ def cluster(chosen: group_options.Cluster) -> Answer:
         found = _matched(found, older)
     with meanwhile(f"Looking for near-duplicates and outliers in {len(vectors):,} images."):
         stands = apart(vectors)
-    if stands.note:
-        found = dataclasses.replace(found, notes=(*found.notes, stands.note))
+    found = dataclasses.replace(
+        found, notes=(*found.notes, *_notes(vectors, found, stands, chosen))
+    )
     table = table_of(vectors, found.assigned, found.names, stands.columns(vectors))
     with new_output(chosen.out, overwrite=chosen.overwrite) as part:
         kept.save(found.clusters, part)
@@ -108,6 +119,35 @@ def assign(chosen: group_options.Assign) -> Answer:
     return answer(value, assign_text(value, chosen.out), as_json=chosen.json)
 
 
+def renew_report(chosen: options.Report) -> Answer:
+    """Write CLUSTERS/report.html anew: with the names of names.csv, of the images as they were.
+
+    Raises:
+        DataError: The images, or their vectors, are not those that were clustered.
+        FileError: The clusters are damaged.
+    """
+    folder = chosen.run
+    clusters, table = kept.load(folder), _assignments(folder)
+    vectors = vectors_of_clusters(clusters, folder, chosen)
+    same_encoder(vectors, clusters.encoder, str(folder))
+    own = _by_path(table)
+    if set(own) != set(vectors.paths):
+        raise DataError(
+            f"the images of {folder} are not those that it was made from any more",
+            f"cluster anew, with --match {folder}",
+        )
+    if "label" in table.column_names:
+        labels = dict(zip(own, table["label"].to_pylist(), strict=True))
+        vectors = dataclasses.replace(vectors, labels=tuple(labels[p] for p in vectors.paths))
+    place = {id_: k for k, id_ in enumerate(clusters.ids_K.tolist())}
+    own_N = np.array([place[own[path]] for path in vectors.paths], np.int64)
+    found = again(vectors, clusters, own_N, names=read_names(folder, clusters.ids_K))
+    with meanwhile(f"Looking for near-duplicates and outliers in {len(vectors):,} images."):
+        stands = apart(vectors)
+    path = write_group_report(folder, _sections(found, stands), f"{folder.name}: clusters")
+    return Answer(str(path), f"The report: {path}")
+
+
 # --- cluster
 
 
@@ -144,13 +184,35 @@ def _older(folder: Path) -> _Older:
     return _Older(folder, clusters, read_names(folder, kept.load(folder).ids_K))
 
 
+def _notes(
+    vectors: Vectors, found: Grouping, stands: Apart, chosen: group_options.Cluster
+) -> Iterator[str]:
+    """What people should know besides how clusters came about."""
+    if vectors.images is not None and (words := left_out(vectors.images.checked)):
+        yield words
+    zeros = int((~vectors.x_ND.any(axis=1)).sum())
+    if zeros:
+        are = "vector is" if zeros == 1 else "vectors are"
+        yield f"{zeros:,} {are} all 0: without a direction, the cluster means nothing."
+    if chosen.k != "auto" and len(found.clusters) < chosen.k:
+        yield f"There are not {chosen.k} different vectors: {len(found.clusters)} clusters."
+    if stands.note:
+        yield stands.note
+
+
 def _matched(found: Grouping, older: _Older) -> Grouping:
     """The same groups under the ids, and the names, of the older ones."""
     clusters = found.clusters
     new = dict(zip(found.vectors.paths, found.assigned.cluster_N.tolist(), strict=True))
     ids_K, share = matched_ids(older.clusters, new, clusters.ids_K)
-    names = {id_: name for id_, name in older.names.items() if id_ in ids_K}
-    note = f"{share:.0%} of the images of {older.folder.name} keep their id."
+    renamed = dict(zip(clusters.ids_K.tolist(), ids_K.tolist(), strict=True))
+    names = kept_names(older.names, older.clusters, {p: renamed[k] for p, k in new.items()})
+    common, images = len(older.clusters.keys() & new.keys()), len(older.clusters)
+    which = "the images" if common == images else f"the {common:,} images (of {images:,})"
+    note = f"{share:.0%} of {which} of {older.folder.name} that are here too keep their id."
+    lost = sorted(set(older.names.values()) - set(names.values()))
+    if lost:
+        note += f" Not kept, for want of images in common: {', '.join(map(shown, lost))}."
     return found.under(ids_K, names, note)
 
 
@@ -191,7 +253,8 @@ def _cluster_text(found: Grouping, value: Mapping[str, Any], out: Path) -> str:
     if value["outliers"] is not None:
         standing += f", {value['outliers']:,} are unlike all others"
     lines.append(f"{standing}: the report, {out / 'report.html'}, shows them.")
-    lines.append(f"Next: selftaught assign {quoted(out)} DATA --out table.csv")
+    encoder = "" if found.clusters.run else " --encoder RUN"
+    lines.append(f"Next: selftaught assign {quoted(out)} DATA{encoder} --out table.csv")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """What RUN and DATA name, opened: images, or vectors from an encoder and images or from a table."""
 
+import sys
 from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -8,26 +9,49 @@ import numpy as np
 
 from selftaught import assemble
 from selftaught.config import Config, DataSettings
+from selftaught.data.check import Checked
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.folder import open_encoder
-from selftaught.errors import ConfigError, DataError, FileError
+from selftaught.errors import ConfigError, DataError, FileError, shown
 from selftaught.evaluation.evaluate import check_fits
 from selftaught.files import read_columns
+from selftaught.groups.clusters import Clusters
 from selftaught.machine import cache_folder, pick_device
 from selftaught.options import Machine
 from selftaught.resolve import lasting
 from selftaught.vectors import Vectors, gaps_as_none, of_images, of_table
 
+_NAMED = 5  # images that are left out
+
 
 def open_images(data: str, machine: Machine) -> Images:
-    """The usable images of DATA.
+    """The usable images of DATA; what is left out, and why, is said on stderr.
 
     Raises:
         DataError: There are none.
     """
     wanted = Config(data=DataSettings(lasting(data)))
-    return assemble.opened(wanted, machine.cache, machine.threads)
+    images = assemble.opened(wanted, machine.cache, machine.threads)
+    _say_left_out(images.checked)
+    return images
+
+
+def left_out(checked: Checked) -> str:
+    """Which images could not be used, and why, in a sentence; "" where there are none."""
+    columns = (checked.rejected[name].to_pylist() for name in ("path", "reason"))
+    faults = [f"{shown(path)} ({reason})" for path, reason in zip(*columns, strict=True)]
+    if not faults:
+        return ""
+    more = len(faults) - _NAMED
+    which = ", ".join(faults[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    images = "1 image is" if len(faults) == 1 else f"{len(faults):,} images are"
+    return f"{images} left out: {which}."
+
+
+def _say_left_out(checked: Checked) -> None:
+    if words := left_out(checked):
+        print(words, file=sys.stderr)
 
 
 def open_new_images(
@@ -48,15 +72,16 @@ def open_new_images(
     """
     wanted = Config(data=DataSettings(lasting(data)))
     looked = assemble.checked(wanted, machine.cache, machine.threads)
+    _say_left_out(looked)
     columns = (looked.images[name].to_pylist() for name in ("path", "sha256"))
     new = np.flatnonzero([pair not in known for pair in zip(*columns, strict=True)])
-    left_out = len(looked) - len(new)
+    old = len(looked) - len(new)
     if not len(new):
-        return None, left_out
-    if left_out:
+        return None, old
+    if old:
         images = looked.images.take(new).set_column(0, "row", [np.arange(len(new))])
         looked = replace(looked, index_N=looked.index_N[new], images=images)
-    return assemble.opened(wanted, machine.cache, machine.threads, looked), left_out
+    return assemble.opened(wanted, machine.cache, machine.threads, looked), old
 
 
 def vectors_of(encoder: Encoder, images: Images, machine: Machine) -> Vectors:
@@ -127,6 +152,50 @@ def vectors_for(run: str, data: str, machine: Machine, *, encoder: str, made: st
     return open_vectors(encoder or run, data, machine)
 
 
+def vectors_of_clusters(
+    clusters: Clusters, folder: Path, machine: Machine, *, data: str = "", encoder: str = ""
+) -> Vectors:
+    """The vectors of what clusters were made from.
+
+    Args:
+        clusters: The clusters.
+        folder: Where they are kept, for complaints.
+        machine: Where the encoder computes.
+        data: The images, or a table of vectors, in place of those; "": those.
+        encoder: Where the encoder is now, if it is not where it was.
+
+    Raises:
+        UserError: As `vectors_for`, or it is not known, or not there.
+    """
+    made_from, table = (str(clusters.facts.get(name, "")) for name in ("data", "vectors"))
+    wanted, made = data or made_from, str(folder)
+    if not wanted:
+        raise ConfigError(f"{made} does not say its images", "give --data")
+    if not (data or encoder) and Path(table).is_file():
+        wanted = table
+    elif not data and is_table(wanted) and not Path(wanted).exists():
+        found = f"{wanted} does not exist"
+        raise DataError(found, f"{made} was made from it; say with --data where it is")
+    if not clusters.run and made_from != table and holds_vectors(wanted):
+        return _with_pictures(wanted, made_from, machine)
+    try:
+        return vectors_for(clusters.run, wanted, machine, encoder=encoder, made=made)
+    except DataError as error:
+        if data or Path(wanted).exists():
+            raise
+        raise DataError(
+            error.what, f"{made} was made from it; say with --data where it is"
+        ) from None
+
+
+def _with_pictures(table: str, images: str, machine: Machine) -> Vectors:
+    """The vectors of a table, and their images where those are still there."""
+    try:
+        return open_vectors(table, images, machine)
+    except DataError:
+        return open_vectors(table, "", machine)
+
+
 def is_table(run: str) -> bool:
     """Whether RUN is a table of vectors."""
     return run.lower().endswith(".parquet")
@@ -168,11 +237,14 @@ def with_labels(vectors: Vectors, column: str | None) -> Vectors:
 
 
 def same_encoder(vectors: Vectors, encoder: str, what: str) -> None:
-    """Whether vectors are of the encoder that something was made with.
+    """Whether vectors are of the encoder that something was made with; said where nobody knows.
 
     Raises:
         DataError: They are of another one.
     """
+    if encoder and not vectors.encoder:
+        words = "These vectors do not say which encoder made them: they are taken for those of"
+        print(f"{words} {what}.", file=sys.stderr)
     if encoder and vectors.encoder and vectors.encoder != encoder:
         raise DataError(
             f"{what} is of encoder {encoder[:12]}, these vectors are of {vectors.encoder[:12]}",

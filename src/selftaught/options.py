@@ -188,10 +188,10 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Machine):
-    """Write the run's report: one self-contained HTML file."""
+    """Write the report of a run, or of clusters, anew: one self-contained HTML file."""
 
     run: Positional[Path]
-    """The run's folder."""
+    """The folder of a run; or of clusters, whose names.csv it shows."""
 
 
 @dataclass(frozen=True, kw_only=True)

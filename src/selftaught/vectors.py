@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from selftaught.data.store import Images
     from selftaught.encoders.encoder import Encoder
 
+_LARGEST = 1e15  # squares of larger numbers, summed, may leave float32
+
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
@@ -129,6 +131,8 @@ def of_table(path: Path, images: "Images | None" = None) -> Vectors:
         FileError: It cannot be read, or is no such table.
         DataError: Vectors are not finite, or the images are not those of the rows.
     """
+    if not path.exists():
+        raise FileError(f"{path} does not exist", "give what selftaught embed writes")
     table = read_table(path)
     x_ND = _matrix(table, path)
     _check_finite(x_ND, f"{path}: vectors", "leave those rows out, or embed the images anew")
@@ -179,6 +183,13 @@ def _check_finite(x_ND: NDArray[np.float32], what: str, remedy: str) -> None:
     if len(bad):
         found = f"{what} are not finite in {len(bad):,} rows, the first of them {bad[0]}"
         raise DataError(found, remedy)
+    high_N, low_N = x_ND.max(axis=1, initial=0), x_ND.min(axis=1, initial=0)
+    long = np.flatnonzero(np.maximum(high_N, -low_N) > _LARGEST)
+    if len(long):
+        found = f"{what} have numbers above {_LARGEST:g} in {len(long):,} rows, first in {long[0]}"
+        raise DataError(found, "scale them down: only directions count")
+    if len(x_ND) and not x_ND.any():
+        raise DataError(f"{what} are all 0", remedy)
 
 
 def _check_rows(images: "Images", rows: Sequence[int], paths: Sequence[str], table: Path) -> None:

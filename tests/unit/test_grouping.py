@@ -20,6 +20,7 @@ from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError, UserError
 from selftaught.files import read_json, read_table, write_table
 from selftaught.groups.apart import apart
+from selftaught.groups.match import kept_names
 from selftaught.groups.names import write_names
 from selftaught.vectors import Vectors
 from tests.support.sets import file_set
@@ -112,11 +113,80 @@ def test_ids_and_names_are_kept_when_clustering_anew(home: Path) -> None:
         for t in (read_table(home / n / "assignments.parquet") for n in ("older", "anew"))
     )
     kept = sum(older[path] == anew[path] for path in older) / len(older)
-    assert f"{kept:.0%} of the images of older keep their id" in answer.text and kept > 0.4
+    assert f"{kept:.0%} of the images of older that are here too keep their id" in answer.text
+    assert kept > 0.4
     assert (home / "anew/names.csv").read_text("utf-8-sig") == "cluster,name\n1,one\n"
     sort(home, "as_older.parquet", clusters="anew", match=home / "older")
     table = read_table(home / "as_older.parquet")
     assert dict(zip(table["path"].to_pylist(), table["cluster"].to_pylist(), strict=True)) == anew
+
+
+def test_names_need_images_in_common() -> None:
+    old = {f"{i}": i % 2 for i in range(20)}
+    new = {path: id_ for path, id_ in old.items() if int(path) < 6}
+    names = {0: "even", 1: "odd"}
+    assert kept_names(names, old, new) == names
+    few = new | {f"new{i}": i % 2 for i in range(80)}  # 3 of 43 are known
+    assert kept_names(names, old, few) == {}
+    other = {path: (0 if path in ("0", "1", "3") else 1) for path in new}  # one of three was even
+    assert kept_names(names, old, other) == {}
+
+
+def test_a_report_is_renewed_with_the_names_and_the_choice(home: Path) -> None:
+    make(home, "renewed", k="auto", label="folders")
+    page, folder = home / "renewed/report.html", home / "renewed"
+    before = page.read_text()
+    page.unlink()
+    selftaught.report(folder, cache=home / "cache")
+    assert page.read_text() == before and "folders" not in before
+    (folder / "names.csv").write_text("cluster,name\n0,the first\n")
+    selftaught.report(folder, cache=home / "cache")
+    assert "the first" in page.read_text() and "the first" not in before
+    table = read_table(folder / "assignments.parquet")
+    write_table(folder / "assignments.parquet", table.slice(1))
+    with pytest.raises(DataError, match="not those that it was made from any more"):
+        selftaught.report(folder, cache=home / "cache")
+
+
+def test_images_that_are_left_out_are_named(home: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(home / "images", tmp_path / "images")
+    (tmp_path / "images/broken.png").write_bytes(b"no image")
+    how = {"k": 2, "out": tmp_path / "clusters", "cache": tmp_path / "cache"}
+    value = selftaught.cluster(str(home / "encoder"), str(tmp_path / "images"), **how).value
+    assert any("1 image is left out: broken.png (" in note for note in value["notes"])
+    assert "1 image is left out: broken.png (" in capsys.readouterr().err
+    assert "broken.png" in (tmp_path / "clusters/report.html").read_text()
+
+
+def test_vectors_without_a_direction_are_said_and_too_long_ones_refused(tmp_path: Path) -> None:
+    x_ND = np.eye(12, 4, dtype=np.float32) + np.float32(0.1)
+    x_ND[3] = 0
+    for name, rows in (("zero", x_ND), ("long", x_ND * 1e30), ("nothing", x_ND * 0)):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)
+        write_table(tmp_path / f"{name}.parquet", pa.table({"vector": vectors}))
+    told = selftaught.cluster(str(tmp_path / "zero.parquet"), out=tmp_path / "c", k=9).value
+    assert any(note.startswith("1 vector is all 0") for note in told["notes"])
+    assert any(note.startswith("There are not 9 different vectors") for note in told["notes"])
+    with pytest.raises(DataError, match=r"long\.parquet: vectors have numbers above"):
+        selftaught.cluster(str(tmp_path / "long.parquet"), out=tmp_path / "l", k=2)
+    with pytest.raises(DataError, match=r"nothing\.parquet: vectors are all 0"):
+        selftaught.cluster(str(tmp_path / "nothing.parquet"), out=tmp_path / "n", k=2)
+
+
+def test_clusters_of_another_space_than_their_tensors_are_damaged(home: Path, tmp_path: Path):
+    shutil.copytree(home / "clusters", tmp_path / "c")
+    path = tmp_path / "c/clusters.json"
+    path.write_text(path.read_text().replace('"space": "unit"', '"space": "whitened"'))
+    with pytest.raises(FileError, match="damaged"):
+        selftaught.assign(tmp_path / "c", str(home / "images"), out=tmp_path / "t.csv")
+
+
+def test_vectors_of_an_unknown_encoder_are_taken_and_said(home: Path, tmp_path: Path, capsys):
+    table = tmp_path / "v.parquet"
+    selftaught.embed(str(home / "encoder"), str(home / "images"), out=table, cache=home / "cache")
+    write_table(table, read_table(table).replace_schema_metadata(None))
+    selftaught.assign(home / "clusters", str(table), out=tmp_path / "t.csv")
+    assert "do not say which encoder made them" in capsys.readouterr().err
 
 
 def test_a_cluster_without_a_name_is_not_taken_for_one_whose_name_is_its_number(home: Path) -> None:

@@ -179,6 +179,8 @@ def _built(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Clusters:
     """
     state = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
     whitening = Whitening.from_tensors(state) if state else None
+    if facts.get("space") != ("whitened" if state else "unit"):
+        raise FileError("the space is not that of the tensors", "restore the file")
     centroids_KP, reference_BD = tensors["centroids"], tensors["reference"]
     P, D = reference_BD.shape[-1:] * 2 if whitening is None else whitening.components_PD.shape
     if centroids_KP.shape != (len(facts["ids"]), P) or not centroids_KP.isfinite().all():

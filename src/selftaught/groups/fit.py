@@ -4,7 +4,7 @@ Shapes:  N vectors, D their size; P of projected ones; K clusters; B vectors kep
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftaught.clustering.choice import Choice, choose_k
+from selftaught.clustering.choice import Choice, Point, choose_k
 from selftaught.clustering.kmeans import kmeans
 from selftaught.clustering.max_margin import check_many, max_margin
 from selftaught.clustering.means import means
@@ -105,6 +105,7 @@ def group(
     centroids_KP = means(y_NP, label_N).float()
     facts = {"by": by, "space": space, "k": len(centroids_KP), "images": len(vectors)}
     facts |= {"seed": seed, "data": data, "vectors": table}
+    facts |= {} if choice is None else {"choice": asdict(choice)}
     clusters = Clusters(
         whitening,
         centroids_KP,
@@ -116,6 +117,22 @@ def group(
     )
     assigned = clusters.assign(vectors.x_ND, own_N=label_N.numpy())
     return Grouping(vectors, clusters, assigned, notes=_notes(by, choice), choice=choice)
+
+
+def again(vectors: Vectors, clusters: Clusters, own_N: NDArray[np.int64], **names: Any) -> Grouping:
+    """A grouping from what was kept of it.
+
+    Args:
+        vectors: Of the images that were clustered.
+        clusters: Their clusters.
+        own_N: The place 0 .. K-1 of each image's cluster.
+        names: `names` of a Grouping.
+    """
+    kept = clusters.facts.get("choice")
+    choice = kept and Choice(**{**kept, "points": tuple(Point(**p) for p in kept["points"])})
+    assigned = clusters.assign(vectors.x_ND, own_N=own_N)
+    notes = _notes(str(clusters.facts.get("by")), choice)
+    return Grouping(vectors, clusters, assigned, notes=notes, choice=choice, **names)
 
 
 def check_size(by: str, N: int) -> None:

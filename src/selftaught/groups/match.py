@@ -3,6 +3,7 @@
 Shapes:  M images that both clusterings know; A ids of the old one, B of the new one.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,6 +43,31 @@ def matched_ids(
             partner[id_], fresh = fresh, fresh + 1
         ids.append(partner[id_])
     return np.array(ids, np.int64), kept / len(common)
+
+
+def kept_names(
+    names: Mapping[int, str], old: Mapping[str, int], new: Mapping[str, int]
+) -> dict[int, str]:
+    """The names of the old clusters that the new ones of the same ids still deserve.
+
+    At least half of the images that a new cluster shares with the old clustering had that name, and
+    at least a tenth of its images are shared.
+
+    Args:
+        names: Of the old clusters, by id.
+        old: The old id of each image, by path.
+        new: The new id of each image, by path, under the old ones' ids.
+    """
+    size, shared, same = Counter(new.values()), Counter[int](), Counter[int]()
+    for path, id_ in new.items():
+        if path in old:
+            shared[id_] += 1
+            same[id_] += names.get(old[path]) == names.get(id_)
+    return {
+        id_: name
+        for id_, name in names.items()
+        if shared[id_] and 2 * same[id_] >= shared[id_] and 10 * shared[id_] >= size[id_]
+    }
 
 
 def _ids(clustering: Mapping[str, int], paths: Sequence[str]) -> NDArray[np.int64]:

@@ -105,8 +105,14 @@ def outliers_section(
     return Section(title, joined([*parts, _left(len(odd), _OUTLIERS + _MORE)]), anchor)
 
 
-def next_section(group: Group) -> Section:
-    """How clusters are named, and what they are good for; one of them is the example."""
+def next_section(group: Group, *, encoder: bool = True) -> Section:
+    """How clusters are named, and what they are good for; one of them is the example.
+
+    Args:
+        group: The example.
+        encoder: Whether it is known where the encoder is.
+    """
+    where = "" if encoder else " --encoder RUN"
     parts = (
         paragraph(
             "Name the clusters: write the file names.csv into the folder of this report, with the "
@@ -118,7 +124,7 @@ def next_section(group: Group) -> Section:
             "Then put new images into these clusters, under their names; CLUSTERS is the folder of "
             "this report, DATA the new images:"
         ),
-        code(["selftaught assign CLUSTERS DATA --out table.parquet"]),
+        code([f"selftaught assign CLUSTERS DATA{where} --out table.parquet"]),
     )
     return Section("What to do next", joined(parts), "next")
 

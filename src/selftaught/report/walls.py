@@ -111,7 +111,7 @@ def group_sections(
         *others_section(gallery),
         duplicates_section(grouping.vectors, pictures, twins),
         outliers_section(grouping.vectors, pictures, odd, outlier_N, home),
-        next_section(found[0]),
+        next_section(found[0], encoder=bool(grouping.clusters.run)),
     ]
 
 
@@ -166,20 +166,23 @@ def _overview(
     told: dict[str, object] = {"images": sum(sizes), "clusters": K}
     if len(found) < K:
         told["groups by name"] = len(found)
+    of = " group" if len(found) < K else ""
     told |= {
-        "largest": sizes[0],
-        "median": f"{np.median(sizes):,g}",
-        "smallest": sizes[-1],
+        f"largest{of}": sizes[0],
+        f"median{of}": f"{np.median(sizes):,g}",
+        f"smallest{of}": sizes[-1],
         "near-duplicates": sum(map(len, twins)),
         "outliers": "not told" if odd_N is None else int(odd_N.sum()),
     }
     parts = [paragraph(note, kind="note") for note in grouping.notes]
     labels = classes(grouping.vectors.labels)
     if labels is not None:
-        parts.append(paragraph(_agreement(agreements(labels, assigned.cluster_N))))
+        what = "Groups by name beside" if of else "Beside"
+        parts.append(paragraph(f"{what} {_agreement(agreements(labels, assigned.cluster_N))}"))
     if len(found) > 1:
-        alt = f"Images in each cluster, from {sizes[0]:,} in the largest to {sizes[-1]:,}"
-        drawn = plots.bars("Images in each cluster", sizes, alt=alt, over="cluster, largest first")
+        title = f"Images in each{of or ' cluster'}"
+        alt = f"{title}, from {sizes[0]:,} in the largest to {sizes[-1]:,}"
+        drawn = plots.bars(title, sizes, alt=alt, over="rank by size")
         parts = [grid([Html(f"<div>{joined(parts)}</div>"), figure(drawn)], kind="beside")]
     return Section("Overview", joined([facts(told), *parts]), "overview")
 
@@ -203,7 +206,7 @@ def _agreement(of: Mapping[str, float]) -> str:
         else ""
     )
     return (
-        f"Beside the labels of {many(int(of['images']), 'image')}, {of['classes']:,.0f} different "
+        f"the labels of {many(int(of['images']), 'image')}, {of['classes']:,.0f} different "
         f"ones, which were only looked at afterwards: {matched}NMI {of['NMI']:.3f} (geometric "
         f"mean; arithmetic {of['NMI, arithmetic']:.3f}), ARI {of['ARI']:.3f} (0 is what chance "
         "gives)."
