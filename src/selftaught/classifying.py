@@ -51,11 +51,11 @@ def classify(chosen: group_options.Classify) -> Answer:
         FileError: The clusters, names.csv or answers are damaged, or --out is in the way.
     """
     inputs = [str(chosen.clusters), chosen.data, *chosen.answers]
-    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
+    check_out(chosen.out, "a classifier", overwrite=chosen.overwrite, inputs=inputs)
     clusters = kept_clusters.load(chosen.clusters)
     made_from = [str(clusters.facts.get(name, "")) for name in ("data", "vectors")]
     inputs = [chosen.encoder or clusters.run, *made_from]
-    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
+    check_out(chosen.out, "a classifier", overwrite=chosen.overwrite, inputs=inputs)
     names = read_names(chosen.clusters, clusters.ids_K)
     given = _read_answers(chosen.answers)
     _check_names(chosen.clusters, clusters, {*names.values(), *(said.label for said in given)})
@@ -78,7 +78,7 @@ def classify(chosen: group_options.Classify) -> Answer:
     sections = classifier_sections(
         vectors, made, found, said, _sentences(made.facts), asked=len(asked)
     )
-    with new_output(chosen.out, overwrite=chosen.overwrite) as part:
+    with new_output(chosen.out, "a classifier", overwrite=chosen.overwrite) as part:
         kept.save(made, part)
         write_report(part, sections, title=f"{chosen.out.name}: names learnt from clusters")
         if asked:

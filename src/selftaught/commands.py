@@ -41,7 +41,7 @@ def check(chosen: options.Check) -> Answer:
     from selftaught.report.contents import facts_of
 
     device = torch.device(pick_device(chosen.device))
-    check_out(chosen.out, overwrite=chosen.overwrite, inputs=[chosen.data])
+    check_out(chosen.out, "a check", overwrite=chosen.overwrite, inputs=[chosen.data])
     data = DataSettings(lasting(chosen.data), min_side=chosen.min_side)
     looked = assemble.checked(Config(data=data), chosen.cache, chosen.threads)
     recipe.check_enough(looked)
@@ -55,7 +55,7 @@ def check(chosen: options.Check) -> Answer:
     if chosen.time_steps:
         images = assemble.opened(advised, chosen.cache, chosen.threads, looked)
         found["expected_seconds"] = _expected(advised, images, device, chosen.threads)
-    claim(chosen.out, overwrite=chosen.overwrite)
+    claim(chosen.out, "a check", overwrite=chosen.overwrite)
     chosen.out.mkdir(exist_ok=True)
     write_index(looked, chosen.out)
     config.write(advised, chosen.out / "config.yaml")
@@ -75,7 +75,7 @@ def views(chosen: options.Views) -> Answer:
     device = torch.device(pick_device(chosen.device))
     if chosen.out.suffix.lower() != ".png":
         raise FileError(f"--out {chosen.out} is no name of a PNG file", "let it end in .png")
-    check_out(chosen.out, overwrite=chosen.overwrite, file=True)
+    check_out(chosen.out, "a file", overwrite=chosen.overwrite)
     resolved = resolve_views(chosen, device)
     images, number = resolved.images, min(chosen.rows, len(resolved.images.store))
     _check_sheet(number, resolved.config.network.image_size)
@@ -85,7 +85,7 @@ def views(chosen: options.Views) -> Answer:
         spec = assemble.view_specs(resolved.config)[0]
         drawn = sheet(images, spec, images.checked.intensity, seed=chosen.seed, number=number)
         text = f"{number} images, each with 8 views: {chosen.out}\n{resolved.echo}".rstrip()
-    claim(chosen.out, overwrite=chosen.overwrite, file=True)
+    claim(chosen.out, "a file", overwrite=chosen.overwrite)
     write_bytes(chosen.out, drawn)
     return Answer(str(chosen.out), text)
 
@@ -157,7 +157,8 @@ def embed(chosen: options.Embed) -> Answer:
     from selftaught.embed import embed as vectors_of
     from selftaught.evaluation.evaluate import check_fits
 
-    check_out(chosen.out, overwrite=chosen.overwrite, file=True)
+    inputs = (chosen.run, chosen.data)
+    check_out(chosen.out, "a file", overwrite=chosen.overwrite, inputs=inputs)
     encoder = open_encoder(chosen.run)
     images = open_images(chosen.data, chosen)
     check_fits(encoder, images)
@@ -168,7 +169,7 @@ def embed(chosen: options.Embed) -> Answer:
         threads=chosen.threads,
         cache=cache_folder(chosen.cache),
     )
-    claim(chosen.out, overwrite=chosen.overwrite, file=True)
+    claim(chosen.out, "a file", overwrite=chosen.overwrite)
     write_table(chosen.out, table)
     text = f"{table.num_rows:,} vectors of {encoder.dim} numbers: {chosen.out}"
     return Answer({"out": str(chosen.out), "rows": table.num_rows, "dim": encoder.dim}, text)
@@ -219,7 +220,7 @@ def export(chosen: options.Export) -> Answer:
     from selftaught.export import export as hand_over
 
     inputs = (chosen.run, chosen.data)
-    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
+    check_out(chosen.out, "an encoder", overwrite=chosen.overwrite, inputs=inputs)
     encoder = open_encoder(chosen.run)
     check_export(encoder, chosen.to)
     images = open_images(chosen.data or _data_of(Path(chosen.run)), chosen)
@@ -227,7 +228,9 @@ def export(chosen: options.Export) -> Answer:
     rows = permutation(Key(0, "export"), len(images.store))[:16]
     part = temporary(chosen.out)
     difference = hand_over(encoder, chosen.to, part, images.store.read(rows).images())
-    claim(chosen.out, overwrite=chosen.overwrite)  # now that it is known that they agree
+    claim(
+        chosen.out, "an encoder", overwrite=chosen.overwrite
+    )  # now that it is known that they agree
     part.rename(chosen.out)
     text = (
         f"{chosen.out}: for {chosen.to}; on {len(rows)} of the images the outputs differ by "
@@ -246,10 +249,10 @@ def import_(chosen: options.Import) -> Answer:
     from selftaught.encoders.folder import save_encoder
     from selftaught.encoders.imports import read_checkpoint
 
-    check_out(chosen.out, overwrite=chosen.overwrite, inputs=[str(chosen.file)])
+    check_out(chosen.out, "an encoder", overwrite=chosen.overwrite, inputs=[str(chosen.file)])
     found = read_checkpoint(chosen.file, image_size=chosen.image_size)
     shape = found.encoder.config
-    claim(chosen.out, overwrite=chosen.overwrite)
+    claim(chosen.out, "an encoder", overwrite=chosen.overwrite)
     origin = f"Imported from {chosen.file.name}, {found.layout}."
     save_encoder(found.encoder, chosen.out, card=" ".join([origin, *found.notes]))
     text = f"{chosen.out}: {shape.architecture} for {shape.image_size} px, front {shape.front}."

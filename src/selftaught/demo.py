@@ -97,7 +97,7 @@ def demo(chosen: options.Demo) -> Answer:
     """
     story = STORIES[chosen.data]
     find(chosen.data)  # a package that is not there is missed before anything is removed
-    claim(chosen.out, overwrite=chosen.overwrite)
+    claim(chosen.out, "a demo", overwrite=chosen.overwrite)
     chosen.out.mkdir(exist_ok=True)
     print(story.licence, file=sys.stderr)
     machine = {"device": chosen.device, "threads": chosen.threads, "cache": chosen.cache}

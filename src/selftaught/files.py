@@ -31,7 +31,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
     part = temporary(path)
     try:
-        with part.open("wb") as file:
+        with named(path, part), part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -242,20 +242,34 @@ def new_folder(path: Path) -> Iterator[Path]:
     A leftover of a killed process is removed by `remove_leftovers`.
     """
     part = temporary(path)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        for file in sorted(part.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        for folder in [*(f for f in part.rglob("*") if f.is_dir()), part]:
-            sync_folder(folder)
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with named(path, part):
+        part.mkdir(parents=True)
+        try:
+            yield part
+            for file in sorted(part.rglob("*")):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            for folder in [*(f for f in part.rglob("*") if f.is_dir()), part]:
+                sync_folder(folder)
+            part.rename(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: Path, part: Path) -> Iterator[None]:
+    """An error of writing `part`, which shall become `path`, names `path`: users know no other."""
+    try:
+        yield
+    except OSError as error:
+        names = (error.filename, error.filename2)  # a copy on a full disk names its source first
+        ours = error.filename is None or any(str(name).startswith(str(part)) for name in names)
+        if error.errno is None or not ours:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove(path: Path) -> None:
@@ -345,9 +359,11 @@ def _lock(handle: int, folder: Path) -> None:
         ) from None
 
 
-def unwritable(folder: Path, error: OSError) -> FileError:
+def unwritable(folder: Path, error: OSError, option: str = "--out") -> FileError:
     """What the user is told of a folder that cannot be written to."""
-    return FileError(f"{folder} cannot be written to ({error.strerror})", "choose another --out")
+    why = error.strerror or _first_line(error)  # NumPy's word for a full disk has no number
+    room = "make room, or " if error.errno in (None, errno.ENOSPC, errno.EDQUOT) else ""
+    return FileError(f"{folder} cannot be written to ({why})", f"{room}choose another {option}")
 
 
 def _first_line(error: BaseException) -> str:

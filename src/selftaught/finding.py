@@ -56,10 +56,10 @@ def index(chosen: group_options.Index) -> Answer:
         if added is not None:
             made, new = building.write(chosen.out, added, before), len(added.vectors)
     assert made is not None
-    return _built(made, new, known)
+    return _built(made, new, known, as_json=chosen.json)
 
 
-def _built(made: Index, new: int, known: int) -> Answer:
+def _built(made: Index, new: int, known: int, *, as_json: bool) -> Answer:
     how = "searched exactly"
     if kept := made.described["approximate"]:
         how = (
@@ -70,7 +70,7 @@ def _built(made: Index, new: int, known: int) -> Answer:
     if new < len(made) or known:
         text += f"\n{new:,} are new; {known:,} of these images were in it already."
     value = {"out": str(made.folder), "count": len(made), "dim": made.stack.dim, "new": new}
-    return Answer(value | {"known": known, "approximate": kept}, text)
+    return answer(value | {"known": known, "approximate": kept}, text, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def _held(chosen: group_options.Index) -> Iterator[None]:
     _make_room(chosen)
     with files.locked(out):
         if (out / INDEX).exists() and not chosen.overwrite:  # since a moment ago
-            check_out(out, overwrite=False)
+            check_out(out, "an index", overwrite=False)
         try:
             yield
         finally:
@@ -104,9 +104,9 @@ def _make_room(chosen: group_options.Index) -> None:
     if (out / ".lock").exists():
         with files.locked(out):  # who is writing there counts for more than that it exists
             pass
-    check_out(out, overwrite=chosen.overwrite, inputs=[chosen.run, chosen.data])
+    check_out(out, "an index", overwrite=chosen.overwrite, inputs=[chosen.run, chosen.data])
     if not (out / INDEX).exists():
-        claim(out, overwrite=chosen.overwrite)
+        claim(out, "an index", overwrite=chosen.overwrite)
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:
@@ -183,14 +183,14 @@ def search(chosen: group_options.Search) -> Answer:
         if chosen.out.suffix.lower() != ".png":
             raise FileError(f"--out {chosen.out} is no name of a PNG file", "let it end in .png")
         inputs = [*chosen.query, str(chosen.index)]
-        check_out(chosen.out, overwrite=chosen.overwrite, file=True, inputs=inputs)
+        check_out(chosen.out, "a file", overwrite=chosen.overwrite, inputs=inputs)
     opened = open_index(chosen.index)
     found = _duplicates(chosen, opened) if chosen.duplicates else _neighbours(chosen, opened)
     value, lines, text = found
     text += _gone(value)
     if chosen.out is not None:
         drawn = contact_sheet([line[:_ACROSS] for line in lines[:_LINES]])
-        claim(chosen.out, overwrite=chosen.overwrite, file=True)
+        claim(chosen.out, "a file", overwrite=chosen.overwrite)
         files.write_bytes(chosen.out, drawn)
         value["sheet"] = str(chosen.out)
         text += f"\nThe sheet: {chosen.out}"

@@ -101,6 +101,8 @@ class Index(Machine):
     """The index's folder."""
     add: bool = False
     """Add to the index that is there; images that it has already are left out."""
+    json: bool = False
+    """Print one JSON object in place of text."""
     overwrite: bool = False
     """Replace what is at --out."""
 

@@ -20,7 +20,7 @@ from selftaught.groups.apart import Apart, among, apart
 from selftaught.groups.classifier import Classifier
 from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.groups.fit import Grouping, again, check_size, group, table_of
-from selftaught.groups.folders import lay_out
+from selftaught.groups.folders import check_folders, lay_out
 from selftaught.groups.match import kept_names, matched_ids
 from selftaught.groups.names import as_name, groups_of, read_names, write_names
 from selftaught.inputs import (
@@ -57,7 +57,7 @@ def cluster(chosen: group_options.Cluster) -> Answer:
     """
     _check_k(chosen)
     inputs = [chosen.run, chosen.data, str(chosen.match or "")]
-    check_out(chosen.out, overwrite=chosen.overwrite, inputs=inputs)
+    check_out(chosen.out, "clusters", overwrite=chosen.overwrite, inputs=inputs)
     older = None if chosen.match is None else _older(chosen.match)
     fits = partial(check_size, chosen.by)
     vectors = with_labels(open_vectors(chosen.run, chosen.data, chosen, fits), chosen.label)
@@ -80,7 +80,7 @@ def cluster(chosen: group_options.Cluster) -> Answer:
         found, notes=(*found.notes, *_notes(vectors, found, stands, chosen))
     )
     table = table_of(vectors, found.assigned, found.names, stands.columns(vectors))
-    with new_output(chosen.out, overwrite=chosen.overwrite) as part:
+    with new_output(chosen.out, "clusters", overwrite=chosen.overwrite) as part:
         kept.save(found.clusters, part)
         write_table(part / _ASSIGNMENTS, table)
         if found.names:
@@ -275,9 +275,8 @@ def check_assign(chosen: group_options.Assign) -> None:
     if chosen.out.suffix.lower() not in (".csv", ".parquet"):
         raise FileError(f"--out {chosen.out} is no table", "let it end in .parquet or .csv")
     inputs = [str(chosen.clusters), chosen.data, chosen.encoder, str(chosen.match or "")]
-    check_out(chosen.out, overwrite=chosen.overwrite, file=True, inputs=inputs)
-    for folder in filter(None, (chosen.copy_to, chosen.link_to)):
-        check_out(folder, overwrite=False)
+    check_out(chosen.out, "a file", overwrite=chosen.overwrite, inputs=inputs)
+    check_folders({"--copy-to": chosen.copy_to, "--link-to": chosen.link_to}, chosen.data)
 
 
 def labelled_vectors(made_with: Clusters | Classifier, chosen: group_options.Assign) -> Vectors:
@@ -321,7 +320,7 @@ def write_sorted(
         lay_out(_root(vectors), vectors.files, called, chosen.copy_to, "copy")
     if chosen.link_to is not None:
         lay_out(_root(vectors), vectors.files, called, chosen.link_to, "link")
-    claim(chosen.out, overwrite=chosen.overwrite, file=True)
+    claim(chosen.out, "a file", overwrite=chosen.overwrite)
     write_bytes(chosen.out, _file_of(table, chosen.out))
 
 

@@ -241,7 +241,7 @@ def _claim(options: Pretrain) -> None:
     from selftaught.outputs import claim
 
     if distributed.rank() == 0:
-        claim(options.out, overwrite=options.overwrite)
+        claim(options.out, "a run", overwrite=options.overwrite)
         options.out.mkdir(exist_ok=True)
     distributed.agree(False)
 

@@ -131,7 +131,7 @@ def _before_reading(first: Config, given: Overrides, options: Pretrain) -> Encod
     assemble.complete(_with_own_options(first, given))
     if distributed.rank() == 0:
         inputs = (first.data.path, first.network.init, first.probe)
-        check_out(options.out, overwrite=options.overwrite, inputs=inputs)
+        check_out(options.out, "a run", overwrite=options.overwrite, inputs=inputs)
     if first.network.init is None:
         check_architecture(first.network.encoder)
         return None

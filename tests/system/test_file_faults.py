@@ -205,8 +205,8 @@ def refusals(connection: Connection, run: Path) -> None:
     said = {}
     for name, work in {
         "save": lambda: save(run / "checkpoints", some(30)),
-        "claim": lambda: outputs.claim(run / "new", overwrite=False),
-        "overwrite": lambda: outputs.claim(run / "checkpoints", overwrite=True),
+        "claim": lambda: outputs.claim(run / "new", "a run", overwrite=False),
+        "overwrite": lambda: outputs.claim(run / "checkpoints", "a run", overwrite=True),
         "lock": lambda: files.locked(run).__enter__(),
     }.items():
         try:
@@ -269,7 +269,7 @@ def test_A5_two_processes_with_one_folder(tmp_path: Path) -> None:
             files.locked(tmp_path).__enter__()
         assert "\n" not in str(error.value)
         with pytest.raises(FileError, match="another process is writing to"):
-            outputs.claim(tmp_path, overwrite=True)
+            outputs.claim(tmp_path, "a run", overwrite=True)
         assert names(tmp_path) == [".lock"]
     with files.locked(tmp_path):  # the kernel frees the lock of a process that was killed
         pass

@@ -1,5 +1,6 @@
 """The commands index and search, as a user runs them, and what may go wrong with them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -220,6 +221,41 @@ def test_only_new_images_are_added(work: Path, capsys: pytest.CaptureFixture[str
     assert "0 are new; 20 of" in capsys.readouterr().out and state(work / "index") == now
 
 
+def test_index_prints_json(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert indexed(work, "enc", "more", "--out", work / "index", "--add", "--json") == DONE
+    value = json.loads(capsys.readouterr().out)
+    assert value == {
+        "out": str(work / "index"),
+        "count": 40,
+        "dim": 16,
+        "new": 10,
+        "known": 10,
+        "approximate": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "words", [("768000 requested and 76768 written",), (errno.ENOSPC, "No space left on device")]
+)
+@pytest.mark.parametrize("add", [(), ("--add",), ("--overwrite",)])
+def test_a_full_disk_is_one_line_and_costs_no_index(
+    work: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[Any, ...],
+    add: tuple[str, ...],
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(*words)
+
+    now = state(work / "index")
+    monkeypatch.setattr(np, "save", full)
+    out = work / ("index" if add else "new")
+    assert indexed(work, "enc", "more", "--out", out, *add) == USER
+    one_line(capsys, f"{out} cannot be written to ({words[-1]})", "make room")
+    assert state(work / "index") == now and not (work / "new").exists()
+
+
 def test_a_table_of_vectors_is_indexed_and_added_to(work: Path) -> None:
     for data in ("pics", "more"):
         selftaught.embed("enc", data, out=f"{data}.parquet", cache="cache", device="cpu")
@@ -290,6 +326,8 @@ def test_mistakes_with_an_index_are_one_line(
         (("--out", work / "nowhere", "--add"), "no index to add to"),
         (("--out", work / "pics", "--overwrite"), "which is read"),
         (("--out", work / "more", "--overwrite"), "did not write"),
+        (("--out", work / "other", "--overwrite"), "holds an encoder, not an index"),
+        (("--out", "/"), "/ cannot be replaced"),
     ):
         assert indexed(work, "enc", "pics", *more) == USER
         one_line(capsys, words)

@@ -436,13 +436,13 @@ def make_run(out: Path) -> None:
 
 @pytest.mark.parametrize("deep", ["run", "a/b/run"])
 def test_a_new_place_may_be_claimed(tmp_path: Path, deep: str) -> None:
-    outputs.claim(tmp_path / deep, overwrite=False)
+    outputs.claim(tmp_path / deep, "a run", overwrite=False)
     assert (tmp_path / deep).parent.is_dir() and list((tmp_path / deep).parent.iterdir()) == []
 
 
 def test_an_empty_folder_may_be_claimed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    outputs.claim(tmp_path / "run", overwrite=False)
+    outputs.claim(tmp_path / "run", "a run", overwrite=False)
     assert (tmp_path / "run").is_dir()
 
 
@@ -457,16 +457,16 @@ def test_what_exists_is_kept_unless_it_may_be_overwritten(
     out = tmp_path / "run"
     make(out)
     with pytest.raises(FileError, match=r"run exists: .*--overwrite"):
-        outputs.claim(out, overwrite=False)
+        outputs.claim(out, "a run", overwrite=False)
     assert os.path.lexists(out)
-    outputs.claim(out, overwrite=True)
+    outputs.claim(out, "a run", overwrite=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_overwriting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     make_run(tmp_path / "precious")
     (tmp_path / "run").symlink_to(tmp_path / "precious")
-    outputs.claim(tmp_path / "run", overwrite=True)
+    outputs.claim(tmp_path / "run", "a run", overwrite=True)
     assert (tmp_path / "precious" / "config.yaml").exists()
     assert not (tmp_path / "run").is_symlink()
 
@@ -477,7 +477,7 @@ def test_nothing_is_removed_where_nothing_can_be_written(
     make_run(tmp_path / "run")
     monkeypatch.setattr(Path, "touch", full)
     with pytest.raises(FileError, match="cannot be written to"):
-        outputs.claim(tmp_path / "run", overwrite=True)
+        outputs.claim(tmp_path / "run", "a run", overwrite=True)
     assert (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -491,16 +491,174 @@ def test_the_images_themselves_are_not_overwritten(tmp_path: Path, names: list[s
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).touch()
     with pytest.raises(FileError, match=r"did not write.*: choose another --out"):
-        outputs.claim(tmp_path / "photos", overwrite=True)
+        outputs.claim(tmp_path / "photos", "a run", overwrite=True)
     assert all((tmp_path / "photos" / name).exists() for name in names)
 
 
-@pytest.mark.parametrize("mark", [".lock", "config.json", "run/config.yaml", "check/config.yaml"])
-def test_a_folder_of_ours_is_overwritten(tmp_path: Path, mark: str) -> None:
-    (tmp_path / "out" / mark).parent.mkdir(parents=True)
-    (tmp_path / "out" / mark).touch()
-    outputs.claim(tmp_path / "out", overwrite=True)
+MADE: dict[outputs.Kind, list[str]] = {  # files of a folder of each kind
+    "a run": ["config.yaml", "images.parquet", "checkpoints/000010/model.safetensors", "log.txt"],
+    "a check": ["config.yaml", "images.parquet", "rejected.parquet", "check.json"],
+    "a demo": ["check/config.yaml", "run/config.yaml", "deepcluster/config.yaml", "report.html"],
+    "an encoder": ["config.json", "model.safetensors", "README.md"],
+    "an index": [".lock", "index.json", "parts/000000/rows.parquet"],
+    "clusters": ["clusters.json", "clusters.safetensors", "assignments.parquet", "report.html"],
+    "a classifier": ["classifier.json", "classifier.safetensors", "ask.csv", "ask.html"],
+}
+
+
+def make(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_folder_of_ours_is_overwritten_by_its_kind_alone(
+    tmp_path: Path, kind: outputs.Kind
+) -> None:
+    """selftaught cluster v.parquet --out RUN --overwrite deleted the run."""
+    out = make(tmp_path / "out", MADE[kind])
+    for other in MADE.keys() - {kind}:
+        with pytest.raises(FileError, match=f"out holds {kind}, not {other}: choose another"):
+            outputs.claim(out, other, overwrite=True)
+    assert all((out / name).exists() for name in MADE[kind])
+    outputs.claim(out, kind, overwrite=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_two_kinds_share_is_overwritten_by_neither(tmp_path: Path) -> None:
+    out = make(tmp_path / "out", ["clusters.json", "index.json"])
+    with pytest.raises(FileError, match="what another command wrote, not clusters"):
+        outputs.claim(out, "clusters", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("names", [[".lock"], [".lock", ".out.tmp-1-ab"], []])
+def test_a_folder_with_nothing_in_it_yet_may_be_anything(
+    tmp_path: Path, kind: outputs.Kind, names: list[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    outputs.check_out(make(tmp_path / "out", names), kind, overwrite=True)
+
+
+PARTS = [
+    ("clusters", "assignments.parquet"),
+    ("clusters", "names.csv"),
+    ("clusters", "clusters.json"),
+    ("a classifier", "ask.csv"),
+    ("a run", "images.parquet"),
+    ("a run", "report.html"),
+    ("a run", "checkpoints/000010/model.safetensors"),
+    ("an index", "parts/000000/rows.parquet"),
+    ("an encoder", "model.safetensors"),
+    ("a check", "rejected.parquet"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_file_is_written_over_a_part_of_a_folder_of_ours(
+    tmp_path: Path, kind: outputs.Kind, name: str, overwrite: bool
+) -> None:
+    """selftaught embed RUN DATA --out CLUSTERS/names.csv --overwrite."""
+    out = make(tmp_path / "out", MADE[kind])
+    (tmp_path / "link").symlink_to("out/" + str(Path(name).parent))
+    for path in (out / name, tmp_path / "link" / Path(name).name):
+        with pytest.raises(FileError, match=f"is a part of {kind}, .*choose another --out"):
+            outputs.check_out(path, "a file", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_other_files_may_lie_in_a_folder_of_ours(tmp_path: Path, kind: outputs.Kind) -> None:
+    out = make(tmp_path / "out", [*MADE[kind], "vectors.parquet"])
+    outputs.check_out(out / "new.csv", "a file", overwrite=False)
+    outputs.check_out(out / "vectors.parquet", "a file", overwrite=True)
+    plain = make(tmp_path / "plain", ["names.csv", "images.parquet", "checkpoints/x.csv"])
+    for name in ("names.csv", "images.parquet", "checkpoints/x.csv"):
+        outputs.check_out(plain / name, "a file", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["a run", "clusters", "a file"])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["/", "//", ".", ".."])
+def test_a_folder_that_stays_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    overwrite: bool,
+    kind: outputs.Kind,
+) -> None:
+    """selftaught cluster v.parquet --out / was a traceback, and so was an empty folder's dot."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileError, match=r"--out|file that shall be written"):
+        outputs.claim(Path(name), kind, overwrite=overwrite)
+    with pytest.raises(FileError, match=f"--copy-to {name[0]}.* exists"):
+        outputs.check_new(Path(name), "--copy-to")
+    assert (tmp_path / "here").exists()
+
+
+def test_of_two_new_folders_of_one_name_the_later_one_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(FileError, match="out exists"),
+        outputs.new_output(out, "clusters", overwrite=False) as part,
+    ):
+        make(part, ["clusters.json"])
+        make(out, ["clusters.json"])
+    (out / "clusters.json").unlink()
+    with (
+        pytest.raises(FileError, match=r"in the way \(Not a directory"),
+        outputs.new_output(tmp_path / "link", "clusters", overwrite=False) as part,
+    ):
+        (tmp_path / "link").symlink_to(out)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.mkdir", "pathlib.Path.rename"])
+def test_a_folder_that_cannot_be_written_is_named_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """selftaught cluster v.parquet --out /sys/x named /sys/..x.tmp-1-ab.tmp-1-cd."""
+
+    def fails(place: object, *_: object, **__: object) -> None:
+        where = () if isinstance(place, int) else (str(place),)
+        raise OSError(errno.ENOSPC, "No space left on device", *where)
+
+    monkeypatch.setattr(call, fails)
+    with (
+        pytest.raises(OSError, match="No space") as error,
+        outputs.new_output(tmp_path / "out", "clusters", overwrite=False) as part,
+    ):
+        files.write_text(part / "clusters.json", "{}")
+    assert error.value.filename == str(tmp_path / "out")
+
+
+def test_a_copy_on_a_full_disk_names_where_it_should_go(tmp_path: Path) -> None:
+    """shutil.copy2 names the source before the copy."""
+    with (
+        pytest.raises(OSError, match="No space") as error,
+        files.new_folder(tmp_path / "out") as part,
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "a.png", None, str(part / "a.png"))
+    assert (error.value.filename, error.value.filename2) == (str(tmp_path / "out"), None)
+    with (
+        pytest.raises(OSError, match="denied") as error,
+        files.new_folder(tmp_path / "out") as part,
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", "a.png")
+    assert error.value.filename == "a.png"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_write_that_fails_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space") as error:
+        WRITERS[kind](tmp_path / "file")
+    assert error.value.filename == str(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["file/run", "file/a/b", "x" * 300, "circle/run"])
@@ -508,7 +666,7 @@ def test_a_place_that_cannot_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(FileError, match=r"cannot be written to .*choose another --out") as error:
-        outputs.claim(tmp_path / name, overwrite=False)
+        outputs.claim(tmp_path / name, "a run", overwrite=False)
     assert "\n" not in str(error.value)
     assert (tmp_path / "file").exists()
 
@@ -542,7 +700,7 @@ def test_a_file_is_not_overwritten_by_a_folder(tmp_path: Path) -> None:
     """selftaught pretrain photos --out list.txt --overwrite deleted list.txt."""
     (tmp_path / "list.txt").write_text("a.jpg")
     with pytest.raises(FileError, match="is a file"):
-        outputs.claim(tmp_path / "list.txt", overwrite=True)
+        outputs.claim(tmp_path / "list.txt", "a run", overwrite=True)
     assert (tmp_path / "list.txt").read_text() == "a.jpg"
 
 

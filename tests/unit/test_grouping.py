@@ -21,6 +21,7 @@ from selftaught.errors import ConfigError, DataError, FileError, UserError
 from selftaught.files import read_json, read_table, write_table
 from selftaught.groups.apart import apart
 from selftaught.groups.match import kept_names
+from selftaught.groups.folders import lay_out
 from selftaught.groups.names import write_names
 from selftaught.vectors import Vectors
 from tests.support.sets import file_set
@@ -366,9 +367,84 @@ def test_what_is_read_is_not_written_over(home: Path) -> None:
     before = table.read_bytes()
     with pytest.raises(FileError, match="which is read"):
         sort(home, "kept.parquet", data="kept.parquet")
-    with pytest.raises(FileError, match="which is read"):
+    with pytest.raises(FileError, match="holds an encoder, not a classifier"):
         selftaught.classify(named(home, "read"), out=home / "encoder", device="cpu", overwrite=True)
     assert table.read_bytes() == before and (home / "encoder/config.json").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_clusters_and_encoders_are_not_replaced_by_other_things(home: Path) -> None:
+    named(home, "guarded")
+    before = contents(home / "guarded") | contents(home / "encoder")
+    with pytest.raises(FileError, match="holds an encoder, not clusters"):
+        selftaught.cluster(
+            str(home / "clusters/assignments.parquet"), out=home / "encoder", overwrite=True
+        )
+    for name in ("names.csv", "assignments.parquet"):
+        with pytest.raises(FileError, match="is a part of clusters"):
+            sort(home, f"guarded/{name}")
+    with pytest.raises(FileError, match="is a part of clusters"):
+        selftaught.embed(
+            str(home / "encoder"), str(home / "images"), out=home / "guarded/names.csv"
+        )
+    assert contents(home / "guarded") | contents(home / "encoder") == before
+
+
+def test_a_table_that_is_read_is_not_replaced_by_vectors(home: Path) -> None:
+    table = home / "list.parquet"
+    write_table(table, pa.table({"path": ["images/digit1/001.png"]}))
+    before = table.read_bytes()
+    with pytest.raises(FileError, match="which is read"):
+        selftaught.embed(str(home / "encoder"), str(table), out=table, overwrite=True)
+    assert table.read_bytes() == before
+
+
+def never(*_: object, **__: object) -> None:
+    pytest.fail("work was done")
+
+
+@pytest.mark.parametrize(
+    ("folders", "complaint"),
+    [
+        ({"copy_to": "x", "link_to": "x"}, "--copy-to .*x and --link-to .*x are one folder"),
+        ({"copy_to": "x", "link_to": "clusters/../x"}, "are one folder"),
+        ({"copy_to": "x/y", "link_to": "x"}, "lies in the other"),
+        ({"copy_to": "x", "link_to": "x/y"}, "lies in the other"),
+        ({"copy_to": "images/x"}, "--copy-to .* lies in .*images, which is read"),
+        ({"link_to": "images/digit1/x"}, "--link-to .* lies in .*images, which is read"),
+        ({"copy_to": "clusters"}, "--copy-to .*clusters exists: name a new folder"),
+        ({"link_to": "encoder"}, "--link-to .*encoder exists: name a new folder"),
+        ({"copy_to": "/"}, "--copy-to / exists: name a new folder"),
+        ({"link_to": "encoder/config.json/x"}, "choose another --link-to"),
+    ],
+)
+def test_folders_that_cannot_be_laid_out_are_refused_before_any_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, str], complaint: str
+) -> None:
+    monkeypatch.setattr(grouping, "labelled_vectors", never)
+    before = sorted(home.rglob("*"))
+    with pytest.raises(FileError, match=complaint):
+        sort(home, "refused.csv", **{name: home / folder for name, folder in folders.items()})
+    assert sorted(home.rglob("*")) == before
+
+
+def test_of_two_that_lay_images_out_in_one_folder_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").touch()
+
+    def later(source: Path, target: Path) -> None:
+        shutil.copy(source, target)
+        (tmp_path / "out/of_the_other").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(shutil, "copy2", later)
+    with pytest.raises(FileError, match=r"--copy-to .*out exists: name a new folder"):
+        lay_out(tmp_path, ["a.png"], ["one"], tmp_path / "out", "copy")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["of_the_other"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "out"]
 
 
 def named(home: Path, copy: str) -> Path:
@@ -382,11 +458,12 @@ def test_answers_are_not_lost_to_another_command(home: Path) -> None:
     selftaught.classify(named(home, "asked"), out=home / "answered", device="cpu", ask=4)
     ask = home / "answered/ask.csv"
     first, *rest = ask.read_text().splitlines()
-    make(home, "answered", overwrite=True)  # no answers yet
+    with pytest.raises(FileError, match="holds a classifier, not clusters"):
+        make(home, "answered", overwrite=True)
     selftaught.classify(home / "asked", out=home / "answered", device="cpu", ask=4, overwrite=True)
     ask.write_text("\n".join([first, rest[0] + "three", *rest[1:]]) + "\n")
     with pytest.raises(FileError, match="names or answers that people gave"):
-        make(home, "answered", overwrite=True)
+        selftaught.classify(home / "asked", out=ask.parent, device="cpu", overwrite=True)
     assert "three" in ask.read_text()
 
 

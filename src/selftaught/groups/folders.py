@@ -2,12 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
 from selftaught.errors import DataError, FileError, shown
 from selftaught.files import inside, new_folder
+from selftaught.outputs import check_new
 
 _LONGEST = 200  # bytes of a folder's name; file systems take 255
 
@@ -32,22 +34,53 @@ def lay_out(
         FileError: OUT exists or cannot be written to, or a path leads out of the root.
         DataError: An image is missing.
     """
-    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
-        out.rmdir()
-    if os.path.lexists(out):
-        raise FileError(f"{out} exists", "name an empty folder, or none: nothing is written over")
-    names = plain_names(folders)
-    with new_folder(out) as part:
-        for path, name in zip(paths, names, strict=True):
-            source, target = inside(root, path), part / name / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not source.is_file():
-                remedy = "restore it, or lay no images out"
-                raise DataError(f"{shown(str(source))} is missing", remedy)
-            if how == "link":
-                target.symlink_to(source.resolve())
-            else:
-                shutil.copy2(source, target)
+    option = f"--{how}-to"
+    check_new(out, option)
+    try:
+        with new_folder(out) as part:
+            for path, name in zip(paths, plain_names(folders), strict=True):
+                _put(inside(root, path), part / name / path, how)
+    except OSError:
+        check_new(out, option)  # whether another process has written there since
+        raise
+
+
+def _put(source: Path, target: Path, how: Literal["copy", "link"]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file():
+        raise DataError(f"{shown(str(source))} is missing", "restore it, or lay no images out")
+    if how == "link":
+        target.symlink_to(source.resolve())
+    else:
+        shutil.copy2(source, target)
+
+
+def check_folders(given: Mapping[str, Path | None], data: str) -> None:
+    """Whether images could be laid out, before any work.
+
+    Args:
+        given: A folder by the option that names it; None where it was not given.
+        data: What is read: images that are laid out below it would be found there the next time.
+
+    Raises:
+        FileError: A folder exists, lies in another or in the images, or cannot be written.
+    """
+    folders = {option: folder for option, folder in given.items() if folder is not None}
+    for option, folder in folders.items():
+        check_new(folder, option)
+        if os.path.isdir(data) and _within(folder, data):
+            found = f"{option} {folder} lies in {data}, which is read"
+            raise FileError(found, "name a folder outside of it")
+    for (option, folder), (other, around) in permutations(folders.items(), 2):
+        if _within(folder, around):
+            found = (
+                f"{option} {folder} and {other} {around} are one folder, or one lies in the other"
+            )
+            raise FileError(found, "name two")
+
+
+def _within(path: str | Path, folder: str | Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def plain_names(folders: Sequence[str]) -> list[str]:

@@ -84,6 +84,13 @@ def write(folder: Path, added: Addition, before: Index | None = None) -> Index:
         ConfigError: faiss is needed and not installed.
         FileError: The disk is full.
     """
+    try:
+        return _write(folder, added, before)
+    except OSError as error:
+        raise files.unwritable(folder, error) from None
+
+
+def _write(folder: Path, added: Addition, before: Index | None) -> Index:
     number = _next(folder)
     named = _write_part(folder / PARTS / number, added)
     parts = [*(before.described["parts"] if before else []), named]
