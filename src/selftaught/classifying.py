@@ -1,9 +1,8 @@
 """The commands that learn the names of clusters and give them to images: classify, and assign."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +10,16 @@ import numpy as np
 
 from selftaught import group_options, grouping
 from selftaught.answer import Answer, answer
-from selftaught.errors import BadImage, ConfigError, DataError, FileError, shown
+from selftaught.errors import BadImage, ConfigError, shown
 from selftaught.files import quoted, write_bytes, write_text
 from selftaught.groups import classifier as kept
 from selftaught.groups import clusters as kept_clusters
+from selftaught.groups.answers import Answers, of_images, read_answers
 from selftaught.groups.ask import Question, questions
 from selftaught.groups.classifier import Said
 from selftaught.groups.clusters import Clusters, projected
 from selftaught.groups.learn import NOBODY, Members, learn, members
-from selftaught.groups.names import NAMES, read_names, table_bytes, table_lines
+from selftaught.groups.names import NAMES, differ_in_case, read_names, table_bytes
 from selftaught.inputs import same_encoder, vectors_of_clusters
 from selftaught.machine import pick_device
 from selftaught.outputs import check_out, new_output
@@ -57,13 +57,13 @@ def classify(chosen: group_options.Classify) -> Answer:
     inputs = [chosen.encoder or clusters.run, *made_from]
     check_out(chosen.out, "a classifier", overwrite=chosen.overwrite, inputs=inputs)
     names = read_names(chosen.clusters, clusters.ids_K)
-    given = _read_answers(chosen.answers)
+    given = read_answers(chosen.answers)
     _check_names(chosen.clusters, clusters, {*names.values(), *(said.label for said in given)})
     how = {"data": chosen.data, "encoder": chosen.encoder}
     vectors = vectors_of_clusters(clusters, chosen.clusters, chosen, **how)
     same_encoder(vectors, clusters.encoder, str(chosen.clusters))
-    answers, missing = _places(given, vectors)
-    found = members(vectors.x_ND, clusters, names, answers)
+    answers = of_images(given, vectors)
+    found = members(vectors.x_ND, clusters, names, answers.labels)
     made = learn(
         vectors,
         found,
@@ -71,8 +71,7 @@ def classify(chosen: group_options.Classify) -> Answer:
         seed=chosen.seed,
         device=pick_device(chosen.device),
     )
-    facts = _told(found, names, clusters) | {"answers_missing": missing}
-    made = replace(made, facts={**made.facts, **facts})
+    made = replace(made, facts={**made.facts, **_told(found, names, clusters, answers)})
     said = made.say(vectors.x_ND)
     asked = questions(projected(vectors.x_ND, None), said, found, chosen.ask, seed=chosen.seed)
     sections = classifier_sections(
@@ -110,8 +109,9 @@ def assign(chosen: group_options.Assign) -> Answer:
     called = [classifier.names[k] for k in said.first_N.tolist()]
     table = _table(vectors, said, classifier.names)
     grouping.write_sorted(vectors, table, called, chosen)
-    value = {"images": len(vectors), "names": grouping.counted(called)}
-    value |= grouping.agreement(vectors, called) | {"out": str(chosen.out), "seconds": seconds}
+    value: dict[str, Any] = {"images": len(vectors), "names": grouping.counted(called), "notes": []}
+    value |= grouping.agreement(vectors, called, classifier.names)
+    value |= {"out": str(chosen.out), "seconds": seconds}
     return answer(value, grouping.assign_text(value, chosen.out, "names"), as_json=chosen.json)
 
 
@@ -124,6 +124,9 @@ def _check_names(folder: Path, clusters: Clusters, names: set[str]) -> None:
     Raises:
         ConfigError: There are fewer.
     """
+    if len(names) < 2 and len(clusters) < 2:
+        found = f"{folder} has one cluster, and two names are needed"
+        raise ConfigError(found, "cluster with --k 2 or more")
     if len(names) < 2:
         found = (
             f"{folder} has {len(names) or 'no'} name{'s' * (len(names) != 1)}, and two are needed"
@@ -134,73 +137,12 @@ def _check_names(folder: Path, clusters: Clusters, names: set[str]) -> None:
         raise ConfigError(found, remedy)
 
 
-@dataclass(frozen=True)
-class _Said:
-    """An answer: an image as a table names it, and its label; row is "" where it is not there."""
-
-    path: str
-    row: str
-    label: str
-
-
-def _read_answers(files: Sequence[str]) -> list[_Said]:
-    """All lines with a label, of one image only the last.
-
-    Raises:
-        FileError: A file is missing, has no columns path and label, or a line without a path.
-    """
-    given: dict[tuple[str, str], _Said] = {}
-    for file in files:
-        for number, cells in table_lines(Path(file), ("label", "path")):
-            path, label = cells.get("path", ""), cells.get("label", "")
-            if label and not path:
-                found = f"{file}, line {number}: the label {shown(label)} has no path"
-                raise FileError(found, "fill in the path, or remove the line")
-            if label:
-                row = cells.get("row", "")
-                given.pop((path, row), None)  # the last stands last
-                given[path, row] = _Said(path, row, label)
-    return list(given.values())
-
-
-def _places(given: Sequence[_Said], vectors: Vectors) -> tuple[dict[int, str], int]:
-    """Answers by the place of their image, and how many are of images that are gone.
-
-    Raises:
-        DataError: All are.
-    """
-    places = {path.strip(): number for number, path in enumerate(vectors.paths)}
-    rows = {str(row): number for number, row in enumerate(vectors.row_N.tolist())}
-    found, missing = dict[int, str](), 0
-    for said in given:
-        place = places.get(said.path)
-        by_row = rows.get(said.row)
-        if place is None and by_row is not None and _respelt(vectors.paths[by_row], said.path):
-            place = by_row
-        if place is None:
-            missing += 1
-        else:
-            found[place] = said.label
-    if given and not found:
-        what = f"none of the {len(given):,} answers is of one of these images, such as "
-        raise DataError(what + shown(given[0].path), "give answers whose paths are theirs")
-    return found, missing
-
-
-def _respelt(path: str, cell: str) -> bool:
-    """Whether a cell is what spreadsheets make of a path of digits: 00017 becomes 17 or 1.7E+01."""
-    try:
-        value = float(cell.replace(",", "."))
-    except ValueError:
-        return False
-    rounded = 1e-5 if "e" in cell.lower() else 0.0
-    return path.isdecimal() and math.isclose(float(path), value, rel_tol=rounded)
-
-
 # --- classify: what is written
 
 
-def _told(found: Members, names: Mapping[int, str], clusters: Clusters) -> dict[str, Any]:
+def _told(
+    found: Members, names: Mapping[int, str], clusters: Clusters, answers: Answers
+) -> dict[str, Any]:
     """Counts of images by name and by what is known of them."""
     K = len(found.names)
     named_N = found.name_N != NOBODY
@@ -218,6 +160,10 @@ def _told(found: Members, names: Mapping[int, str], clusters: Clusters) -> dict[
         "names_without_images": empty,
         "answers": int(found.answered_N.sum()),
         "answers_against_their_cluster": found.contradicted,
+        "answered_twice": answers.twice,
+        "answers_missing": answers.missing,
+        "names_of_answers_only": sorted(set(found.names) - set(names.values())),
+        "names_that_differ_in_case": differ_in_case({*found.names, *names.values()}),
     }
 
 
@@ -274,17 +220,40 @@ def _text(value: Mapping[str, Any], out: Path) -> str:
 def _sentences(value: Mapping[str, Any]) -> list[str]:
     """What to know of a classifier."""
     lines = [_unnamed(value)]
-    lines += [f"No image is in a cluster named {name}." for name in value["names_without_images"]]
-    if value["answers"]:
-        against = value["answers_against_their_cluster"]
-        lines.append(f"{many(value['answers'], 'answer')} used, {against:,} against their cluster.")
-    if value["answers_missing"]:
-        lines.append(f"{many(value['answers_missing'], 'answer')} left out: no such image.")
+    empty = map(shown, value["names_without_images"])
+    lines += [f"No image is in a cluster named {name}." for name in empty]
+    lines += map(_alike, value["names_that_differ_in_case"])
+    lines += _answered(value)
     lines += [_share(value["agreement"], "confident members")]
     lines += [_share(value["agreement_of_the_rest"], "other members")]
+    if value["answers_against_their_cluster"] or value["names_of_answers_only"]:
+        lines.append(
+            "Agreement is with the names of the clusters: answers against them, and names that no "
+            "cluster has, lower it even where they are right."
+        )
     if value["calibration_error"] is not None:
         error = value["calibration_error"]
         lines.append(f"Its probabilities are off by {error:.3f} on average, if clusters are right.")
+    return lines
+
+
+def _alike(names: Sequence[str]) -> str:
+    number = "two" if len(names) == 2 else f"{len(names):,}"
+    spelt = f"{', '.join(map(shown, names[:-1]))} and {shown(names[-1])}"
+    return f"{spelt} differ in case only: they are {number} names."
+
+
+def _answered(value: Mapping[str, Any]) -> list[str]:
+    """What became of the answers."""
+    lines, against = [], value["answers_against_their_cluster"]
+    if value["answers"]:
+        lines.append(f"{many(value['answers'], 'answer')} used, {against:,} against their cluster.")
+    if value["answered_twice"]:
+        were = "was" if value["answered_twice"] == 1 else "were"
+        images = many(value["answered_twice"], "image")
+        lines.append(f"{images} {were} answered twice, differently: the last answer counts.")
+    if value["answers_missing"]:
+        lines.append(f"{many(value['answers_missing'], 'answer')} left out: no such image.")
     return lines
 
 

@@ -22,7 +22,15 @@ from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.groups.fit import Grouping, again, check_size, group, table_of
 from selftaught.groups.folders import check_folders, lay_out
 from selftaught.groups.match import kept_names, matched_ids
-from selftaught.groups.names import as_name, groups_of, read_names, write_names
+from selftaught.groups.names import (
+    NAMES,
+    as_name,
+    groups_of,
+    numbered,
+    read_names,
+    single_blanks,
+    write_names,
+)
 from selftaught.inputs import (
     is_table,
     left_out,
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
 
 _ASSIGNMENTS = "assignments.parquet"
 _SHOWN = 20  # clusters that the text lists
+_LABELS = 3  # that a note lists
 
 
 def cluster(chosen: group_options.Cluster) -> Answer:
@@ -106,15 +115,19 @@ def assign(chosen: group_options.Assign) -> Answer:
         older, newer = _assignments(chosen.match), _assignments(chosen.clusters)
         ids_K, _ = matched_ids(_by_path(older), _by_path(newer), clusters.ids_K)
         renamed = dict(zip(clusters.ids_K.tolist(), ids_K.tolist(), strict=True))
-        clusters, names = clusters.renamed(ids_K), {renamed[k]: name for k, name in names.items()}
+        named = {k: name for k, name in names.items() if numbered(name) is None}
+        clusters, names = clusters.renamed(ids_K), {renamed[k]: named[k] for k in named}
     assigned = clusters.assign(vectors.x_ND, groups_of(names))
     seconds = time.perf_counter() - start
     table = table_of(vectors, assigned, names, among(vectors, clusters.reference_BD))
     called = _folders(assigned, names)
     write_sorted(vectors, table, called, chosen)
-    value = {"images": len(vectors), "clusters": counted(called)}
+    value: dict[str, Any] = {"images": len(vectors), "clusters": counted(called), "notes": []}
     if names:
-        value |= agreement(vectors, [names.get(id_) for id_ in assigned.cluster_N.tolist()])
+        own = [names.get(id_) for id_ in assigned.cluster_N.tolist()]
+        value |= agreement(vectors, own, list(names.values()))
+    elif chosen.label is not None:
+        value["notes"] = [f"No cluster has a name: write {chosen.clusters / NAMES} to compare."]
     value |= {"out": str(chosen.out), "seconds": seconds}
     return answer(value, assign_text(value, chosen.out), as_json=chosen.json)
 
@@ -259,7 +272,7 @@ def _cluster_text(found: Grouping, value: Mapping[str, Any], out: Path) -> str:
 
 
 def _called(id_: int, names: Mapping[int, str]) -> str:
-    return f"{id_} {names[id_]}" if id_ in names else str(id_)
+    return f"{id_} {shown(names[id_])}" if id_ in names else str(id_)
 
 
 # --- assign
@@ -340,23 +353,39 @@ def counted(called: Sequence[str]) -> dict[str, int]:
     return dict(Counter(called))
 
 
-def agreement(vectors: Vectors, called: Sequence[str | None]) -> dict[str, float]:
-    """How often an image is called what its label says, of those that have a name and a label."""
+def agreement(
+    vectors: Vectors, called: Sequence[str | None], names: Sequence[str]
+) -> dict[str, Any]:
+    """How often an image is called what its label says, of those that have a name and a label.
+
+    Args:
+        vectors: Of images.
+        called: What each is called.
+        names: All that there are.
+    """
     if vectors.labels is None:
         return {}
-    pairs = zip(vectors.labels, called, strict=True)
-    same = [as_name(a) == b for a, b in pairs if a is not None and b is not None]
-    return {"agreement": sum(same) / max(1, len(same)), "compared": len(same)}
+    label_N = [None if a is None else single_blanks(as_name(a)) for a in vectors.labels]
+    pairs = zip(label_N, called, strict=True)
+    same = [a == b for a, b in pairs if a is not None and b is not None]
+    value = {"agreement": sum(same) / max(1, len(same)), "compared": len(same)}
+    labels = sorted({a for a in label_N if a is not None})
+    if not labels or set(labels) & set(names):
+        return value
+    few = ", ".join([*map(shown, labels[:_LABELS]), *["..."] * (len(labels) > _LABELS)])
+    note = f"No name is one of the labels ({few}): name clusters as labels are called to compare."
+    return value | {"notes": [note]}
 
 
 def assign_text(value: Mapping[str, Any], out: Path, kind: str = "clusters") -> str:
     """What assign prints: the largest groups, and how they agree with labels."""
     counts = sorted(value[kind].items(), key=lambda pair: -pair[1])
     lines = [f"{value['images']:,} images in {len(counts):,} {kind}: {out}"]
-    lines += [f"  {name:<20} {many:>9,}" for name, many in counts[:_SHOWN]]
+    lines += [f"  {shown(name):<20} {many:>9,}" for name, many in counts[:_SHOWN]]
     if len(counts) > _SHOWN:
         lines.append(f"  and {len(counts) - _SHOWN:,} others")
-    if "agreement" in value:
+    lines += value["notes"]
+    if "agreement" in value and not value["notes"]:
         share, many = value["agreement"], value["compared"]
         lines.append(f"The name is the label of {share:.1%} of the {many:,} that have both.")
     return "\n".join(lines)

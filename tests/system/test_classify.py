@@ -178,6 +178,79 @@ def test_an_answer_may_be_a_new_name_and_a_lost_image_is_told(digits: Path, tmp_
     assert not (tmp_path / "made/ask.csv").exists()
 
 
+def learnt(clusters: Path, place: Path, *lines: str) -> Answer:
+    """What `classify` tells where these are the answers."""
+    (place / "a.csv").write_text("\n".join(["path,label", *lines]))
+    how = {"answers": [str(place / "a.csv")], "ask": 0, "overwrite": True}
+    return selftaught.classify(clusters, out=place / "made", **how)
+
+
+def test_images_with_two_labels_are_counted(digits: Path, tmp_path: Path) -> None:
+    twice = "was answered twice, differently: the last answer counts."
+    made = learnt(digits / "clusters", tmp_path, "3.png,3", "3.png,8", "4.png,4", "4.png, 4")
+    assert made.value["answered_twice"] == 1 and f"1 image {twice}" in str(made)
+    made = learnt(digits / "clusters", tmp_path, "3.png,3", "3.png,8", "4.png,4", "4.png,4 4")
+    assert made.value["answered_twice"] == 2
+    assert f"2 images {twice.replace('was', 'were')}" in (tmp_path / "made/report.html").read_text()
+    made = learnt(digits / "clusters", tmp_path, "3.png,3", "4.png,4")
+    assert made.value["answered_twice"] == 0 and "twice" not in str(made)
+
+
+def test_names_that_differ_in_case_only_are_told(digits: Path, tmp_path: Path) -> None:
+    lines = [f"{i}.png,{name}" for i, name in enumerate(("HORN", " horn ", "sea  horse"))]
+    made = learnt(digits / "clusters", tmp_path, *lines, "3.png,sea horse")
+    assert made.value["names_that_differ_in_case"] == [["HORN", "horn"]]
+    assert "\nHORN and horn differ in case only: they are two names.\n" in str(made)
+    assert made.value["classes"]["sea horse"]["images"] == 2
+
+
+def test_what_lowers_agreement_is_told(digits: Path, told: Answer, tmp_path: Path) -> None:
+    why, clusters = "Agreement is with the names of the clusters", digits / "clusters"
+    assert why not in str(told)
+    table = read_assignments(clusters).to_pylist()
+    names = named_by_labels(clusters)
+    path, own = next((row["path"], names[row["cluster"]]) for row in table if row["cluster"] == 0)
+    assert why not in str(learnt(clusters, tmp_path, f"{path},{own}"))
+    other = next(name for name in names.values() if name != own)
+    assert why in str(learnt(clusters, tmp_path, f"{path},{other}"))
+    unnamed = next(row["path"] for row in table if row["cluster"] == 19)
+    made = learnt(clusters, tmp_path, f"{unnamed},newt")
+    assert made.value["answers_against_their_cluster"] == 0 and why in str(made)
+    assert made.value["names_of_answers_only"] == ["newt"]
+    assert ">answers only<" in (tmp_path / "made/report.html").read_text()
+
+
+def test_one_cluster_is_too_few(digits: Path, tmp_path: Path) -> None:
+    selftaught.cluster(digits / "train.parquet", out=tmp_path / "one", k=1)
+    with pytest.raises(ConfigError, match=r"has one cluster, and two .*: cluster with --k 2 or"):
+        selftaught.classify(tmp_path / "one", out=tmp_path / "made")
+    made = learnt(tmp_path / "one", tmp_path, "0.png,zero", "1.png,one")
+    assert set(made.value["classes"]) == {"zero", "one"}
+
+
+def test_odd_paths_and_names_are_one_line_and_come_back(digits: Path, tmp_path: Path) -> None:
+    table = parquet.read_table(digits / "train.parquet").slice(0, 200)
+    paths = [f"{i},cr\rx=.webp" for i in range(200)]
+    table = table.set_column(table.column_names.index("path"), "path", pa.array(paths))
+    parquet.write_table(table, tmp_path / "x.parquet")
+    selftaught.cluster(tmp_path / "x.parquet", out=tmp_path / "clusters", k=4)
+    write_names(tmp_path / "clusters", {0: "fish\nnew", 1: "FISH\nnew", 2: "bird"})
+    made = selftaught.classify(tmp_path / "clusters", out=tmp_path / "made", ask=10)
+    assert r"FISH\nnew and fish\nnew differ in case only" in str(made)
+    assert all(line["path"] in paths for line in asked(tmp_path / "made"))
+    filled = tmp_path / "filled.csv"
+    filled.write_bytes((tmp_path / "made/ask.csv").read_bytes().replace(b',""\n', b',"newt"\n'))
+    again = {"out": tmp_path / "again", "answers": [str(filled)]}
+    value = selftaught.classify(tmp_path / "clusters", **again).value
+    assert (value["answers"], value["answers_missing"]) == (made.value["asked"], 0)
+    sorted_ = selftaught.assign(
+        tmp_path / "made", tmp_path / "x.parquet", out=tmp_path / "t.csv", label="label"
+    )
+    assert r"  fish\nnew " in str(sorted_) and "No name is one of the labels (0, 1, 2, ...)" in str(
+        sorted_
+    )
+
+
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table whose paths are numbers with zeros before them, as those of arrays are; clusters."""

@@ -110,6 +110,13 @@ def test_a_page_fits_its_window_with_everything_opened(kind, width, folder, tab)
     assert tab.run(WIDE) == []
 
 
+@pytest.mark.parametrize(("width", "columns"), [(400, 2), (360, 2), (1280, 4)])
+def test_pictures_that_are_asked_about_stand_side_by_side(folder, tab, width, columns):
+    tab.show(folder / "questions" / "report.html", width=width)
+    style = "getComputedStyle(document.querySelector('.tiles')).gridTemplateColumns"
+    assert tab.run(f"{style}.split(' ').length") == columns
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_asks_for_itself_alone_and_complains_of_nothing(kind, folder, tab):
     tab.asked.clear()

@@ -112,6 +112,20 @@ def test_what_was_learnt_is_counted_in_the_table(learnt: Learnt) -> None:
         assert any(f"of {judged['images']:,} right" in cell for cell in cells)
 
 
+def test_of_a_name_that_people_alone_gave_nothing_is_held_out(learnt: Learnt) -> None:
+    vectors, made, found, said = learnt
+    k = 2
+    name_N = found.name_N.copy()
+    name_N[(name_N == k) & ~found.answered_N] = -1
+    name_N[np.flatnonzero(found.answered_N)[0]] = k
+    of_people = replace(found, name_N=name_N)
+    by_name = {n: share for n, share in made.facts["by_name"].items() if n != made.names[k]}
+    unjudged = replace(made, facts={**made.facts, "by_name": by_name})
+    sections = classifier_sections(vectors, unjudged, of_people, said, ["A sentence."])
+    assert Page(sections[1].html).words.count("answers only") == 1
+    assert "answers only" not in told(learnt)[1].html
+
+
 def test_hostile_names_and_paths_are_words(learnt: Learnt) -> None:
     page_of = parsed(learnt)
     assert page_of.all("script") == []

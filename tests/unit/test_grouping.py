@@ -20,8 +20,8 @@ from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError, UserError
 from selftaught.files import read_json, read_table, write_table
 from selftaught.groups.apart import apart
-from selftaught.groups.match import kept_names
 from selftaught.groups.folders import lay_out
+from selftaught.groups.match import kept_names
 from selftaught.groups.names import write_names
 from selftaught.vectors import Vectors
 from tests.support.sets import file_set
@@ -197,6 +197,52 @@ def test_a_cluster_without_a_name_is_not_taken_for_one_whose_name_is_its_number(
     sizes = np.bincount(read_table(home / "clusters/assignments.parquet")["cluster"].to_numpy())
     assert value["clusters"] == {"3": sizes[1]} | {f"cluster {i}": sizes[i] for i in (0, 2, 3, 4)}
     assert value["compared"] == sizes[1] and value["agreement"] == 0
+
+
+def with_names(home: Path, folder: Path, text: str) -> Path:
+    """Clusters with this names.csv."""
+    shutil.copytree(home / "clusters", folder)
+    (folder / "names.csv").write_text(text)
+    return folder
+
+
+def test_labels_without_names_are_told(home: Path) -> None:
+    answer = sort(home, "nameless.csv", label="folders")
+    assert f"No cluster has a name: write {home / 'clusters/names.csv'} to" in answer.text
+    assert len(answer.value["notes"]) == 1 and "agreement" not in answer.value
+    assert sort(home, "nameless.csv").value["notes"] == []
+
+
+def test_names_of_which_none_is_a_label_are_told(home: Path, tmp_path: Path) -> None:
+    made = with_names(home, tmp_path / "made", "cluster,name\n0,one\n1,two\n")
+    answer = sort(home, "codes.csv", clusters=made, label="folders")
+    note = "No name is one of the labels (digit0, digit1, digit2, ...): name clusters as"
+    assert note in answer.text and "0.0%" not in answer.text and note in answer.value["notes"][0]
+    (made / "names.csv").write_text("cluster,name\n0,one\n1,digit9\n")
+    answer = sort(home, "codes.csv", clusters=made, label="folders")
+    assert answer.value["notes"] == [] and "that have both" in answer.text
+
+
+def test_a_name_of_two_lines_is_one_line_of_a_summary(home: Path, tmp_path: Path) -> None:
+    made = with_names(home, tmp_path / "made", 'cluster,name\n0,"fish\n\x1bnew"\n')
+    sorted_, again = sort(home, "odd.csv", clusters=made), make(home, "again", match=made)
+    for answer in (sorted_, again):
+        assert r"fish\n\x1bnew" in answer.text and "\x1b" not in answer.text
+    assert "fish\n\x1bnew" in sorted_.value["clusters"]
+
+
+def test_a_cluster_named_by_its_number_has_its_new_number_when_matched(
+    home: Path, tmp_path: Path
+) -> None:
+    made = with_names(home, tmp_path / "made", "cluster,name\n0,cluster 0\n1,Cluster 1\n")
+    older = with_names(home, tmp_path / "older", "cluster,name\n")
+    table = read_table(older / "assignments.parquet").drop_columns("cluster")
+    ids = read_table(home / "clusters/assignments.parquet")["cluster"].to_numpy()
+    turned = table.append_column("cluster", pa.array((ids + 1) % 5))
+    write_table(older / "assignments.parquet", turned)
+    value = sort(home, "turned.csv", clusters=made, match=older).value
+    sizes = np.bincount((ids + 1) % 5)
+    assert value["clusters"] == {f"cluster {i}": size for i, size in enumerate(sizes)}
 
 
 def test_copies_and_links_in_the_folders_of_clusters(home: Path) -> None:

@@ -16,7 +16,7 @@ from selftaught.groups.clusters import Assigned, Clusters
 from selftaught.groups.fit import group
 from selftaught.groups.folders import lay_out, plain_names
 from selftaught.groups.match import matched_ids
-from selftaught.groups.names import groups_of, read_names, write_names
+from selftaught.groups.names import differ_in_case, groups_of, read_names, write_names
 from selftaught.vectors import Vectors
 
 
@@ -184,9 +184,10 @@ def test_names_are_read_as_spreadsheets_write_them(tmp_path: Path) -> None:
 
 
 def test_names_go_to_disk_and_back(tmp_path: Path) -> None:
-    names = {0: 'a "quoted", name', 3: "line\nbreak", 7: "ü;"}
+    names = {0: 'a "quoted", name', 3: "line\nbreak", 7: "ü;", 8: "carriage\rreturn"}
+    names[9] = "both\r\nof them"
     write_names(tmp_path, names)
-    assert read_names(tmp_path, np.array([7, 3, 0])) == names
+    assert read_names(tmp_path, np.array([7, 3, 0, 8, 9])) == names
 
 
 def test_names_are_utf_8_and_spreadsheets_see_it(tmp_path: Path) -> None:
@@ -209,12 +210,41 @@ def test_names_are_utf_8_and_spreadsheets_see_it(tmp_path: Path) -> None:
         ("cluster,name\n0,x\n0,y\n", "cluster 0 has two names"),
         ("cluster,name\n" + "1" * 5000 + ",x\n", "line 2: there is no cluster '1{20}'"),
         ('cluster,name\n0,"' + "x" * 200_000, "is no table"),
+        ("cluster,name\n1.5,x\n", "line 2: there is no cluster '1.5'"),
+        ("cluster,name\n-0.0,x\n", "line 2: there is no cluster '-0.0'"),
+        ("cluster,name\n0,x\n0.0,X\n", "line 3: cluster 0 has two names"),
+        ("cluster,name\n1,cluster 2\n", "line 2: the name of cluster 1 is 'cluster 2', which is"),
+        ("cluster,name\n1,CLUSTER  02\n", "line 2: the name of cluster 1 is 'CLUSTER 02', which"),
+        ("cluster,name\n1,cluster 7\n", "'cluster 7', which is another cluster"),
+        ("cluster,name\n0,=cmd|calc\n", "the name =cmd|calc is a formula.*not begin with ="),
+        ("cluster,name\n0, @x\n", "the name @x is a formula to a spreadsheet: let it not begin"),
     ],
 )
 def test_names_that_cannot_be_meant(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "names.csv").write_text(text)
-    with pytest.raises(FileError, match=complaint):
+    with pytest.raises(FileError, match=complaint) as caught:
         read_names(tmp_path, np.arange(3))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cluster;name\n0.0;a\n2,0;b\n1.;c\n", {0: "a", 1: "c", 2: "b"}),
+        ("cluster,name\n1,a\n1,a\n1.0, a \n", {1: "a"}),
+        ("cluster,name\n0,  two \t\u00a0 words \n", {0: "two words"}),
+        ("cluster,name\n2,Cluster 2\n1,cluster two\n", {2: "Cluster 2", 1: "cluster two"}),
+        ("cluster,name\n1,+1\n2,-\n", {1: "+1", 2: "-"}),
+    ],
+)
+def test_names_that_can_be_meant(tmp_path: Path, text: str, names: dict[int, str]) -> None:
+    (tmp_path / "names.csv").write_text(text)
+    assert read_names(tmp_path, np.arange(3)) == names
+
+
+def test_names_that_differ_in_case_are_found() -> None:
+    names = ["horn", "fish", "Stra\u00dfe", "HORN", "strasse", "fish", "Horn", "bird"]
+    assert differ_in_case(names) == [["HORN", "Horn", "horn"], ["Stra\u00dfe", "strasse"]]
 
 
 def test_clusters_of_one_name_are_one_group() -> None:

@@ -40,12 +40,14 @@ _MOST = {_SUREST: 12, _TORN: 6, _OTHERWISE: 6}  # images of a wall
 
 
 class _Name(NamedTuple):
-    """A name: its place among all, its images by what they are, and how many images get it."""
+    """A name: its place among all, its images by what they are, how many images get it, and
+    whether people alone gave it."""
 
     place: int
     name: str
     shown: Mapping[str, list[int]]
     given: int
+    of_answers: bool
 
 
 def classifier_sections(
@@ -91,8 +93,10 @@ def classifier_sections(
 def _names(made: Classifier, found: Members, said: Said) -> list[_Name]:
     """All names, that of most images first."""
     given_K = np.bincount(said.first_N, minlength=len(made.names))
+    of_clusters = set(found.name_N[~found.answered_N].tolist())
     names = [
-        _Name(k, name, _shown(k, found, said), int(given_K[k])) for k, name in enumerate(made.names)
+        _Name(k, name, _shown(k, found, said), int(given_K[k]), k not in of_clusters)
+        for k, name in enumerate(made.names)
     ]
     return sorted(names, key=lambda name: (-name.given, name.place))
 
@@ -153,7 +157,9 @@ def _table(names: Sequence[_Name], made: Classifier) -> Html:
     for at, name in enumerate(names):
         called = Markup(link(_anchor(name), short(name.name)) if at < WALLS else text(name.name))
         counts, share = classes[name.name], judged.get(name.name)
-        right = "" if share is None else f"{percent(share['share'])} of {share['images']:,} right"
+        right = "answers only" if name.of_answers else ""
+        if share is not None:
+            right = f"{percent(share['share'])} of {share['images']:,} right"
         row = (called, f"{name.given:,}", f"{counts['images']:,}", f"{counts['sure']:,}", right)
         rows.append(row)
     numbers = table(header, rows, numbers=range(1, 5))
