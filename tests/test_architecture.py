@@ -26,7 +26,7 @@ FLOORS = {
     5: "training evaluation search explore vectors embed groups export report",
     6: "options group_options ranges answer config assignments presets recipe keep assemble resolve"
     " figure probe"
-    " pretrain demo inputs grouping classifying finding commands api",
+    " pretrain demo inputs grouping sorting classifying finding commands api",
     7: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selftaught import group_options, grouping
+from selftaught import group_options, grouping, sorting
 from selftaught.answer import Answer, answer
 from selftaught.errors import BadImage, ConfigError, shown
 from selftaught.files import quoted, write_bytes, write_text
@@ -96,23 +96,23 @@ def assign(chosen: group_options.Assign) -> Answer:
         FileError: What is kept is missing or damaged, or --out is in the way.
     """
     if not (chosen.clusters / kept.FACTS).exists():
-        return grouping.assign(chosen)
+        return sorting.assign(chosen)
     if chosen.match is not None:
         found = f"{chosen.clusters} is a classifier: names are no ids that could be matched"
         raise ConfigError(found, "leave --match out")
-    grouping.check_assign(chosen)
+    sorting.check_assign(chosen)
     classifier = kept.load(chosen.clusters)
-    vectors = grouping.labelled_vectors(classifier, chosen)
+    vectors = sorting.labelled_vectors(classifier, chosen)
     start = time.perf_counter()
     said = classifier.say(vectors.x_ND)
     seconds = time.perf_counter() - start
     called = [classifier.names[k] for k in said.first_N.tolist()]
     table = _table(vectors, said, classifier.names)
-    grouping.write_sorted(vectors, table, called, chosen)
-    value: dict[str, Any] = {"images": len(vectors), "names": grouping.counted(called), "notes": []}
-    value |= grouping.agreement(vectors, called, classifier.names)
+    sorting.write_sorted(vectors, table, called, chosen)
+    value: dict[str, Any] = {"images": len(vectors), "names": sorting.counted(called), "notes": []}
+    value |= sorting.agreement(vectors, called, classifier.names)
     value |= {"out": str(chosen.out), "seconds": seconds}
-    return answer(value, grouping.assign_text(value, chosen.out, "names"), as_json=chosen.json)
+    return answer(value, sorting.assign_text(value, chosen.out, "names"), as_json=chosen.json)
 
 
 # --- classify: what is read

@@ -5,11 +5,21 @@ Shapes:  M images that both clusterings know; A ids of the old one, B of the new
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.errors import DataError
+from selftaught.errors import DataError, FileError
+from selftaught.files import read_table
+from selftaught.groups.clusters import FACTS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ASSIGNMENTS = "assignments.parquet"
+"""Which image is in which cluster."""
 
 
 def matched_ids(
@@ -88,3 +98,26 @@ def _assignment(old_M: NDArray[np.int64], new_M: NDArray[np.int64]) -> tuple[dic
         {int(new_B[b]): int(old_A[a]) for a, b in pairs},
         int(sum(shared_AB[a, b] for a, b in pairs)),
     )
+
+
+# --- older clusterings
+
+
+def assignments(folder: Path) -> "pa.Table":
+    """Which image is in which cluster.
+
+    Raises:
+        FileError: The folder holds no clusters.
+    """
+    if not (folder / FACTS).is_file():
+        raise FileError(f"{folder} holds no clusters", "give the --out of selftaught cluster")
+    table = read_table(folder / ASSIGNMENTS)
+    if not {"path", "cluster"} <= set(table.column_names):
+        raise FileError(f"{folder / ASSIGNMENTS} is damaged", "restore it, or cluster anew")
+    return table
+
+
+def by_path(table: "pa.Table") -> dict[str, int]:
+    """The cluster of each image."""
+    paths: Sequence[str] = table["path"].to_pylist()
+    return dict(zip(paths, table["cluster"].to_pylist(), strict=True))
