@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import selftaught
-from selftaught import grouping
+from selftaught import grouping, sorting
 from selftaught.clustering import max_margin
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
@@ -470,7 +470,7 @@ def never(*_: object, **__: object) -> None:
 def test_folders_that_cannot_be_laid_out_are_refused_before_any_work(
     home: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, str], complaint: str
 ) -> None:
-    monkeypatch.setattr(grouping, "labelled_vectors", never)
+    monkeypatch.setattr(sorting, "labelled_vectors", never)
     before = sorted(home.rglob("*"))
     with pytest.raises(FileError, match=complaint):
         sort(home, "refused.csv", **{name: home / folder for name, folder in folders.items()})
