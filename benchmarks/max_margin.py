@@ -93,26 +93,31 @@ def _cell(row: Errors) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the part of docs/results.md."""
+    """Measure, print, and write the part of docs/results.md of each data set."""
     chosen = parser().parse_args(arguments)
-    rows = [
-        measured(data, pair, way, chosen.seeds)
-        for data in chosen.data
-        for pair in PAIRS
-        for way in WAYS
-    ]
-    versions = measure.versions(["scikit-learn", "mlxtend"]).items()
-    report = (
-        f"{table(rows)}\nShare of images in the wrong cluster: mean of {chosen.seeds} seeds "
-        "(lowest to highest); median seconds of a run. Nothing was tuned on labels.\n\n"
-        f"{measure.hardware()}; {', '.join(f'{k} {v}' for k, v in versions)}.\n"
-    )
-    print(report)
+    rows: list[Errors] = []
+    for data in chosen.data:
+        found = [measured(data, pair, way, chosen.seeds) for pair in PAIRS for way in WAYS]
+        text = report(found, chosen.seeds)
+        print(text)
+        if measure.publishes(chosen):
+            heading = f"## Maximum margin clustering, {data}"
+            measure.publish(RESULTS, f"max margin {data}", f"{heading}\n\n{text}")
+        rows += found
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if measure.publishes(chosen):
-        measure.publish(RESULTS, "max margin", f"## Maximum margin clustering\n\n{report}")
+
+
+def report(rows: Sequence[Errors], seeds: int) -> str:
+    """The table, and what it is of."""
+    versions = measure.versions(["scikit-learn", "mlxtend"]).items()
+    many = f"mean of {seeds} seeds (lowest to highest)" if seeds > 1 else "one seed"
+    return (
+        f"{table(rows)}\nShare of images in the wrong cluster: {many}; median seconds of a run. "
+        f"Nothing was tuned on labels.\n\n{measure.hardware()}; "
+        f"{', '.join(f'{k} {v}' for k, v in versions)}.\n"
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -228,9 +228,14 @@ def _neighbours(chosen: group_options.Search, opened: Index) -> Found:
 def _row_of(query: str, opened: Index) -> int | None:
     """The row that a query names; None where it is a file."""
     match = _ROW.fullmatch(query)
-    if match and int(match[1]) >= len(opened):
+    meant = query.startswith("row:") or query.isdecimal()
+    if (match and int(match[1]) >= len(opened)) or (
+        meant and not match and not Path(query).exists()
+    ):
         what = f"{query} is not in {opened.folder}, which has {len(opened):,} rows"
-        raise ConfigError(what, f"give row:0 to row:{len(opened) - 1}")
+        raise ConfigError(what, f"give row:0 to row:{len(opened) - 1}, or an image")
+    if Path(query).is_dir():
+        raise ConfigError(f"{shown(query)} is a folder", "give images, one by one")
     return int(match[1]) if match else None
 
 

@@ -21,6 +21,7 @@ import selftaught
 from selftaught.cli import DONE, USER, main
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
+from selftaught.errors import ConfigError
 from selftaught.files import write_table
 from tests.support.command_line import environment
 from tests.support.dies_indexing import POINTS
@@ -411,3 +412,17 @@ def test_of_two_builds_into_one_folder_one_says_so(work: Path) -> None:
     first.communicate(timeout=200)
     assert first.returncode == DONE
     assert len(json.loads((work / "new/index.json").read_text())["parts"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "what"),
+    [
+        ("row:-1", "row:-1 is not in index, which has 30 rows: give row:0 to row:29, or an image"),
+        ("row:x", "row:x is not in index"),
+        ("17", "17 is not in index"),
+        ("pics", "pics is a folder: give images, one by one"),
+    ],
+)
+def test_a_mistyped_row_and_a_folder_are_told(work: Path, query: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        selftaught.search("index", query, device="cpu")
