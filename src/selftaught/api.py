@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import group_options, options, ranges
+from selftaught import evaluate_options, group_options, options, ranges
 from selftaught.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ COMMANDS = {
     "views": Command(options.Views, "selftaught.commands:views"),
     "pretrain": Command(options.Pretrain, "selftaught.pretrain:pretrain"),
     "resume": Command(options.Resume, "selftaught.pretrain:resume"),
-    "evaluate": Command(options.Evaluate, "selftaught.commands:evaluate"),
+    "evaluate": Command(evaluate_options.Evaluate, "selftaught.evaluating:evaluate"),
     "embed": Command(options.Embed, "selftaught.commands:embed"),
     "cluster": Command(group_options.Cluster, "selftaught.grouping:cluster"),
     "classify": Command(group_options.Classify, "selftaught.classifying:classify"),

@@ -1,7 +1,6 @@
 """The short commands: each joins a few parts and says what came out."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ from selftaught.answer import Answer, answer
 from selftaught.assignments import parse_assignments
 from selftaught.config import Config, DataSettings
 from selftaught.data.check import write_index
-from selftaught.data.labels import label
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError
-from selftaught.evaluation.row import Row
-from selftaught.files import quoted, read_json, temporary, write_bytes, write_json, write_table
+from selftaught.evaluating import kept_rows
+from selftaught.files import quoted, temporary, write_bytes, write_json, write_table
 from selftaught.inputs import open_images
 from selftaught.machine import cache_folder, describe, pick_device
 from selftaught.outputs import check_out, claim
@@ -27,7 +25,6 @@ from selftaught.resolve import Resolved, lasting, resolve_views
 from selftaught.rng import Key, permutation
 from selftaught.training import log
 
-_EVALUATION = "evaluation.json"
 _LARGEST_SHEET = 10**8  # pixels
 
 
@@ -88,63 +85,6 @@ def views(chosen: options.Views) -> Answer:
     claim(chosen.out, "a file", overwrite=chosen.overwrite)
     write_bytes(chosen.out, drawn)
     return Answer(str(chosen.out), text)
-
-
-def evaluate(chosen: options.Evaluate) -> Answer:
-    """Measure an encoder on labelled images, beside random init and raw pixels.
-
-    Of a run the rows are kept in RUN/evaluation.json, for its report.
-
-    Raises:
-        DataError: The images have no labels.
-        ConfigError: There is no such protocol.
-    """
-    from selftaught.evaluation import evaluate as evaluation
-
-    device, protocols = pick_device(chosen.device), chosen.protocol or ("knn", "linear")
-    evaluation.check_protocols(protocols, chosen.few)
-    encoder = open_encoder(chosen.run)
-    kept_rows(Path(chosen.run))  # damaged ones are found before minutes of work
-    images = open_images(chosen.labelled, chosen)
-    labels = label(images.checked, column=chosen.label)
-    rows = evaluation.evaluate(
-        encoder,
-        images,
-        labels,
-        protocols=protocols,
-        few=chosen.few,
-        device=device,
-        threads=chosen.threads,
-        cache=cache_folder(chosen.cache),
-    )
-    value = evaluation.as_dicts(rows)
-    asked = chosen.labelled + (f", {chosen.label}" if chosen.label else "")
-    keep_evaluation(Path(chosen.run), asked, value)
-    return answer(value, evaluation.as_text(rows), as_json=chosen.json)
-
-
-def keep_evaluation(run: Path, data: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to RUN/evaluation.json, in place of earlier ones of the same question."""
-    if not (run / "config.yaml").exists():
-        return
-    asked = {(data, row["protocol"], row["split"]) for row in rows}
-    kept = [r for r in kept_rows(run) if (r["data"], r["protocol"], r["split"]) not in asked]
-    write_json(run / _EVALUATION, [*kept, *({"data": data, **row} for row in rows)])
-
-
-def kept_rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of RUN/evaluation.json; none where there is no such file.
-
-    Raises:
-        FileError: It is damaged.
-    """
-    path = run / _EVALUATION
-    rows = read_json(path) if path.exists() else []
-    fields = dataclasses.fields(Row)
-    names = {"data", *(f.name for f in fields if f.default is dataclasses.MISSING)}
-    if isinstance(rows, list) and all(isinstance(r, dict) and r.keys() >= names for r in rows):
-        return rows
-    raise FileError(f"{path} is not a table of evaluations", "remove it, or restore it")
 
 
 def embed(chosen: options.Embed) -> Answer:

@@ -21,7 +21,9 @@ from selftaught.data.labels import Labelled, label
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.folder import open_encoder
+from selftaught.evaluating import keep_evaluation
 from selftaught.evaluation.evaluate import as_text, evaluate
+from selftaught.evaluation.few import Budget
 from selftaught.evaluation.row import Row
 from selftaught.features import features
 from selftaught.machine import cache_folder, pick_device
@@ -138,7 +140,7 @@ def _tell(story: _Story, chosen: options.Demo) -> Answer:
         for row in rows
     ]
     for question, rows in answers.items():
-        commands.keep_evaluation(run, question.words, [asdict(row) for row in rows])
+        keep_evaluation(run, question.words, [asdict(row) for row in rows])
     sections = run_sections(
         run,
         encoder,
@@ -164,7 +166,7 @@ def _answers(
 ) -> list[Row]:
     """The question with a few labels a class, with all of them, and by clusters without any."""
     labels = label(images.checked, column=question.column)
-    rows = evaluate(encoder, images, labels, few=_FEW, positive=question.positive, **how)
+    rows = evaluate(encoder, images, labels, few=(Budget(_FEW),), positive=question.positive, **how)
     rows += evaluate(encoder, images, labels, positive=question.positive, **how)
     if question.groups:
         rows += evaluate(encoder, images, labels, protocols=("clusters",), **how)

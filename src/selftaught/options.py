@@ -124,24 +124,6 @@ class Resume(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Machine):
-    """Measure an encoder on labelled images, beside random init and raw pixels."""
-
-    run: Positional[str]
-    """RUN, an encoder folder, or timm:NAME."""
-    labelled: Positional[str]
-    """Class folders, train/ and test/ of them, a table with labels, or .npz with labels."""
-    protocol: Texts = ()
-    """knn, linear, linear-sgd, clusters, layers; by default knn and linear."""
-    label: str | None = None
-    """The label's column, where there are several."""
-    few: int | None = None
-    """Train on this many images a class only."""
-    json: bool = False
-    """Print the rows as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Embed(Machine):
     """Write a vector for every image."""
 

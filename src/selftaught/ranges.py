@@ -64,7 +64,6 @@ FLAGS: dict[str, Range] = {
     "seconds": POSITIVE,
     "lr": POSITIVE,
     "store_size": SIDE,
-    "few": COUNT,
     "k": COUNT,
     "top": Range(1, 1000),
     "duplicates": Range(0, 1, above=True),

@@ -18,9 +18,12 @@ from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation import knn
-from selftaught.evaluation.evaluate import DRAWS, Entry, Measured, evaluate, measure
+from selftaught.evaluation.evaluate import evaluate, measure
+from selftaught.evaluation.few import DRAWS, Budget
+from selftaught.evaluation.judge import Measured
 from selftaught.evaluation.linear_sgd import batches
 from selftaught.evaluation.metrics import interval, resampled_counts
+from selftaught.evaluation.protocols import Entry
 from selftaught.evaluation.representation import (
     EncoderRepresentation,
     calibrate,
@@ -131,7 +134,7 @@ def test_few_labels_are_drawn_several_times() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Entry, "load", lambda entry: spy)
         subject = Vectors(DIGITS_X, "x")
-        rows = measure([subject], trial_of(labels), labels, ["knn"], few=3)
+        rows = measure([subject], trial_of(labels), labels, ["knn"], few=[Budget(3)])
     assert len(seen) == DRAWS == len({tuple(drawn) for drawn in seen})
     assert rows[0].protocol == "knn, 3 labels a class"
     assert "mean of 5 draws of training images" in rows[0].note
@@ -146,13 +149,15 @@ def test_few_where_a_class_has_fewer() -> None:
     labels = digits_labels()
     rare = labels.train[labels.labels_N[labels.train] == 4][2:]
     labels = replace(labels, train=np.setdiff1d(labels.train, rare))
-    rows = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["knn"], few=5)
+    rows = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["knn"], few=[Budget(5)])
     assert "of a class with fewer than 5, all" in rows[0].note
 
 
 def test_clusters_take_no_notice_of_few() -> None:
     labels = digits_labels()
-    rows = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["clusters"], few=3)
+    rows = measure(
+        [Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["clusters"], few=[Budget(3)]
+    )
     assert [row.metric for row in rows] == ["NMI", "ARI", "accuracy"]
     for row in rows:
         assert (row.protocol, row.split) == ("clusters", "all labelled images")
@@ -202,13 +207,15 @@ def test_mistakes_are_named(digits: tuple[Images, Labelled], encoder: Encoder) -
     images, labels = digits
     with pytest.raises(ConfigError, match="no protocol 'liner': did you mean 'linear'"):
         evaluate(encoder, images, labels, protocols=["knn", "liner"])
-    with pytest.raises(ConfigError, match="few is 0"):
-        evaluate(encoder, images, labels, few=0)
     with pytest.raises(ConfigError, match="no class"):
         evaluate(encoder, images, labels, positive="ten")
     targets = replace(labels, classes=(), labels_N=labels.labels_N * 1.5)
-    with pytest.raises(DataError, match="regression comes in a later version"):
+    with pytest.raises(DataError, match="knn wants classes, and the labels are numbers"):
         evaluate(encoder, images, targets)
+    with pytest.raises(DataError, match="regression predicts numbers, and the labels are classes"):
+        evaluate(encoder, images, labels, protocols=["regression"])
+    with pytest.raises(ConfigError, match="regression knows no classes"):
+        evaluate(encoder, images, targets, protocols=["regression"], few=[Budget(3)])
     with pytest.raises(DataError, match="no labelled image to test on"):
         evaluate(encoder, images, replace(labels, test=labels.test[:0]))
 

@@ -39,7 +39,7 @@ class Labelled:
     split: str
 
 
-def label(checked: Checked, *, column: str | None = None) -> Labelled:
+def label(checked: Checked, *, column: str | None = None, numbers: bool = False) -> Labelled:
     """Find labels and a split into train and test.
 
     Labels come from the column named; else from the column "label", the only column, or the class
@@ -50,14 +50,17 @@ def label(checked: Checked, *, column: str | None = None) -> Labelled:
     Args:
         checked: The images.
         column: Where the labels are, if there are several columns.
+        numbers: Whether labels are numbers to predict, however few different ones there are.
 
     Raises:
-        DataError: There are no labels, one class only, or nothing to learn from or to judge by.
+        DataError: There are no labels, some are no numbers where these are wanted, one class only, or nothing to learn from or to judge by.
     """
     names = [checked.source.names[i] for i in checked.index_N]
     folders = _folder_splits(names)
     values = _values(checked, names, column, folders is not None)
-    targets = _targets(values)
+    if numbers:
+        _refuse_words(checked, names, values)
+    targets = _targets(values, numbers)
     classes, labels_N = ((), targets) if targets is not None else _classes(values)
     there = ~np.isnan(labels_N) if targets is not None else labels_N >= 0
     _refuse_useless(checked, classes, targets, there)
@@ -123,14 +126,27 @@ def _folder_labels(checked: Checked, names: Sequence[str], split_folders: bool) 
     return found
 
 
-def _targets(values: Sequence[Any]) -> NDArray[np.float64] | None:
+def _refuse_words(checked: Checked, names: Sequence[str], values: Sequence[Any]) -> None:
+    for name, value in zip(names, values, strict=True):
+        if value is not None and not (isinstance(value, int | float) and np.isfinite(value)):
+            raise DataError(
+                f"{_name(checked)}: the label of {shown(name)} is {shown(str(value))}, no number",
+                "give a column of numbers with --label",
+            )
+
+
+def _targets(values: Sequence[Any], wanted: bool) -> NDArray[np.float64] | None:
     """(N,) numbers to predict, where labels are fractions of many values; None for classes."""
-    numbers = {value for value in values if value is not None}
-    if not all(isinstance(value, float) for value in numbers) or len(numbers) <= _FEW:
-        return None
-    if all(value.is_integer() for value in numbers):
+    known = {value for value in values if value is not None}
+    if not wanted and (len(known) <= _FEW or not _are_fractions(known)):
         return None
     return np.array([np.nan if value is None else value for value in values])
+
+
+def _are_fractions(known: set[Any]) -> bool:
+    """Whether they are numbers with a point, and not all of them whole."""
+    numbers = all(isinstance(value, float) for value in known)
+    return numbers and not all(value.is_integer() for value in known)
 
 
 def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

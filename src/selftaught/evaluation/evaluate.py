@@ -1,76 +1,52 @@
 """How good is an encoder? The table: this encoder beside random init and raw pixels.
 
-Every protocol answers for the same test images, without their labels; figures and 95 % bootstrap
-intervals (percentiles, less the bias of resampling) come from one place, and differences are paired
-on the same resamples.
-
-Shapes:  M images that are answered for; R draws of few training images; B resamples.
+Every protocol answers for the same test images, without their labels; figures, 95 % bootstrap
+intervals and paired differences come from one place (`judge.py`).
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib import import_module
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from selftaught.errors import ConfigError, DataError, nearest
-from selftaught.evaluation.metrics import affordable_resamples, interval, resampled_counts
+from selftaught.evaluation.few import ALL, Budget, draws, worth_trying
+from selftaught.evaluation.judge import Judge, Judged
+from selftaught.evaluation.protocols import PROTOCOLS, Entry, are_numbers, check_protocols
 from selftaught.evaluation.representation import (
+    RANDOM_SEEDS,
     EncoderRepresentation,
     Representation,
     random_init,
     raw_pixels,
 )
 from selftaught.evaluation.row import Row, as_dicts, as_text
-from selftaught.evaluation.trial import Answer, Protocol, Trial
-from selftaught.rng import Key, permutation, uniform
+from selftaught.evaluation.trial import Protocol, Trial
+from selftaught.evaluation.verdict import verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from selftaught.data.labels import Labelled
     from selftaught.data.store import Images
     from selftaught.encoders.encoder import Encoder
 
-__all__ = ["PROTOCOLS", "Row", "as_dicts", "as_text", "evaluate", "measure"]
+THIS = "this encoder"
+"""What tables call the encoder in question."""
 
-DRAWS = 5
-"""Draws of few training images that are averaged."""
-RANDOM_SEEDS = (0, 1, 2)
-"""Of the untrained networks."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the registry; nothing is imported before the protocol is used.
-
-    Attributes:
-        place: "module:function", a `Protocol`.
-        learns: Whether training labels matter to it.
-        vectors: Whether it looks at f(x), which protocols share and which is made beforehand.
-    """
-
-    place: str
-    learns: bool = True
-    vectors: bool = True
-
-    def load(self) -> Protocol:
-        """The protocol itself."""
-        module, _, name = self.place.partition(":")
-        protocol: Protocol = getattr(import_module(f"selftaught.evaluation.{module}"), name)
-        return protocol
-
-
-PROTOCOLS = {
-    "knn": Entry("knn:knn"),
-    "linear": Entry("linear:linear"),
-    "linear-sgd": Entry("linear_sgd:linear_sgd"),
-    "clusters": Entry("clusters:clusters", learns=False),
-    "layers": Entry("layers:layers", vectors=False),
-}
+__all__ = [
+    "PROTOCOLS",
+    "Row",
+    "are_numbers",
+    "as_dicts",
+    "as_text",
+    "check_protocols",
+    "evaluate",
+    "measure",
+    "verdict",
+]
 
 
 def evaluate(
@@ -79,12 +55,12 @@ def evaluate(
     labels: "Labelled",
     *,
     protocols: Sequence[str] = ("knn", "linear"),
-    few: int | None = None,
+    few: Sequence[Budget] = (),
     seed: int = 0,
     device: str = "cpu",
     threads: int = 2,
     cache: Path | None = None,
-    name: str = "this encoder",
+    name: str = THIS,
     against: "Mapping[str, Encoder] | None" = None,
     positive: str | None = None,
     epochs: int | None = None,
@@ -96,8 +72,8 @@ def evaluate(
         images: The labelled images.
         labels: Their classes, and which are for training and which for the test.
         protocols: Names of `PROTOCOLS`.
-        few: Train on so many images a class: 5 keyed draws are averaged, and the interval is over
-            draws and test images.
+        few: Train on so few images: for each, 5 keyed draws are averaged, and the interval is
+            over draws and test images. Without any, protocols look at what is theirs: all.
         seed: Of everything random.
         device: Where to compute.
         threads: For reading images.
@@ -111,14 +87,17 @@ def evaluate(
         Protocol by protocol, then representation by representation, a row a metric.
 
     Raises:
-        ConfigError: A protocol or the positive class is unknown, or `few` is below 1.
-        DataError: The labels are numbers, no image is for training or none for the test, or the
-            images have another number of channels than the encoder takes.
+        ConfigError: A protocol or the positive class is unknown, or `few` makes no sense there.
+        DataError: The labels are numbers and the protocol wants classes, or the other way round; no
+            image is for training or none for the test; or the images have another number of
+            channels than the encoder takes.
     """
-    check_protocols(protocols, few)
+    check_protocols(protocols)
     others = against or {}
     for each in (encoder, *others.values()):
         check_fits(each, images)
+    for protocol in protocols:
+        _check_labels(protocol, labels, few)
     trial = _trial(images, labels, positive)
     trial = replace(trial, seed=seed, device=device, threads=threads, epochs=epochs)
     how = {"device": device, "threads": threads, "cache": cache}
@@ -139,7 +118,7 @@ def measure(
     labels: "Labelled",
     protocols: Sequence[str],
     *,
-    few: int | None = None,
+    few: Sequence[Budget] = (),
 ) -> list[Row]:
     """The rows of any representations; differences are those of the first to each of the others.
 
@@ -150,153 +129,51 @@ def measure(
         protocols: Names of `PROTOCOLS`.
         few: As for `evaluate`.
     """
-    counts = lru_cache(maxsize=2)(resampled_counts)  # protocols share the resamples
+    judge = Judge(labels.labels_N)
     if subjects[0].encoder is not None:
         trial = replace(trial, stages=tuple(subjects[0].encoder.strides))
     rows: list[Row] = []
     for name in protocols:
-        few_here = few if PROTOCOLS[name].learns else None
-        trials, note = _draws(trial, few_here)
-        called = name if few_here is None else f"{name}, {few_here} labels a class"
-        first: dict[str, Measured] | None = None
-        for subject in subjects:
-            judged = _judge(PROTOCOLS[name], subject, trials, labels, counts)
-            some = judged.rows(subject, called, labels.split, trial.seed, first)
-            rows += [replace(row, note="; ".join(filter(None, (row.note, note)))) for row in some]
-            first = first or judged.figures
+        entry = PROTOCOLS[name]
+        contest = entry.contest(subjects)
+        if entry.vectors:
+            for subject in subjects:
+                subject.vectors(trial.images)  # not timed: protocols share them
+        for called, trials, note in _questions(name, entry, trial, few):
+            rows += compared(judge, contest, trials, called, labels.split, note)
     return rows
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A figure, and what it is in each resample, (B,), shifted so that their mean is the value.
-
-    A share stays one: the shift leads neither below 0 nor above 1.
-    """
-
-    value: float
-    resampled: NDArray[np.float64]
-
-    @classmethod
-    def centred(cls, value: float, resampled_B: NDArray[np.float64]) -> "Measured":
-        """Without the bias of resampling: doubled images make precision and NMI look better."""
-        shifted_B = resampled_B - np.nanmean(resampled_B) + value
-        all_B = [*resampled_B, value]
-        is_share = np.nanmin(all_B) >= 0 and np.nanmax(all_B) <= 1
-        return cls(value, shifted_B.clip(0, 1) if is_share else shifted_B)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a protocol found about a representation."""
-
-    figures: dict[str, Measured]
-    answer: Answer
-    seconds: float
-
-    def rows(
-        self,
-        subject: Representation,
-        protocol: str,
-        split: str,
-        seed: int,
-        first: dict[str, Measured] | None,
-    ) -> list[Row]:
-        """A row a metric; `first` is what it is compared with."""
-        rows = []
-        for metric, measured in self.figures.items():
-            low, high = interval(measured.resampled)
-            row = Row(
-                representation=subject.name,
-                protocol=protocol,
-                split=self.answer.split or split,
-                metric=metric,
-                seed=seed if subject.seed is None else subject.seed,
-                value=measured.value,
-                low=low,
-                high=high,
-                seconds=self.seconds,
-                note=self.answer.note,
-            )
-            if first is not None and metric in first:
-                low, high = interval(first[metric].resampled - measured.resampled)
-                row = replace(row, delta_low=low, delta_high=high)
-            rows.append(row)
-        return rows
-
-
-def _judge(
-    entry: Entry,
-    subject: Representation,
+def compared(
+    judge: Judge,
+    contest: Sequence[tuple[Protocol, Representation]],
     trials: Sequence[Trial],
-    labels: "Labelled",
-    counts: Callable[[int, int, int], NDArray[np.float32]],
-) -> Judged:
-    """Run the protocol on each draw and judge the mean over draws."""
-    protocol = entry.load()
-    if entry.vectors:
-        subject.vectors(trials[0].images)  # not timed: protocols share them
-    start = time.perf_counter()
-    answers = [protocol(subject, trial) for trial in trials]
-    seconds = time.perf_counter() - start
-    labels_M = labels.labels_N[answers[0].rows]
-    resamples = affordable_resamples(len(labels_M), trials[0].classes * len(trials))
-    counts_MB = counts(len(labels_M), resamples, trials[0].seed)
-    weights_RB = _draw_weights(len(trials), resamples, trials[0].seed)
-    figures = {}
-    for metric in answers[0].figures:
-        each = [answer.figures[metric] for answer in answers]
-        ones_M1 = np.ones((len(labels_M), 1), np.float32)
-        value = float(np.mean([figure(labels_M, ones_M1)[0] for figure in each]))
-        if np.isfinite(value):  # average precision needs a positive image
-            resampled_RB = np.stack([figure(labels_M, counts_MB) for figure in each])
-            figures[metric] = Measured.centred(value, (weights_RB * resampled_RB).sum(axis=0))
-    return Judged(figures, answers[0], seconds)
+    called: str,
+    split: str,
+    note: str = "",
+) -> list[Row]:
+    """The rows of representations that answer for the same draws, each by its protocol."""
+    rows: list[Row] = []
+    first: Judged | None = None
+    for protocol, subject in contest:
+        judged = judge.judge(protocol, subject, trials)
+        rows += judged.rows(called, split, first, note)
+        first = first or judged
+    return rows
 
 
-def _draw_weights(draws: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Draws are resampled too: how much each counts in each resample, (R, B), sums of 1."""
-    drawn_BR = uniform(Key(seed, "evaluation/bootstrap draws"), np.arange(resamples), draws)
-    index_BR = (drawn_BR * draws).astype(np.int64)
-    weights: NDArray[np.float64] = (index_BR == np.arange(draws)[:, None, None]).mean(axis=2)
-    return weights
-
-
-def _draws(trial: Trial, few: int | None) -> tuple[list[Trial], str]:
-    """The trial itself, or several with few training images a class each; and a note on them."""
-    if few is None:
-        return [trial], ""
-    trials = []
-    for draw in range(DRAWS):
-        order = permutation(Key(trial.seed, "evaluation/few", draw), len(trial.train))
-        classes = range(trial.classes)
-        chosen = np.concatenate([_first(order, trial.labels, k, few) for k in classes])
-        chosen.sort()
-        trials.append(replace(trial, train=trial.train[chosen], labels=trial.labels[chosen]))
-    short = np.bincount(trial.labels, minlength=trial.classes).min() < few
-    note = f"mean of {DRAWS} draws of training images"
-    return trials, f"{note}; of a class with fewer than {few}, all" if short else note
-
-
-def _first(
-    order: NDArray[np.int64], labels: NDArray[np.int64], k: int, few: int
-) -> NDArray[np.int64]:
-    """The first few positions of a class in an order; all of them where there are fewer."""
-    of_class: NDArray[np.int64] = order[labels[order] == k]
-    return of_class[:few]
-
-
-def check_protocols(protocols: Sequence[str], few: int | None = None) -> None:
-    """Refuse what `evaluate` would refuse, before any image is read.
-
-    Raises:
-        ConfigError: A protocol is unknown, or `few` is below 1.
-    """
-    if few is not None and few < 1:
-        raise ConfigError(f"few is {few}", "train on 1 image a class at least")
-    for name in protocols:
-        if name not in PROTOCOLS:
-            raise ConfigError(f"there is no protocol {name!r}", nearest(name, PROTOCOLS))
+def _questions(
+    name: str, entry: Entry, trial: Trial, few: Sequence[Budget]
+) -> Iterator[tuple[str, list[Trial], str]]:
+    """What is asked of a protocol: as the table calls it, the trials of all draws, and a note."""
+    budgets = list(few) or worth_trying(entry.few, trial.labels)
+    if not (entry.learns and budgets):
+        yield name, [trial], ""
+        return
+    for budget in budgets:
+        yield f"{name}, {budget}", *draws(trial, budget)
+    if entry.and_all:
+        yield f"{name}, {ALL}", [trial], ""
 
 
 def check_fits(encoder: "Encoder", images: "Images") -> None:
@@ -330,20 +207,37 @@ def check_range(encoder: "Encoder", images: "Images") -> None:
         )
 
 
-def _trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:
-    if not labels.classes:
+def _check_labels(protocol: str, labels: "Labelled", few: Sequence[Budget]) -> None:
+    """Whether a protocol can do anything with such labels.
+
+    Raises:
+        DataError: It cannot.
+        ConfigError: Few of them are asked for where they have no classes.
+    """
+    if PROTOCOLS[protocol].numbers and few:
+        raise ConfigError(f"{protocol} knows no classes to take few labels of", "leave --few out")
+    if PROTOCOLS[protocol].numbers and labels.classes:
         raise DataError(
-            "the labels are numbers, not classes",
-            "regression comes in a later version; give a column of classes with --label",
+            f"{protocol} predicts numbers, and the labels are classes ({labels.classes[0]}, ...)",
+            "give a column of numbers with --label, or leave --protocol out",
         )
-    train, test = (rows[labels.labels_N[rows] >= 0] for rows in (labels.train, labels.test))
+    if not (PROTOCOLS[protocol].numbers or labels.classes):
+        raise DataError(
+            f"{protocol} wants classes, and the labels are numbers",
+            "use --protocol regression, or give a column of classes with --label",
+        )
+
+
+def _trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:
+    there_N = labels.labels_N >= 0 if labels.classes else np.isfinite(labels.labels_N)
+    train, test = (rows[there_N[rows]] for rows in (labels.train, labels.test))
     for rows, use in ((train, "train on"), (test, "test on")):
         if not len(rows):
             raise DataError(f"there is no labelled image to {use}", "label more images")
     return Trial(
         images,
         train,
-        labels.labels_N[train].astype(np.int64),
+        labels.labels_N[train].astype(np.int64 if labels.classes else np.float64),
         test,
         classes=len(labels.classes),
         positive=_positive(labels.classes, positive),
@@ -351,7 +245,7 @@ def _trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:
 
 
 def _positive(classes: Sequence[str], positive: str | None) -> int:
-    if positive is None:
+    if positive is None or not classes:
         return len(classes) - 1
     if positive not in classes:
         raise ConfigError(f"there is no class {positive!r}", nearest(positive, classes))

@@ -21,6 +21,9 @@ from selftaught.views.policy import evaluation
 if TYPE_CHECKING:
     from selftaught.data.store import Images
 
+RANDOM_SEEDS = (0, 1, 2)
+"""Of the untrained networks that stand in every table."""
+
 PIXELS_SIDE = 32
 """Raw pixels are compared at 32 x 32."""
 

@@ -32,6 +32,8 @@ class Row:
     delta_low: float | None = None
     """The 95 % interval of "this encoder minus it", paired on the same resampled test images."""
     delta_high: float | None = None
+    train: int | None = None
+    """Labelled images that were learnt from; None where none were."""
 
 
 def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:

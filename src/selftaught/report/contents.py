@@ -15,6 +15,7 @@ from selftaught.data.check import Checked
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.evaluation.row import Row
+from selftaught.evaluation.verdict import verdict
 from selftaught.features import features
 from selftaught.neighbours import top_k
 from selftaught.report.filters import first_layer, last_stage
@@ -28,6 +29,7 @@ from selftaught.report.sections import (
     neighbours_section,
     table_section,
     trained_section,
+    verdict_sections,
     views_section,
 )
 from selftaught.report.sheets import picture, views_sheet
@@ -116,7 +118,8 @@ def _pixels(sides_N: NDArray[np.int64]) -> str:
 
 
 def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """One table section for each set of labelled images that the encoder was judged on."""
+    """One table section for each set of labelled images that the encoder was judged on, and above
+    it the verdict, where one was asked for."""
     if not rows:
         return [table_section([])]
     by_data: dict[str, list[Row]] = {}
@@ -124,7 +127,14 @@ def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
         fields = {name: value for name, value in row.items() if name != "data"}
         by_data.setdefault(str(row["data"]), []).append(Row(**fields))
     titles = {data: data if data.endswith("?") else f"Evaluation on {data}" for data in by_data}
-    return [table_section(group, title=titles[data]) for data, group in by_data.items()]
+    return [
+        section
+        for data, group in by_data.items()
+        for section in (
+            *verdict_sections(verdict(group), titles[data]),
+            table_section(group, title=titles[data]),
+        )
+    ]
 
 
 def sheet(

@@ -32,6 +32,9 @@ _COLOURS = {  # place-holder in the drawing: variable of style.css
     "#0a0b0c": "--main",
     "#0d0e0f": "--other",
     "#101112": "--third",
+    "#131415": "--fourth",
+    "#161718": "--fifth",
+    "#191a1b": "--sixth",
 }
 _INK, _SOFT, _LINE, *_CURVES = _COLOURS
 _FONT = 11.0  # points of the drawing, which is shown at about its own size
@@ -50,23 +53,26 @@ def curves(
     level: tuple[str, Points] | None = None,
     over: str = "step",
     chosen: float | None = None,
+    by_factors: bool = False,
 ) -> Html:
     """One small plot of curves over steps, with an optional dashed level to compare with.
 
     Args:
         title: What the vertical axis shows.
-        lines: One curve a name (three at most); values that are not finite are left out.
+        lines: One curve a name (six at most); values that are not finite are left out.
         alt: What the plot shows, in words.
         level: Name and points of the dashed curve, such as the loss of a constant output.
         over: What the horizontal axis counts.
         chosen: Which point of the horizontal axis was chosen, where the curve is a choice: the
             point is marked, and points that grow by factors stand apart evenly.
+        by_factors: Whether what the horizontal axis counts grows by factors.
     """
+    marked = chosen is not None or by_factors
     with _drawing():
         figure, axes = _canvas(title, over)
         for colour, (name, points) in zip(_CURVES, lines.items(), strict=False):
             x, y = _thinned(points)
-            apart = len(y) == 1 or (chosen is not None and len(y) <= _FEW)
+            apart = len(y) == 1 or (marked and len(y) <= _FEW)
             marker = "o" if apart else ""  # one point makes no line
             axes.plot(x, y, marker=marker, markersize=4, color=colour, linewidth=1.7, label=name)
         if level is not None:
@@ -76,6 +82,7 @@ def curves(
             _named_at_their_ends(axes)
         if chosen is not None:
             axes.axvline(chosen, color=_SOFT, linewidth=1.2, dashes=(4, 3))
+        if marked:
             _spread_evenly(axes, np.asarray(next(iter(lines.values()))[0], np.float64))
         return _svg(figure, alt)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from selftaught.evaluation.row import Row, is_long, turned
 from selftaught.report import plots
+from selftaught.report.labels import labels_figures
 from selftaught.report.page import (
     Html,
     Markup,
@@ -239,11 +240,16 @@ def table_section(rows: Sequence[Row], *, title: str = "Evaluation", words: str 
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.protocol, row.split].append(row)
-    parts = [paragraph(words)]
+    parts = [paragraph(words), *labels_figures(rows)]
     for (protocol, split), group in groups.items():
         parts += _long_table(protocol, split, group) if is_long(group) else _tables(group)
     notes = dict.fromkeys(row.note for row in rows if row.note)
     return Section(title, Html("".join(parts) + (bullets(notes) if notes else "")))
+
+
+def verdict_sections(sentences: Sequence[str], asked: str) -> list[Section]:
+    """Whether the encoder is worth it; no section without sentences."""
+    return [Section(f"Is it worth it? {asked}", bullets(sentences))] if sentences else []
 
 
 def _tables(group: Sequence[Row]) -> list[Html]:

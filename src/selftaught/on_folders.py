@@ -1,0 +1,327 @@
+"""Protocols on folders of a layout of their own: instance retrieval, and masks through clips.
+
+Neither learns from labels: a table's rows are means over queries, or over objects.
+"""
+
+import dataclasses
+import os
+import time
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught import evaluate_options
+from selftaught.assignments import parse_assignments
+from selftaught.data.clips import read_clips
+from selftaught.data.decode import decode_file
+from selftaught.data.places import Places, Query, read_places
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder
+from selftaught.errors import ConfigError, nearest
+from selftaught.evaluation import retrieval, tracking
+from selftaught.evaluation.descriptors import Recipe, cut, learn_whitening
+from selftaught.evaluation.judge import Judge, Judged
+from selftaught.evaluation.representation import (
+    RANDOM_SEEDS,
+    EncoderRepresentation,
+    Representation,
+    random_init,
+    raw_pixels,
+)
+from selftaught.evaluation.row import Row
+from selftaught.evaluation.trial import Answer
+from selftaught.inputs import open_images
+from selftaught.machine import pick_device
+from selftaught.search.local import Cells, Features, Local, sift
+from selftaught.search.verify import Verifier
+from selftaught.search.words import Words
+
+Encoders = Mapping[str, Encoder]
+Answered = Callable[[Representation], Answer]
+Describe = Callable[[NDArray[Any]], Local]
+
+_WORDS, _EACH = 10_000, 40  # words of SIFT at most; descriptors a word at least
+
+
+def on_folder(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row]:
+    """The rows of the one protocol that is asked for; differences are to the first encoder.
+
+    Raises:
+        ConfigError: Options contradict each other, or a setting makes no sense.
+        DataError: The folder is no such set, or the encoder does not take its images.
+        FileError: A file cannot be read.
+    """
+    (protocol,) = chosen.protocol
+    return FOLDERS[protocol](encoders, chosen)
+
+
+def check_folder_options(chosen: evaluate_options.Evaluate) -> None:
+    """Whether what is asked for goes together, before any work.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    asked = [name for name in chosen.protocol if name in FOLDERS]
+    if asked and len(chosen.protocol) > 1:
+        found = f"{asked[0]} needs a folder of its own layout"
+        raise ConfigError(found, "ask for it alone")
+    if asked:
+        for name in ("few", "label", "epochs"):
+            if getattr(chosen, name):
+                raise ConfigError(f"{asked[0]} learns from no labels", f"leave --{name} out")
+    if asked != ["retrieval"]:
+        for name in ("whiten", "verify"):
+            if getattr(chosen, name):
+                raise ConfigError(f"--{name} is of retrieval", "add --protocol retrieval")
+    if not asked and chosen.set:
+        raise ConfigError("--set is of retrieval and tracking", "leave it out")
+
+
+# --- retrieval
+
+
+def _retrieval(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row]:
+    """Other images of the object in an image."""
+    places = read_places(Path(chosen.labelled))
+    settings = _settings(retrieval.Settings, chosen, recipe=_settings(Recipe, chosen))
+    _all_known(chosen, retrieval.Settings, Recipe)
+    settings = dataclasses.replace(
+        settings, device=pick_device(chosen.device), threads=chosen.threads
+    )
+    images = open_images(_folder_of([*places.database, *(q.path for q in places.queries)]), chosen)
+    others = _paths(chosen.whiten, chosen) if chosen.whiten else []
+    subjects = _subjects(encoders, images, chosen)
+    by_sift = _local_features(places, sift) if chosen.verify == "sift" else None
+
+    def answered(subject: Representation) -> Answer:
+        ours = _whitened(subject, settings, others)
+        local = _cells(subject, places) if chosen.verify == "maps" else by_sift
+        rerank = local and Verifier(*local, first=settings.reranked)
+        return retrieval.retrieval(subject, places, ours, rerank=rerank).answer
+
+    called = "retrieval" + (f", verified by {chosen.verify}" if chosen.verify else "")
+    contest = [_Entrant.of(subject, answered) for subject in subjects]
+    contest.append(_Entrant.of(raw_pixels(images, **_how(chosen)), answered))
+    if by_sift:
+        words = partial(_words, places, by_sift, settings, chosen.seed)
+        contest.append(_Entrant("bag of visual words", words))
+    return _table(called, contest, chosen.seed)
+
+
+def _whitened(
+    subject: Representation, settings: retrieval.Settings, others: Sequence[Path]
+) -> retrieval.Settings:
+    """With the whitening of the subject's own regions in other images, where there are such."""
+    encoder = subject.encoder
+    if not others or encoder is None or not encoder.strides:
+        return settings
+    whitening = learn_whitening(
+        encoder, others, settings.recipe, device=settings.device, threads=settings.threads
+    )
+    recipe = dataclasses.replace(settings.recipe, whitening=whitening)
+    return dataclasses.replace(settings, recipe=recipe)
+
+
+def _cells(subject: Representation, places: Places) -> tuple[Features, Features] | None:
+    """The cells of the subject's maps in queries and database; None where there are no maps."""
+    if subject.encoder is None or not subject.encoder.strides:
+        return None
+    return _local_features(places, Cells(subject.encoder))
+
+
+def _words(
+    places: Places, local: tuple[Features, Features], settings: retrieval.Settings, seed: int
+) -> Answer:
+    """Philbin et al.'s own way: visual words of SIFT, then the same verification."""
+    queries, database = local
+    enough = sum(map(len, database)) // _EACH
+    words = Words.fit(database, max(1, min(_WORDS, enough)), seed=seed)
+    ranked_QN = np.stack([np.argsort(-words.rank(query), kind="stable") for query in queries])
+    rerank = Verifier(queries, database, first=settings.reranked)
+    for query, ranked_N in enumerate(ranked_QN):
+        first_n = ranked_N[: settings.reranked].copy()
+        ranked_N[: settings.reranked] = rerank(query, first_n)
+    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf"
+    return retrieval.Retrieved(ranked_QN, retrieval.judged(places, ranked_QN), note).answer
+
+
+def _local_features(places: Places, describe: Describe) -> tuple[Features, Features]:
+    """Local features of the queries and of the database."""
+    paths = places.database
+    queries = Features(lambda i: _query_pixels(places.queries[i]), len(places.queries), describe)
+    return queries, Features(lambda i: decode_file(paths[i], str(paths[i])), len(paths), describe)
+
+
+def _query_pixels(query: Query) -> NDArray[Any]:
+    """The part of the image that is asked with."""
+    image_HWC = decode_file(query.path, str(query.path))
+    if query.box is None:
+        return image_HWC
+    return cut(image_HWC, query.box, image_HWC.shape[:2])
+
+
+def _paths(data: str, chosen: evaluate_options.Evaluate) -> list[Path]:
+    """The files of a set of images.
+
+    Raises:
+        ConfigError: They are no files.
+    """
+    checked = open_images(data, chosen).checked
+    root = checked.source.root
+    if root is None:
+        raise ConfigError(f"the images of --whiten {data} are no files", "give a folder of images")
+    return [root / checked.source.names[i] for i in checked.index_N.tolist()]
+
+
+# --- tracking
+
+
+def _tracking(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row]:
+    """Masks carried through clips, beside the first mask that stays where it is."""
+    clips = read_clips(Path(chosen.labelled))
+    settings = _settings(tracking.Settings, chosen)
+    _all_known(chosen, tracking.Settings)
+    frames = [frame for clip in clips for frame in clip.frames]
+    images, device = open_images(_folder_of(frames), chosen), pick_device(chosen.device)
+    subjects = _subjects(encoders, images, chosen)
+
+    def answered(subject: Representation) -> Answer:
+        return _of_objects(tracking.tracking(subject, clips, settings, device=device))
+
+    first = next(iter(encoders.values()))
+    patches = tracking.raw_patches(first, device=device, threads=chosen.threads)
+    contest = [_Entrant.of(subject, answered) for subject in (*subjects, patches)]
+    contest.append(_Entrant("no motion", lambda: _of_objects(tracking.no_motion(clips))))
+    return _table("tracking", contest, chosen.seed)
+
+
+def _of_objects(tracked: Sequence[tracking.Tracked]) -> Answer:
+    objects = len(tracked)
+    figures = tracking.figures(tracked)
+    return Answer(np.arange(objects), figures, split=f"{objects} objects of clips")
+
+
+FOLDERS: Mapping[str, Callable[[Encoders, evaluate_options.Evaluate], list[Row]]] = {
+    "retrieval": _retrieval,
+    "tracking": _tracking,
+}
+"""By the name of the protocol."""
+
+
+# --- both
+
+
+def _how(chosen: evaluate_options.Evaluate) -> dict[str, Any]:
+    return {"device": pick_device(chosen.device), "threads": chosen.threads}
+
+
+def _subjects(
+    encoders: Encoders, images: Images, chosen: evaluate_options.Evaluate
+) -> list[Representation]:
+    """The encoders, and the first one's network at random init (its norms have seen the images)."""
+    how, everything = _how(chosen), np.arange(len(images.store))
+    named = [EncoderRepresentation(name, encoder, **how) for name, encoder in encoders.items()]
+    config = named[0].encoder.config
+    return [*named, *(random_init(config, images, everything, seed=s, **how) for s in RANDOM_SEEDS)]
+
+
+class _Entrant(NamedTuple):
+    """Who answers: the name in the table, how, and the seed of random weights."""
+
+    name: str
+    answer: Callable[[], Answer]
+    seed: int | None = None
+
+    @staticmethod
+    def of(subject: Representation, answered: Answered) -> "_Entrant":
+        return _Entrant(subject.name, partial(answered, subject), subject.seed)
+
+
+def _table(called: str, contest: Sequence[_Entrant], seed: int) -> list[Row]:
+    """The rows of all, compared with the first."""
+    rows: list[Row] = []
+    first: Judged | None = None
+    for entrant in contest:
+        start = time.perf_counter()
+        answer = entrant.answer()
+        seconds = time.perf_counter() - start
+        figures = Judge(np.zeros(len(answer.rows), np.int64)).figures([answer], seed)
+        own = seed if entrant.seed is None else entrant.seed
+        judged = Judged(entrant.name, own, figures, answer, None, seconds)
+        rows += judged.rows(called, "", first)
+        first = first or judged
+    return rows
+
+
+def _folder_of(paths: Sequence[Path]) -> str:
+    """The folder that all of them are in."""
+    return os.path.commonpath([path.parent.resolve() for path in paths])
+
+
+def _settings(kind: type[Any], chosen: evaluate_options.Evaluate, **others: Any) -> Any:
+    """An instance of a dataclass with the values of --set that it has.
+
+    Raises:
+        ConfigError: A value is of another type.
+    """
+    known, hints = _options(kind), typing.get_type_hints(kind)
+    given = {
+        name: _typed(name, value, hints[name])
+        for name, value in _assigned(chosen).items()
+        if name in known
+    }
+    return kind(**given, **others)
+
+
+def _options(kind: type[Any]) -> list[str]:
+    """The fields that a user may set: those of plain values."""
+    hints = typing.get_type_hints(kind)
+    plain = (int, float, str, str | None, tuple[float, ...])
+    hidden = ("device", "threads")
+    return [name for name, hint in hints.items() if hint in plain and name not in hidden]
+
+
+def _assigned(chosen: evaluate_options.Evaluate) -> dict[str, Any]:
+    values = parse_assignments(chosen.set)
+    return {name.removeprefix("options."): value for name, value in values.items()}
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A value of --set as the field wants it.
+
+    Raises:
+        ConfigError: It is of another type.
+    """
+    numbers = value if isinstance(value, list) else [value]
+    if hint == tuple[float, ...] and all(_is_number(one) for one in numbers):
+        return tuple(map(float, numbers))
+    fits = (
+        (hint is int and type(value) is int)
+        or (hint is float and _is_number(value))
+        or (hint in (str, str | None) and isinstance(value, str))
+    )
+    if not fits:
+        wanted = getattr(hint, "__name__", str(hint))
+        raise ConfigError(f"--set {name}={value!r:.40}", f"give a value of type {wanted}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _all_known(chosen: evaluate_options.Evaluate, *kinds: type[Any]) -> None:
+    """Whether every --set is of one of these.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    known = [name for kind in kinds for name in _options(kind)]
+    for name in _assigned(chosen):
+        if name not in known:
+            raise ConfigError(f"there is no setting {name!r}", nearest(name, known))
