@@ -53,7 +53,8 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
         numbers: Whether labels are numbers to predict, however few different ones there are.
 
     Raises:
-        DataError: There are no labels, some are no numbers where these are wanted, one class only, or nothing to learn from or to judge by.
+        DataError: There are no labels, some are no numbers where these are wanted, one class only,
+            or nothing to learn from or to judge by.
     """
     names = [checked.source.names[i] for i in checked.index_N]
     folders = _folder_splits(names)

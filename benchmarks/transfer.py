@@ -1,0 +1,120 @@
+"""What encoders are worth on Imagenette and on a corridor, beside a supervised one.
+
+    python -m benchmarks.transfer --data DIR [--mobilenet FILE] [--seconds 300] [--keep DIR]
+
+DIR holds imagenette_128 and vpr_corridor as `unpack.py` lays them out. SimCLR and DeepCluster train
+on Imagenette's training images for --seconds each, at 64 px, and are judged on its val images by
+every protocol on labels; fine-tuning with 1 % and 10 % of the labels stands beside the same network
+from scratch. The corridor is walked twice: which place is it? FILE holds torchvision's MobileNetV2,
+whose labels were ImageNet's: it has seen Imagenette's classes.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import selftaught
+from benchmarks.measure import hardware, publish
+from selftaught.evaluation.row import Row, as_text
+from selftaught.evaluation.verdict import verdict
+
+RESULTS = Path(__file__).parents[1] / "docs/results.md"
+SIDE = 64
+SETTINGS = {"simclr": {}, "deepcluster": {"method": "deepcluster"}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, judge, print, and write the section of docs/results.md."""
+    chosen = parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as passing:
+        folder = (chosen.keep or Path(passing)).resolve()
+        folder.mkdir(exist_ok=True)
+        first, *others = encoders(chosen, folder)
+        labelled = str(chosen.data / "imagenette_128")
+        rows = on_labels(first, labelled, others, chosen)
+        corridor = on_corridor(first, str(chosen.data / "vpr_corridor"), others)
+    text = page(rows, corridor, chosen)
+    print(text)
+    publish(RESULTS, "transfer", text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    options.add_argument("--data", type=Path, required=True, help="where the sets lie unpacked")
+    options.add_argument("--mobilenet", type=Path, help="torchvision's weights")
+    options.add_argument("--seconds", type=float, default=300, help="of each training")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--keep", type=Path, help="an empty folder for all that is made")
+    return options
+
+
+def encoders(chosen: argparse.Namespace, folder: Path) -> list[str]:
+    """What is judged: SimCLR first."""
+    train = str(chosen.data / "imagenette_128/train")
+    found = []
+    for name, settings in SETTINGS.items():
+        how: dict[str, Any] = {"image_size": SIDE, "seconds": chosen.seconds, **settings}
+        selftaught.pretrain(train, out=folder / name, seed=chosen.seed, **how)
+        found.append(str(folder / name))
+    if chosen.mobilenet:
+        out = folder / "mobilenet"
+        selftaught.import_(chosen.mobilenet, out=out, image_size=128)
+        found.append(str(out))
+    return found
+
+
+def on_labels(
+    first: str, labelled: str, others: Sequence[str], chosen: argparse.Namespace
+) -> list[Row]:
+    """The rows of every protocol on Imagenette's labels."""
+    protocols = ("knn", "linear", "fewshot", "clusters", "worth")
+    how = {"seed": chosen.seed}
+    rows = selftaught.evaluate(first, labelled, protocol=protocols, against=others, **how).value
+    few, trained = ("1%", "10%"), others[:1]
+    tuned = selftaught.evaluate(
+        first, labelled, protocol=("finetune",), few=few, against=trained, **how
+    )
+    return [Row(**row) for row in (*rows, *tuned.value)]
+
+
+def on_corridor(first: str, folder: str, others: Sequence[str]) -> list[Row]:
+    """Places that are found again, without and with verification."""
+    how: dict[str, Any] = {"protocol": ("retrieval",), "against": others, "set": ("longest=256",)}
+    plain = selftaught.evaluate(first, folder, **how).value
+    verified = selftaught.evaluate(first, folder, verify="sift", **how).value
+    return [Row(**row) for row in (*plain, *verified)]
+
+
+def page(rows: Sequence[Row], corridor: Sequence[Row], chosen: argparse.Namespace) -> str:
+    """What docs/results.md says."""
+    budget = (
+        f"{hardware()}, seed {chosen.seed}. SimCLR (this encoder) and DeepCluster trained on "
+        f"Imagenette's training images for {chosen.seconds:g} s each, resnet8 at {SIDE} px."
+    )
+    again = "`python -m benchmarks.transfer` measures it anew."
+    parts = [
+        "## What encoders are worth",
+        budget,
+        "\n".join(f"* {sentence}" for sentence in verdict(rows)),
+        f"```\n{_short(as_text(rows))}\n```",
+        "A corridor, walked twice (111 queries, 256 px on the longer side):",
+        f"```\n{_short(as_text(corridor))}\n```",
+        again,
+    ]
+    return "\n\n".join(parts)
+
+
+def _short(text: str) -> str:
+    """Encoders by the last part of their paths."""
+    words = [word for word in text.split() if word.count("/") > 1]
+    for word in sorted(set(words), key=len, reverse=True):
+        text = text.replace(word, Path(word).name.ljust(len(word)))
+    return text
+
+
+if __name__ == "__main__":
+    main()
