@@ -217,18 +217,25 @@ def _jpeg_orientation(data: bytes) -> int:
         return 1
 
 
-def _by_pillow(data: bytes, name: str) -> Decoded:
+@contextlib.contextmanager
+def opened(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image that Pillow opened and has not loaded yet; what Pillow raises becomes BadImage."""
     try:
-        with _strict(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _strict(), Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(*image.size, name)
-            notes = _notes(image)
-            image.load()
-            pixels = _pixels(image)
-            turn = _orientation(image)  # after loading: a TIFF is upright by now
+            yield image
     except BadImage:
         raise
     except _PILLOW_ERRORS as error:
         raise BadImage(name, _reason(error, data)) from None
+
+
+def _by_pillow(data: bytes, name: str) -> Decoded:
+    with opened(data, name) as image:
+        notes = _notes(image)
+        image.load()
+        pixels = _pixels(image)
+        turn = _orientation(image)  # after loading: a TIFF is upright by now
     if pixels is None:
         raise BadImage(name, f"unsupported type ({image.mode})")
     return Decoded(_upright(pixels, turn), notes)

@@ -8,6 +8,7 @@ Shapes:  M test images; K classes; B resamples (columns of counts_MB, float32 wh
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from selftaught.rng import Key, uniform
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
-Figure = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float64]]
-"""From labels_M and counts_MB to the figure of each resample, (B,)."""
+Figure = Callable[[NDArray[Any], NDArray[np.float32]], NDArray[np.float64]]
+"""From labels_M (classes, or float64 targets) and counts_MB to each resample's figure, (B,)."""
 
 RESAMPLES = 1000
 _Z95 = 1.959963984540054  # 97.5 % of a normal distribution lie below
@@ -113,6 +114,25 @@ def matched_accuracy(
         table_kK[cluster_J, label_J] = shared_J
         matched_B[b] = table_kK[linear_sum_assignment(table_kK, maximize=True)].sum()
     return _share(matched_B, counts_MB.sum(axis=0, dtype=float))
+
+
+def mean_absolute_error(
+    predicted_M: Floats, targets_M: NDArray[np.float64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Mean of |prediction - target|, (B,)."""
+    error_M = np.abs(predicted_M - targets_M)
+    return _share(error_M @ counts_MB, counts_MB.sum(axis=0, dtype=float))
+
+
+def r_squared(
+    predicted_M: Floats, targets_M: NDArray[np.float64], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """R2 = 1 - sum (y - prediction)^2 / sum (y - mean y)^2, (B,); nan where all y are alike."""
+    y_M = targets_M - targets_M.mean()
+    square_B, sum_B = y_M**2 @ counts_MB, y_M @ counts_MB
+    spread_B = square_B - sum_B**2 / counts_MB.sum(axis=0, dtype=float)
+    spread_B = np.where(spread_B > 1e-12 * square_B, spread_B, 0)  # what is less is rounding
+    return 1 - _share((predicted_M - targets_M) ** 2 @ counts_MB, spread_B)
 
 
 def resampled_counts(images: int, resamples: int, seed: int) -> NDArray[np.float32]:

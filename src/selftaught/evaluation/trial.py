@@ -9,7 +9,7 @@ Shapes:  N images of the trial; n of them to learn from, M to answer for; K clas
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,9 @@ class Trial:
     Attributes:
         images: All of them; `train` and `test` are rows.
         train: (n,) int64.
-        labels: (n,) int64: the class of each row of `train`.
+        labels: (n,) int64: the class of each row of `train`; or float64: the number to predict.
         test: (M,) int64.
-        classes: K.
+        classes: K; 1 where numbers are predicted.
         positive: The class whose average precision is asked for where there are two.
         seed: Of everything random.
         device: Where to compute.
@@ -48,7 +48,7 @@ class Trial:
 
     images: "Images"
     train: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     test: NDArray[np.int64]
     classes: int
     positive: int = 1

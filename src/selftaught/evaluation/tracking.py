@@ -1,0 +1,382 @@
+"""Masks carried through a clip by what an encoder finds alike: nothing is trained on it.
+
+Jabri, Owens, Efros, "Space-time correspondence as a contrastive random walk", NeurIPS 2020 (arXiv
+2006.14613), section 4.1; Caron et al. 2021, "DINO" (arXiv 2104.14294), section 4.2.2. Position q of
+a frame takes its label y from the k positions p that look most like it, among those of the first
+frame and of the last n frames that lie within a square of radius r around it:
+
+    y_q = sum_p w_p y_p        w = softmax_p( cos(f_q, f_p) / tau )
+
+f is a map of the encoder; y of the first frame is its mask, reduced to the map; y of later frames
+is what was found there. Enlarged to the frame, the largest label wins.
+
+                        k    n    r    tau     stride of f
+    here                7    7    12   0.1     8
+    DINO's code         5    7    12   0.1     8 or 16
+    random walk's      10   20    12   0.05    8
+
+Shapes:  H, W of a frame; h, w of its map, D numbers a position; O objects and the background;
+         n frames to look at; Q positions of a tile, K positions near it; M objects of all clips;
+         B resamples.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from selftaught.data.clips import VOID, Clip
+from selftaught.encoders.encoder import Encoder
+from selftaught.encoders.pictures import check_values, pixels
+from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.evaluation.masks import contour_accuracy, region_similarity
+from selftaught.evaluation.metrics import Figure
+from selftaught.evaluation.representation import (
+    EncoderRepresentation,
+    Representation,
+    check_finite,
+)
+from selftaught.features import evaluating
+from selftaught.views.tensors import normalise, resize, to_unit
+
+STRIDE = 8
+"""The map is that of the last stage with a stride of at most so many pixels."""
+
+_TILE = {"cpu": 8, "cuda": 32}  # positions a side that are looked up together
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How masks are carried.
+
+    Attributes:
+        stage: Whose map f is, one of `Encoder.strides`; None: the last with a stride of 8 or less,
+            or the last of the finest where all are coarser. The last stage of most networks has a
+            stride of 32: an object of a few positions cannot be drawn.
+        side: Pixels of a frame's shorter side as the encoder sees it; 480 in both papers.
+        top: k.
+        frames: n.
+        radius: r, in positions of the map.
+        temperature: tau.
+    """
+
+    stage: str | None = None
+    side: int = 480
+    top: int = 7
+    frames: int = 7
+    radius: int = 12
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, least in {"side": 1, "top": 1, "frames": 0, "radius": 0}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}", f"give {least} at least")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature:g}", "give a number above 0")
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """How well one object was followed: means over the frames that are judged.
+
+    Attributes:
+        clip: Name of its clip.
+        value: Of the object in the masks.
+        j: Region similarity.
+        f: Contour accuracy.
+        frames: How many were judged.
+    """
+
+    clip: str
+    value: int
+    j: float
+    f: float
+    frames: int
+
+
+def tracking(
+    subject: Representation,
+    clips: Sequence[Clip],
+    settings: Settings | None = None,
+    *,
+    device: str = "cpu",
+) -> tuple[Tracked, ...]:
+    """Follow every object of every clip from its mask in the first frame.
+
+    Args:
+        subject: Whose maps are compared.
+        clips: With a mask after the first frame each.
+        settings: How; by default `Settings()`.
+        device: Where to compute.
+
+    Raises:
+        ConfigError: The subject has no stages, or none of that name.
+        DataError: A clip has no mask to judge by, a file cannot be read, frames have channels or
+            values that the encoder does not take, or its map is not finite.
+    """
+    settings = settings or Settings()
+    for clip in clips:
+        judged_frames(clip)
+    followed = (judged(clip, carried(subject, clip, settings, device=device)) for clip in clips)
+    return tuple(one for objects in followed for one in objects)
+
+
+def no_motion(clips: Sequence[Clip]) -> tuple[Tracked, ...]:
+    """What keeping the first mask for all frames is worth: who sees nothing gets as much."""
+    stay = (((t, clip.mask(0)) for t in judged_frames(clip)) for clip in clips)
+    return tuple(
+        one for clip, found in zip(clips, stay, strict=True) for one in judged(clip, found)
+    )
+
+
+def raw_patches(encoder: Encoder, **how: Any) -> EncoderRepresentation:
+    """What an encoder has to beat: a position is its 8 x 8 pixels, in that encoder's units.
+
+    Args:
+        encoder: Its channels, range, mean and std are taken.
+        how: device and threads of the representation.
+    """
+    config = replace(encoder.config, architecture="pixels", front="none", options={})
+    patches = Encoder(config, _Patches(STRIDE), dim=config.in_channels * STRIDE**2)
+    return EncoderRepresentation("raw pixels", patches, **how)
+
+
+class _Patches(nn.PixelUnshuffle):
+    """A network of one stage that holds the pixels of each position."""
+
+    feature_info = ({"module": "pixels", "reduction": STRIDE},)
+
+    def forward_intermediates(
+        self, x_NCHW: Tensor, *, intermediates_only: bool = True
+    ) -> list[Tensor]:
+        return [self(x_NCHW)]
+
+
+# ---- judging
+
+
+def judged_frames(clip: Clip) -> tuple[int, ...]:
+    """Frames after the first that have a mask.
+
+    Where all have one, as in DAVIS, the last is left out, as DAVIS' own evaluation leaves it out.
+
+    Raises:
+        DataError: There is none.
+    """
+    frames = tuple(t for t in sorted(clip.masks) if t > 0)
+    if not frames:
+        raise DataError(
+            f"the clip {clip.name} has a mask of its first frame only",
+            "add masks of other frames to judge by",
+        )
+    every = len(frames) == len(clip.frames) - 1
+    return frames[:-1] if every and len(frames) > 1 else frames
+
+
+def judged(clip: Clip, found: Iterable[tuple[int, NDArray[np.int32]]]) -> list[Tracked]:
+    """Every object of a clip, from the masks (H, W) that were found in some frames."""
+    similarities: dict[int, list[tuple[float, float]]] = {value: [] for value in clip.objects}
+    for t, found_HW in found:
+        true_HW = clip.mask(t)
+        for value, so_far in similarities.items():
+            here_HW, there_HW = (found_HW == value) & (true_HW != VOID), true_HW == value
+            j, f = region_similarity(here_HW, there_HW), contour_accuracy(here_HW, there_HW)
+            so_far.append((j, f))
+    means = {value: np.mean(pairs, axis=0) for value, pairs in similarities.items()}
+    return [
+        Tracked(clip.name, value, float(j), float(f), len(similarities[value]))
+        for value, (j, f) in means.items()
+    ]
+
+
+def figures(tracked: Sequence[Tracked]) -> dict[str, Figure]:
+    """J&F, J and F as means over objects, to be resampled by object; labels are not looked at."""
+    j_M, f_M = np.array([(one.j, one.f) for one in tracked]).T
+    values = {"J&F": (j_M + f_M) / 2, "J": j_M, "F": f_M}
+    return {name: partial(_mean, values_M) for name, values_M in values.items()}
+
+
+def _mean(
+    values_M: NDArray[np.float64], labels_M: NDArray[Any], counts_MB: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    mean_B: NDArray[np.float64] = values_M @ counts_MB / counts_MB.sum(axis=0, dtype=float)
+    return mean_B
+
+
+# ---- carrying
+
+
+def carried(
+    subject: Representation, clip: Clip, settings: Settings, *, device: str = "cpu"
+) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """The mask (H, W) found in each frame that is judged, with the frame's number.
+
+    Raises:
+        ConfigError: As `tracking`.
+        DataError: As `tracking`.
+    """
+    if subject.encoder is None:
+        raise ConfigError(f"{subject.name} has no maps", "tracking takes a network")
+    stage = chosen_stage(subject.encoder.strides, settings.stage, called=subject.name)
+    size = scaled_size(clip.size, settings.side, max(subject.encoder.strides.values()))
+    encoder = _for_size(subject.encoder.to(device), size)
+
+    def seen(t: int) -> Tensor:
+        map_Dhw = unit_map(encoder, stage, clip.frame(t), size)
+        check_finite(subject.name, bool(map_Dhw.isfinite().all()))
+        return map_Dhw
+
+    first_Dhw, judged = seen(0), judged_frames(clip)
+    label_Ohw = reduced(clip.mask(0), clip.objects, first_Dhw.shape[1:]).to(first_Dhw.device)
+    first, recent = (first_Dhw, label_Ohw), deque[tuple[Tensor, Tensor]](maxlen=settings.frames)
+    for t in range(1, judged[-1] + 1):
+        map_Dhw = seen(t)
+        maps_nDhw, labels_nOhw = map(torch.stack, zip(first, *recent, strict=True))
+        label_Ohw = propagate(
+            map_Dhw,
+            maps_nDhw,
+            labels_nOhw,
+            top=settings.top,
+            radius=settings.radius,
+            temperature=settings.temperature,
+        )
+        recent.append((map_Dhw, label_Ohw))
+        if t in judged:
+            yield t, enlarged(label_Ohw, clip.objects, clip.size)
+
+
+def propagate(
+    map_Dhw: Tensor,
+    maps_nDhw: Tensor,
+    labels_nOhw: Tensor,
+    *,
+    top: int,
+    radius: int,
+    temperature: float,
+) -> Tensor:
+    """The label of every position, (O, h, w): the sum of the module's docstring.
+
+    It is worked out tile by tile, for the products of a tile of positions with all that are near
+    one of them are few more than are needed, and their matrix is small.
+
+    Args:
+        map_Dhw: f of the frame in question, of unit length at each position.
+        maps_nDhw: f of the frames to look at.
+        labels_nOhw: Their labels.
+        top: k; all positions near where there are fewer.
+        radius: r.
+        temperature: tau.
+    """
+    h, w = map_Dhw.shape[1:]
+    out_Ohw = labels_nOhw.new_empty(labels_nOhw.shape[1:])
+    side = _TILE["cpu" if map_Dhw.device.type == "cpu" else "cuda"]
+    for rows in _parts(h, side):
+        for columns in _parts(w, side):
+            near = (slice(None), slice(None), _widened(rows, radius), _widened(columns, radius))
+            far_QK = _apart(rows, near[2], columns, near[3], radius, (h, w)).to(map_Dhw.device)
+            tile_DQ, maps_nDK = map_Dhw[:, rows, columns].flatten(1), maps_nDhw[near].flatten(2)
+            cosine_nQK = (tile_DQ.T @ maps_nDK).masked_fill_(far_QK, -torch.inf)
+            cosine_QP = cosine_nQK.transpose(0, 1).flatten(1)  # P = n K positions to choose from
+            best = cosine_QP.topk(min(top, cosine_QP.shape[1]))
+            weight_Qk = (best.values / temperature).softmax(dim=1)
+            label_OP = labels_nOhw[near].transpose(0, 1).flatten(1)
+            label_OQ = (label_OP[:, best.indices] * weight_Qk).sum(dim=2)
+            out_Ohw[:, rows, columns] = label_OQ.view_as(out_Ohw[:, rows, columns])
+    return out_Ohw
+
+
+def _parts(length: int, side: int) -> Iterator[slice]:
+    return (slice(start, min(start + side, length)) for start in range(0, length, side))
+
+
+def _widened(part: slice, radius: int) -> slice:
+    return slice(max(0, part.start - radius), part.stop + radius)
+
+
+def _apart(
+    rows: slice, near_rows: slice, columns: slice, near_columns: slice, radius: int, size: Any
+) -> Tensor:
+    """Which positions K lie outside of the square around each position Q of a tile, (Q, K)."""
+    y, near_y, x, near_x = (
+        torch.arange(length)[part]
+        for part, length in zip(
+            (rows, near_rows, columns, near_columns), np.repeat(size, 2).tolist(), strict=True
+        )
+    )
+    far_y = (y[:, None] - near_y).abs() > radius
+    far_x = (x[:, None] - near_x).abs() > radius
+    far = far_y[:, None, :, None] | far_x[None, :, None, :]
+    return far.flatten(2).flatten(0, 1)
+
+
+# ---- between frames and maps
+
+
+def chosen_stage(strides: Mapping[str, int], stage: str | None, *, called: str) -> str:
+    """The stage whose map is compared; see `Settings`.
+
+    Raises:
+        ConfigError: There are no stages, or none of that name.
+    """
+    if not strides:
+        raise ConfigError(f"{called} has no stages", "tracking takes a network that has maps")
+    if stage is not None and stage not in strides:
+        raise ConfigError(f"{called} has no stage {stage!r}", nearest(stage, strides))
+    most = max(STRIDE, min(strides.values()))
+    return stage or [name for name, stride in strides.items() if stride <= most][-1]
+
+
+def scaled_size(size: tuple[int, int], side: int, stride: int) -> tuple[int, int]:
+    """H and W as the encoder sees them: the shorter is about `side`, both multiples of a stride."""
+    H, W = (max(1, round(length * side / min(size) / stride)) * stride for length in size)
+    return H, W
+
+
+def unit_map(
+    encoder: Encoder, stage: str, frame_HWC: NDArray[Any], size: tuple[int, int]
+) -> Tensor:
+    """f: the map of a stage, (D, h, w), of unit length at each position.
+
+    Raises:
+        DataError: The frame has channels or values that the encoder does not take.
+    """
+    config, like = encoder.config, next(encoder.parameters(), torch.empty(0))
+    raw_HWC = pixels(frame_HWC, config.in_channels)
+    check_values(raw_HWC, config.intensity)
+    x_HWC = to_unit(torch.from_numpy(resize(raw_HWC, *size)), config.intensity)
+    x_1CHW = normalise(x_HWC.permute(2, 0, 1)[None], config.intensity)
+    with evaluating(encoder), torch.autocast(like.device.type, enabled=False):
+        map_Dhw = encoder.stages(x_1CHW.to(like.device, like.dtype))[stage][0].float()
+        return F.normalize(map_Dhw, dim=0)
+
+
+def _for_size(encoder: Encoder, size: tuple[int, int]) -> Encoder:
+    """The encoder; where its positions are learnt for one size, a copy with these resampled."""
+    if size == (encoder.config.image_size,) * 2 or not hasattr(encoder.trunk, "set_input_size"):
+        return encoder
+    copied: Any = copy.deepcopy(encoder)
+    copied.trunk.set_input_size(img_size=size)
+    return copied  # type: ignore[no-any-return]
+
+
+def reduced(mask_HW: NDArray[np.int32], objects: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Labels (O, h, w) of a mask: the share of a position's area that is background, or object."""
+    one_hot = np.stack([mask_HW == value for value in (0, *objects)])
+    label_1Ohw = F.interpolate(torch.from_numpy(one_hot).float()[None], tuple(size), mode="area")
+    return label_1Ohw[0]
+
+
+def enlarged(label_Ohw: Tensor, objects: Sequence[int], size: tuple[int, int]) -> NDArray[np.int32]:
+    """The mask (H, W) of labels: bilinear between positions, and the largest wins."""
+    label_1OHW = F.interpolate(label_Ohw[None], size, mode="bilinear", align_corners=False)
+    values = np.array([0, *objects], np.int32)
+    found_HW: NDArray[np.int32] = values[label_1OHW[0].argmax(dim=0).cpu().numpy()]
+    return found_HW
