@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from selftaught.data.places import Places, read_places
+from selftaught.data.store import open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.imports import read_checkpoint
 from selftaught.evaluation import ranking
 from selftaught.evaluation.descriptors import Recipe
-from selftaught.evaluation.representation import EncoderRepresentation
-from selftaught.evaluation.retrieval import Settings, retrieval
+from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
+from selftaught.evaluation.retrieval import Settings, judged, retrieval
 from tests.oracles import retrieval as oracle
 from tests.support.real_images import ROOT, unpacked
 
@@ -101,8 +102,18 @@ def test_the_corridor_is_read_as_it_is(corridor: Places) -> None:
         assert max(abs(position - number) for position in query.good) <= 10, "places in order"
 
 
+def test_raw_pixels_know_places_better_than_chance(corridor: Places, tmp_path: Path) -> None:
+    images = open_images(str(corridor.database[0].parent), cache=tmp_path)
+    found = retrieval(raw_pixels(images), corridor)
+    chance = np.tile(np.random.default_rng(0).permutation(111), (111, 1))
+    values = judged(corridor, chance)
+    for metric in ("mAP", "recall@1", "recall@5"):
+        assert found.values[metric].mean() > values[metric].mean() + 0.2, metric
+    assert found.note.startswith("raw pixels has no maps")
+
+
 def measured(encoder: Encoder, corridor: Places, pool: str) -> dict[str, float]:
-    found = retrieval(EncoderRepresentation(pool, encoder), corridor, Settings(Recipe(pool, 320)))
+    found = retrieval(EncoderRepresentation(pool, encoder), corridor, Settings(Recipe(pool, 160)))
     return {name: float(np.mean(values)) for name, values in found.values.items()}
 
 
@@ -116,5 +127,5 @@ def test_a_trained_network_knows_places_and_a_random_one_some(corridor: Places) 
     untrained = build(EncoderConfig("mobilenetv2_100", image_size=128), seed=0)
     for pool in ("rmac", "gem", "mean"):
         ours, random = (measured(e, corridor, pool) for e in (trained, untrained))
-        assert ours["mAP"] > random["mAP"] + 0.1, pool
-        assert ours["recall@1"] > random["recall@1"] + 0.1, pool
+        assert ours["mAP"] > random["mAP"] + 0.2, pool
+        assert ours["recall@1"] > random["recall@1"] + 0.3, pool

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from selftaught.data import places
@@ -96,7 +98,7 @@ def test_corrupt_images_are_left_out(tmp_path: Path) -> None:
         *("all_souls_1", "all_souls_2", "town_3", "town_4")
     }
     assert found.queries[0].junk == frozenset()
-    assert found.notes == ("2 corrupt images are left out",)
+    assert found.notes == ("corrupt images, left out: 2",)
     assert len(set(places.CORRUPT)) == 20
 
 
@@ -129,7 +131,7 @@ def test_images_may_be_counted_and_queries_may_have_boxes(tmp_path: Path) -> Non
     found = read_places(plain(tmp_path / "set" / "inner", *lines).parent)
     (query,) = found.queries
     assert (query.name, query.box, query.good) == ("q2", (1, 2, 3, 4), {0, 1, 2})
-    assert found.notes == ("1 images of queries/ have no line and are left out",)
+    assert found.notes == ("images of queries/ without a line, left out: 1",)
 
 
 def test_names_win_over_counting_where_all_of_a_column_are_names(tmp_path: Path) -> None:
@@ -267,6 +269,63 @@ def test_folders_that_are_missing_or_empty(tmp_path: Path) -> None:
     refused(folder, "has no folder database/: put the images into database/ or reference/")
     (folder / "database").mkdir()
     refused(folder, "database holds no images")
+
+
+@pytest.fixture(scope="module")
+def any_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plain(tmp_path_factory.mktemp("any"), "")
+
+
+TABLE = ("query", "reference", "kind", "x1", "y1", "x2", "y2")
+CELLS = st.sampled_from(["q1", "a", "0", "2", "-1", "", "1.5", "good", "nan", "x" * 9]) | st.text()
+LINES = st.lists(st.lists(CELLS, min_size=2, max_size=7).map(",".join), max_size=4)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["query,reference", "reference,query,kind", ",".join(TABLE)]), LINES)
+def test_any_table_is_read_or_refused(any_set: Path, header: str, lines: list[str]) -> None:
+    text = "\n".join([header, *lines])
+    (any_set / "ground_truth.csv").write_bytes(text.encode("utf-8", "replace"))
+    read_or_refused(any_set)
+
+
+KEYS = ("imlist", "qimlist", "gnd", "bbx", "easy", "hard", "junk")
+SMALL = {"imlist": ["a", "b"], "qimlist": ["q1"]}
+
+
+@pytest.fixture(scope="module")
+def any_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return revisited(tmp_path_factory.mktemp("any"))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["a", "b", "z", ""]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=12,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(VALUES, VALUES, VALUES)
+def test_any_json_is_read_or_refused(
+    any_json: Path, imlist: object, box: object, of: object
+) -> None:
+    gnd = [{"bbx": box, "easy": of, "hard": [], "junk": []}]
+    for value in (imlist, {"imlist": imlist, "qimlist": ["a"], "gnd": of}, SMALL | {"gnd": gnd}):
+        (any_json / "gnd_small.json").write_text(json.dumps(value))
+        read_or_refused(any_json)
+
+
+def read_or_refused(folder: Path) -> None:
+    try:
+        found = read_places(folder)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        everything = set(range(len(found.database)))
+        assert all(query.good | query.ok | query.junk <= everything for query in found.queries)
 
 
 def refused(folder: Path, said: str) -> None:

@@ -175,7 +175,7 @@ def test_the_answer_is_that_of_other_protocols(town: Places) -> None:
         assert ones == pytest.approx([found.values[name][1:].mean()])
         assert figure(np.zeros(9, np.int64), counts).shape == (20,)
     assert answer.note == (
-        "rmac, 96 px on the longer side; 1 queries without a right image are left out; made by hand"
+        "rmac, 96 px on the longer side; queries without a right image, left out: 1; made by hand"
     )
 
 
@@ -184,8 +184,8 @@ def test_the_note_says_how_images_were_described(town: Places) -> None:
     recipe = Recipe("gem", 64, (1, 0.5), whitening=whitening)
     found = retrieval(subject(), town, Settings(recipe, augment=1, expand=2))
     assert found.note == (
-        "gem, 64 + 32 px on the longer side; whitened to 4; database averaged with 1 neighbours; "
-        "queries expanded by 2; made by hand"
+        "gem, 64 + 32 px on the longer side; whitened to 4; neighbours averaged into the database: "
+        "1; images found first, averaged into queries: 2; made by hand"
     )
     flat = EncoderRepresentation("flat", Encoder(EncoderConfig("x", image_size=8), Flat(), dim=192))
     assert retrieval(flat, town, Settings(RECIPE)).note.startswith("flat has no maps: f(x) of")

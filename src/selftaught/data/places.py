@@ -164,7 +164,7 @@ def _oxford(folder: Path, paths: list[Path]) -> Places:
         corrupt |= {PurePosixPath(line).stem for line, _ in lines_of(listed)}
     images = NamedImages(subfolder(folder, IMAGE_FOLDERS) or folder, corrupt)
     queries = tuple(_oxford_query(path, images, corrupt) for path in paths)
-    notes = (f"{images.dropped} corrupt images are left out",) if images.dropped else ()
+    notes = (f"corrupt images, left out: {images.dropped}",) if images.dropped else ()
     return Places(queries, images.paths, "oxford", notes)
 
 
@@ -280,7 +280,7 @@ def _plain(_: Path, paths: list[Path]) -> Places:
         for i, one in sorted(asked.items())
     )
     unasked = len(queries.paths) - len(asked)
-    note = f"{unasked} images of {queries.folder.name}/ have no line and are left out"
+    note = f"images of {queries.folder.name}/ without a line, left out: {unasked}"
     return Places(made, database.paths, "plain", (note,) if unasked else ())
 
 

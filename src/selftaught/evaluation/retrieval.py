@@ -270,10 +270,10 @@ def _note(
     if recipe.whitening is not None:
         how.append(f"whitened to {len(recipe.whitening.variances_P)}")
     if settings.augment:
-        how.append(f"database averaged with {settings.augment} neighbours")
+        how.append(f"neighbours averaged into the database: {settings.augment}")
     if settings.expand:
-        how.append(f"queries expanded by {settings.expand}")
+        how.append(f"images found first, averaged into queries: {settings.expand}")
     without = int(np.isnan(values["mAP"]).sum())
     if without:
-        how.append(f"{without} queries without a right image are left out")
+        how.append(f"queries without a right image, left out: {without}")
     return "; ".join((*how, *places.notes))
