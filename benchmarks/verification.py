@@ -1,0 +1,185 @@
+"""Spatial verification: warps of photographs found among outliers, and speeds, beside OpenCV.
+
+    python -m benchmarks.verification [--warps 500] [--corridor DIR] [--json FILE]
+
+Crops of the two photographs that scikit-learn ships (240 x 320) are warped by a scale from 0.6 to
+1.6, a turn up to 45 degrees and a shear up to 0.2, and their brightness changes; of the matches a
+share is replaced by random ones. A warp is found where no corner is more than 3 px off. The rival
+gets the same matches: OpenCV's RANSAC for an affine transform, at the same tolerance.
+
+DIR holds vpr_corridor as `unpack.py` lays it out: queries and references along one corridor. Each
+query's references are ranked by words, then re-ranked; a reference within the published truth is
+right.
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks import measure
+from selftaught.search.local import Features, Local, sift
+from selftaught.search.verify import RATIO, Verifier, explained, matched, verify
+from selftaught.search.words import Words
+from tests.support.photographs import photograph, photographs
+from tests.support.warps import miss, warped
+
+Found = NDArray[np.float64] | None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    chosen = parser().parse_args(arguments)
+    found = {"hardware": measure.hardware(), "speed": speeds()}
+    found["warps"] = [warps(chosen.warps, share) for share in (0.3, 0.6, 0.8)]
+    if chosen.corridor:
+        found["corridor"] = corridor(chosen.corridor)
+    text = json.dumps(found, indent=1)
+    print(text)
+    if chosen.json:
+        chosen.json.write_text(text + "\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    options.add_argument("--warps", type=int, default=500)
+    options.add_argument("--corridor", type=Path, help="vpr_corridor, unpacked")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    return options
+
+
+# --- speed
+
+
+def speeds() -> dict[str, float]:
+    """Of SIFT and of verification, with about 1,000 keypoints an image."""
+    rng = np.random.default_rng(0)
+    china = photographs()[0]
+    one, alike = sift(china), sift(warped(china, rng).image_HWC)
+    other = sift(photographs()[1])
+    pairs = matched(one, alike, RATIO)
+    seconds = {
+        "sift": median_seconds(lambda: sift(china)),
+        "match": median_seconds(lambda: matched(one, alike, RATIO)),
+        "explain": median_seconds(lambda: explained(one, alike, pairs)),
+        "verify": median_seconds(lambda: verify(one, alike)),
+        "verify another": median_seconds(lambda: verify(one, other)),
+    }
+    return {
+        "keypoints": len(one),
+        "keypoints of the other": len(alike),
+        "matches": len(pairs),
+        "keypoints/s": len(one) / seconds["sift"],
+        "pairs/s alike": 1 / seconds["verify"],
+        "pairs/s of different photographs": 1 / seconds["verify another"],
+        **{f"ms to {name}": 1000 * value for name, value in seconds.items()},
+    }
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
+    """Of one call, after two to warm up."""
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[2:]))
+
+
+# --- warps
+
+
+def warps(count: int, share: float) -> dict[str, Any]:
+    """How many of so many warps are found with this share of outliers, and how exactly."""
+    rng = np.random.default_rng(0)
+    misses: dict[str, list[float]] = {"selftaught": [], "OpenCV's RANSAC": []}
+    for k in range(count):
+        if k % 10 == 0:
+            image = photograph(rng, 240, 320)
+            original = sift(image)
+        warp = warped(image, rng)
+        other = sift(warp.image_HWC)
+        pairs = matched(original, other, RATIO)
+        wrong = rng.permutation(len(pairs))[: round(share * len(pairs))]
+        pairs[wrong, 1] = rng.integers(0, len(other), len(wrong))
+        answers = {
+            "selftaught": explained(original, other, pairs).transform_23,
+            "OpenCV's RANSAC": opencv(original, other, pairs),
+        }
+        for name, answer in answers.items():
+            off = np.inf if answer is None else miss(image, answer, warp.truth_23)
+            misses[name].append(off)
+    return {
+        "share of outliers": share,
+        **{name: summary(np.array(values)) for name, values in misses.items()},
+    }
+
+
+def opencv(one: Local, other: Local, pairs_M2: NDArray[np.int64]) -> Found:
+    """An affine transform by random samples of three matches, refined to its inliers."""
+    if len(pairs_M2) < 3:
+        return None
+    z, y = one.xy_N2[pairs_M2[:, 0]], other.xy_N2[pairs_M2[:, 1]]
+    threshold = float(other.tolerance_N[0])
+    return cv2.estimateAffine2D(z, y, ransacReprojThreshold=threshold)[0]
+
+
+def summary(miss_n: NDArray[np.float64]) -> dict[str, float]:
+    """Share within 3 px, and the median."""
+    return {"within 3 px": float((miss_n <= 3).mean()), "median px": float(np.median(miss_n))}
+
+
+# --- a corridor
+
+
+def corridor(folder: Path) -> dict[str, float]:
+    """Mean average precision and the share of queries with a right one first."""
+    queries, references = (sorted((folder / name).glob("*.jpg")) for name in ("query", "ref"))
+    right: dict[int, set[int]] = {}
+    with (folder / "ground_truth.csv").open() as file:
+        for line in csv.DictReader(file):
+            right.setdefault(int(line["query"]), set()).add(int(line["reference"]))
+
+    def features(files: list[Path]) -> Features:
+        return Features(lambda i: np.asarray(Image.open(files[i]).convert("RGB")), len(files))
+
+    asked, database = features(queries), features(references)
+    words = Words.fit(database, 1000)
+    verifier = Verifier(asked, database, first=len(references))
+    before, after = [], []
+    for q in right:
+        order = np.argsort(-words.rank(asked[q]), kind="stable")
+        before.append(precision(order, right[q]))
+        after.append(precision(verifier(q, order), right[q]))
+    names = ("mAP", "first right")
+    figures = zip((before, after), ("words", "verified"), strict=True)
+    return {
+        "queries": len(right),
+        "keypoints": float(np.median([len(one) for one in asked])),
+        **{
+            f"{way}: {name}": float(np.mean(column))
+            for rows, way in figures
+            for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        },
+    }
+
+
+def precision(order_n: NDArray[np.int64], right: set[int]) -> tuple[float, float]:
+    """Average precision, and 1 where the first is right."""
+    hit_n = np.isin(order_n, list(right))
+    at_n = np.cumsum(hit_n) / np.arange(1, len(hit_n) + 1)
+    return float(at_n[hit_n].mean()), float(hit_n[0])
+
+
+if __name__ == "__main__":
+    main()
