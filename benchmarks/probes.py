@@ -1,0 +1,260 @@
+"""The linear probe: ours against scikit-learn's logistic regression, to the same objective or less.
+
+    python -m benchmarks.probes --data DIR [--encoder FOLDER] [--cache DIR] [--json FILE]
+
+The vectors are those of CIFAR-10's training images (DIR/train.npz) from a resnet18 at 32 px, 512
+numbers each: untrained, its batch norms calibrated, or from the encoder in FOLDER. Both are given
+the same float32 vectors and minimise the same objective, on standardised x,
+
+    1/n sum_i CE(W x_i + b, y_i) + lambda/2 |W|^2,
+
+from zero, standardisation included. scikit-learn's solver is lbfgs, with its default tolerance and
+the iterations that are named: 100 is its default, and too few. The objectives are computed anew, by
+one function, in float64.
+
+Shapes:  n vectors, D their size; K classes.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import measure
+from benchmarks.measure import Row, append, compare, markdown
+from selftaught.evaluation import linear
+from selftaught.machine import cores
+
+ROOT = Path(__file__).parents[1]
+RESULTS, ROWS = ROOT / "docs/results.md", ROOT / "runs/benchmarks/probes.jsonl"
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Found = tuple[Floats, Floats]
+"""W (K, D) and b (K,), for standardised vectors."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Vectors and their classes."""
+
+    x_nD: NDArray[np.float32]
+    labels_n: NDArray[np.int64]
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self.labels_n.max()) + 1
+
+    def standardised(self) -> NDArray[np.float64]:
+        """What an objective is computed on, by its definition."""
+        x_nD = self.x_nD.astype(np.float64)
+        deviation_D = x_nD.std(axis=0)
+        dead_D = deviation_D <= 1e-5 * np.abs(x_nD.mean(axis=0)) + 1e-12
+        return (x_nD - x_nD.mean(axis=0)) / np.where(dead_D, np.inf, deviation_D)
+
+    def objective(self, found: Found, strength: float) -> float:
+        """Of weights for standardised vectors."""
+        W_KD, b_K = (np.asarray(part, np.float64) for part in found)
+        scores_nK = self.standardised() @ W_KD.T + b_K
+        scores_nK -= scores_nK.max(axis=1, keepdims=True)
+        right_n = scores_nK[np.arange(len(scores_nK)), self.labels_n]
+        losses_n = np.log(np.exp(scores_nK).sum(axis=1)) - right_n
+        return float(losses_n.mean() + strength / 2 * (W_KD**2).sum())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of times, and both objectives.
+
+    Attributes:
+        row: For the table.
+        strength: lambda.
+        ours: Our objective.
+        rival: The rival's.
+        iterations: How many it took, and how many it might take.
+    """
+
+    row: Row
+    strength: float
+    ours: float
+    rival: float
+    iterations: tuple[int, int]
+
+
+def problem_from(chosen: Any) -> Problem:
+    """The first images, as the encoder sees them; vectors are kept in the cache folder."""
+    from selftaught.data.labels import label
+    from selftaught.data.store import open_images
+    from selftaught.encoders.encoder import EncoderConfig
+    from selftaught.encoders.folder import open_encoder
+    from selftaught.evaluation.representation import EncoderRepresentation, random_init
+
+    images = open_images(str(prefix(chosen)), cache=chosen.cache)
+    how = {"cache": chosen.cache, "threads": cores(), "device": chosen.device}
+    if chosen.encoder:
+        subject = EncoderRepresentation("given", open_encoder(str(chosen.encoder)), **how)
+    else:
+        config = EncoderConfig(
+            "resnet18", images.checked.channels, 32, intensity=images.checked.intensity
+        )
+        subject = random_init(config, images, np.arange(len(images.store)), seed=0, **how)
+    return Problem(subject.vectors(images), label(images.checked).labels_N.astype(np.int64))
+
+
+def prefix(chosen: Any) -> Path:
+    """The array file, or one of its first images alone."""
+    whole = Path(chosen.data) / "train.npz"
+    if chosen.images is None:
+        return whole
+    part = Path(chosen.cache) / f"first-{chosen.images}.npz"
+    if not part.exists():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with closing(np.load(whole, allow_pickle=False)) as arrays:
+            np.savez(part, **{name: arrays[name][: chosen.images] for name in arrays})
+    return part
+
+
+def our_fit(problem: Problem, strength: float, device: str) -> Callable[[], Found]:
+    """What the package fits with, the axes included."""
+    x_nD = torch.from_numpy(problem.x_nD).to(device)
+    labels_n = torch.from_numpy(problem.labels_n).to(device)
+
+    def fit() -> Found:
+        axes = linear.principal_axes(x_nD)
+        z_nr = axes.project(x_nD)
+        start = linear.zero_weights(z_nr, problem.classes)
+        weights = linear.fit(z_nr, labels_n, axes.variance_r, start, strength=strength)
+        deviation_D = (x_nD - axes.mean_D).square().mean(dim=0).sqrt()
+        turn_Dr = deviation_D[:, None] * axes.map_Dr
+        return (weights[:, :-1] @ turn_Dr.T).cpu().numpy(), weights[:, -1].cpu().numpy()
+
+    return fit
+
+
+def scikit_learns_fit(
+    problem: Problem, strength: float, iterations: int, taken: list[int]
+) -> Callable[[], Found]:
+    """scikit-learn's, standardisation included; how many iterations it took is noted."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    def fit() -> Found:
+        s_nD = StandardScaler().fit_transform(problem.x_nD)
+        model = LogisticRegression(C=1 / (len(s_nD) * strength), max_iter=iterations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(s_nD, problem.labels_n)
+        taken.append(int(model.n_iter_[0]))
+        if problem.classes == 2:  # it keeps one row for the two
+            return np.concatenate([-model.coef_, model.coef_]) / 2, _both(model.intercept_)
+        return model.coef_, model.intercept_
+
+    return fit
+
+
+def _both(b_1: Floats) -> Floats:
+    return np.concatenate([-b_1, b_1]) / 2
+
+
+def measured(
+    problem: Problem, strength: float, iterations: int, threads: int, chosen: Any
+) -> Measured:
+    """Ours against scikit-learn's, in turns.
+
+    Raises:
+        ValueError: Our objective is higher, and a comparison of times would say nothing.
+    """
+    from threadpoolctl import threadpool_limits
+
+    taken: list[int] = []
+    mine = our_fit(problem, strength, chosen.device)
+    theirs = scikit_learns_fit(problem, strength, iterations, taken)
+    n, D = problem.x_nD.shape
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        ours, rival = (problem.objective(fit(), strength) for fit in (mine, theirs))
+        if ours > rival * (1 + TOLERANCE):
+            raise ValueError(f"lambda {strength:g}: ours is {ours:.7f}, theirs {rival:.7f}")
+        row = compare(
+            f"logistic regression, {n:,} x {D}, {problem.classes} classes, lambda {strength:g}, "
+            f"{threads} thread{'s' * (threads != 1)}",
+            {"selftaught": mine, f"scikit-learn, at most {iterations} iterations": theirs},
+            repeats=chosen.repeats,
+            warmup=0,  # they have just run
+            packages=["scikit-learn", "scipy"],
+        )
+    return Measured(row, strength, ours, rival, (taken[0], iterations))
+
+
+TOLERANCE = 1e-6
+"""Of the objective, relative: what float32 can tell."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write the rows and their part of docs/results.md."""
+    chosen = parser().parse_args(arguments)
+    problem = problem_from(chosen)
+    found = [
+        measured(problem, strength, iterations, threads, chosen)
+        for threads in chosen.threads
+        for strength in chosen.strengths
+        for iterations in chosen.iterations
+    ]
+    rows = [each.row for each in found]
+    for row in rows:
+        append(ROWS, row)
+    report = f"{markdown(rows)}\n{objectives(found)}\n{words(chosen)}\n"
+    print(report)
+    if chosen.json:
+        measure.write_json(chosen.json, rows)
+    if measure.publishes(chosen):
+        measure.publish(RESULTS, "probes", f"## The linear probe\n\n{report}")
+
+
+def objectives(found: Sequence[Measured]) -> str:
+    """A line a strength and number of iterations: what both came to."""
+    lines = ["| lambda | scikit-learn's iterations | its objective | ours |", "|---|---|---|---|"]
+    for each in found:
+        taken, most = each.iterations
+        line = f"| {each.strength:g} | {taken} of at most {most} | {each.rival:.6f} "
+        lines.append(f"{line}| {each.ours:.6f} |")
+    return "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def words(chosen: Any) -> str:
+    """What was measured."""
+    whose = "the given encoder" if chosen.encoder else "a resnet18 at 32 px, untrained, calibrated"
+    return (
+        f"The vectors are those of CIFAR-10's training images from {whose}. Times hold all from "
+        "float32 vectors to weights, standardisation included; scikit-learn has its default "
+        "tolerance.\n`python -m benchmarks.probes` measures it anew."
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's options."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    options.add_argument("--data", type=Path, required=True, help="folder with train.npz")
+    options.add_argument("--encoder", type=Path, help="a run or an encoder folder")
+    options.add_argument("--cache", type=Path, default=ROOT / "runs/benchmarks/probes")
+    options.add_argument("--images", type=int, help="the first so many, for a trial")
+    options.add_argument("--strengths", type=float, nargs="+", default=[1e-1, 1e-2, 1e-3, 1e-4])
+    options.add_argument("--iterations", type=int, nargs="+", default=[100, 1000])
+    options.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores()}))
+    options.add_argument("--device", default="cpu", help="where ours computes")
+    options.add_argument("--repeats", type=int, default=5)
+    measure.output_options(options)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""Fine-tuning: every weight of the encoder learns the training labels, below a new linear head.
+
+Beside it stands the same network from scratch: "random init", trained by the same recipe.
+
+The recipe is google-research/simclr's for 1 % of ImageNet's labels, 12,811 images: LARS, momentum
+0.9, learning rate 0.005 sqrt(batch), no weight decay, cosine without warm-up, 60 epochs of batches
+of 1,024, crops and flips; a head of zeros, which like biases and norms has no trust ratio; batch
+norm in training mode. What differs, for small networks and few images:
+
+* An epoch has 12 steps, as it has there, of batches of 16 to 1,024 images; below 192 images there
+  are more epochs, for LARS moves a weight by a share of its norm, and it takes steps to get far.
+* Several learning rates are tried. The released one suits an encoder that knows much; a network
+  from scratch has further to go, and at that rate alone it would be no match.
+* A fifth of the training images is held out. The network is looked at some 20 times; the learning
+  rate and the moment of the highest held-out accuracy count (of equal ones, the one of the lowest
+  cross-entropy). The paper's number of epochs is fixed. The test images are looked at once, at the
+  end. With fewer than 5 images a class nothing is held out: the released rate and the last epoch.
+* h goes to the head directly; there the first layer of SimCLR's head is between them.
+
+Shapes:  n training images, B of a batch, M that are answered for; K classes; C channels, S pixels a
+         side.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from selftaught.encoders.encoder import Encoder
+from selftaught.errors import DataError
+from selftaught.evaluation.linear import held_out
+from selftaught.evaluation.linear_sgd import TRAINING_VIEWS, zero_head
+from selftaught.evaluation.representation import Representation, whole_batches
+from selftaught.evaluation.trial import Answer, Trial, classified
+from selftaught.features import evaluating, views
+from selftaught.rng import Key, permutation
+from selftaught.training.optimizers import build_optimizer, set_lr
+from selftaught.training.schedule import lr_at, scaled_lr
+from selftaught.views.policy import evaluation
+
+LEARNING_RATES = (0.005, 0.04)
+"""Before their scaling by sqrt(batch); the first is the released one."""
+EPOCHS, STEPS = 60, 12
+"""And of how many steps an epoch is at least, if there are images for them."""
+BATCHES = (16, 1024)
+"""Images of the smallest batch and of the largest."""
+FEW = 5
+"""Images a class, on average, below which none is held out."""
+MOMENTS = 20
+"""How often a network is looked at while it learns, about."""
+
+_BATCH = 256  # images at a time where nothing is learnt
+
+
+class Network(nn.Module):
+    """A copy of the encoder, and a head of zeros; all of it float32 and to be trained."""
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.head = zero_head(encoder.dim, classes)
+        self.requires_grad_(True).float()
+
+    def forward(self, x_BCSS: Tensor) -> Tensor:
+        """Logits, (B, K)."""
+        scores_BK: Tensor = self.head(self.encoder(x_BCSS))
+        return scores_BK
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How so many images are learnt.
+
+    Attributes:
+        epochs: How often each image is seen.
+        batch_size: B.
+        peaks: The learning rates that are tried, scaled.
+    """
+
+    epochs: int
+    batch_size: int
+    peaks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A network at a moment of its training.
+
+    Attributes:
+        worth: Its held-out accuracy, and minus its cross-entropy: the higher, the better.
+        network: What it was then.
+        peak: The learning rate that led to it.
+        epoch: After how many epochs.
+    """
+
+    worth: tuple[float, float]
+    network: Network
+    peak: float
+    epoch: int
+
+
+def finetune(subject: Representation, trial: Trial) -> Answer:
+    """Train a copy of the whole network; the encoder that was given stays as it is.
+
+    Raises:
+        DataError: The training diverges at every learning rate.
+    """
+    assert subject.encoder is not None
+    held_n = held_out_part(trial)
+    learn, held = part(trial, ~held_n), part(trial, held_n)
+    recipe = recipe_for(learn, several=bool(held_n.any()))
+    with _keyed_dropout(trial):
+        best = best_moment(subject.encoder, learn, held, recipe)
+    scores_MK = None if best is None else logits(best.network, trial, trial.test).softmax(dim=1)
+    if scores_MK is None or not bool(scores_MK.isfinite().all()):
+        raise DataError(
+            f"{subject.name} diverges when it is fine-tuned",
+            "its weights or outputs are very large; train again with a lower --lr",
+        )
+    return classified(trial, scores_MK.numpy(), _note(subject, recipe, bool(held_n.any())))
+
+
+def takes(subject: Representation) -> bool:
+    """Whether there are weights to train; raw pixels, for one, have none."""
+    return subject.encoder is not None and next(subject.encoder.parameters(), None) is not None
+
+
+def held_out_part(trial: Trial) -> NDArray[np.bool_]:
+    """Which training images are held out, (n,): a fifth of each class, but no class's last image.
+
+    None of them is where there are fewer than 5 images a class.
+    """
+    held_n = next(held_out(torch.from_numpy(trial.labels), trial.seed)).numpy()
+    held_n = held_n & (len(trial.labels) >= FEW * len(np.unique(trial.labels)))
+    lost = np.setdiff1d(trial.labels, trial.labels[~held_n])
+    return held_n & ~np.isin(trial.labels, lost)
+
+
+def part(trial: Trial, which_n: NDArray[np.bool_]) -> Trial:
+    """The trial with some of its training images."""
+    return replace(trial, train=trial.train[which_n], labels=trial.labels[which_n])
+
+
+def recipe_for(learn: Trial, *, several: bool = True) -> Recipe:
+    """The released recipe for so many images; one learning rate where none can be chosen."""
+    n, (smallest, largest) = len(learn.train), BATCHES
+    batch_size = min(n, max(smallest, n // STEPS), largest)
+    enough = math.ceil(EPOCHS * STEPS / (n // batch_size))
+    rates = LEARNING_RATES if several else LEARNING_RATES[:1]
+    return Recipe(
+        epochs=max(EPOCHS, enough) if learn.epochs is None else learn.epochs,
+        batch_size=batch_size,
+        peaks=tuple(scaled_lr(rate, batch_size, "sqrt") for rate in rates),
+    )
+
+
+def best_moment(encoder: Encoder, learn: Trial, held: Trial, recipe: Recipe) -> Moment | None:
+    """The moment that the held-out images prefer; the last one, if there are none.
+
+    None: the training diverges at once at every learning rate.
+    """
+    best: Moment | None = None
+    for peak in recipe.peaks:
+        for epoch, network in moments(encoder, learn, recipe, peak):
+            worth = judged(network, held) if len(held.train) else (float(epoch), 0.0)
+            if math.isfinite(worth[1]) and (best is None or worth > best.worth):
+                best = Moment(worth, copy.deepcopy(network), peak, epoch)
+    return best
+
+
+def moments(
+    encoder: Encoder, learn: Trial, recipe: Recipe, peak: float
+) -> Iterator[tuple[int, Network]]:
+    """Train; the epochs that have passed and the network, some 20 times and at the end.
+
+    It ends early once a weight is not finite.
+    """
+    network = Network(encoder, learn.classes)
+    network.to(device=learn.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer("lars", groups(network), weight_decay=0.0, momentum=0.9)
+    steps = len(learn.train) // recipe.batch_size
+    every = max(1, recipe.epochs // MOMENTS)
+    for epoch in range(recipe.epochs):
+        for step, (x_BCSS, labels_B) in enumerate(
+            batches(network, learn, recipe.batch_size, epoch), epoch * steps
+        ):
+            total = recipe.epochs * steps
+            set_lr(optimizer, lr_at(step, peak=peak, total_steps=total, warmup=0))
+            network.train(len(labels_B) > 1)  # one image has no statistics
+            optimizer.zero_grad()
+            F.cross_entropy(network(x_BCSS), labels_B).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+            return
+        if (epoch + 1) % every == 0 or epoch + 1 == recipe.epochs:
+            yield epoch + 1, network
+
+
+def groups(network: Network) -> list[dict[str, Any]]:
+    """Weights; and biases, norms and the head, which have no trust ratio."""
+    head = set(network.head.parameters())
+    named = list(network.named_parameters())
+    scaled = {name for name, p in named if p.ndim > 1 and p not in head}
+    return [
+        {"params": [(name, p) for name, p in named if name in scaled]},
+        {"params": [(name, p) for name, p in named if name not in scaled], "excluded": True},
+    ]
+
+
+def batches(
+    network: Network, learn: Trial, batch_size: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch's views (B, C, S, S) and labels (B,), in a new order."""
+    order = permutation(Key(learn.seed, "evaluation/order", epoch), len(learn.train))
+    positions = whole_batches(order, batch_size)
+    made = views(
+        network.encoder,
+        learn.images,
+        [learn.train[those] for those in positions],
+        TRAINING_VIEWS,
+        seed=learn.seed,
+        epoch=epoch,
+        threads=learn.threads,
+    )
+    with contextlib.closing(made):
+        for those, x_BCSS in zip(positions, made, strict=True):
+            yield x_BCSS, torch.from_numpy(learn.labels[those]).to(learn.device)
+
+
+def judged(network: Network, held: Trial) -> tuple[float, float]:
+    """Accuracy on the held-out images, and minus the cross-entropy."""
+    scores_nK, labels_n = logits(network, held, held.train), torch.from_numpy(held.labels)
+    accuracy = (scores_nK.argmax(dim=1) == labels_n).double().mean().item()
+    return accuracy, -F.cross_entropy(scores_nK, labels_n).item()
+
+
+def logits(network: Network, trial: Trial, rows_M: NDArray[np.int64]) -> Tensor:
+    """What the network says of the evaluation view of some images, (M, K), in memory."""
+    parts = np.split(rows_M, range(_BATCH, len(rows_M), _BATCH))
+    policy = evaluation(network.encoder.config.image_size)
+    made = views(network.encoder, trial.images, parts, policy, threads=trial.threads)
+    with evaluating(network), contextlib.closing(made):
+        return torch.cat([network(x_BCSS).cpu() for x_BCSS in made])
+
+
+@contextlib.contextmanager
+def _keyed_dropout(trial: Trial) -> Iterator[None]:
+    """Dropout draws from torch's generators; afterwards they are as they were."""
+    gpus = [torch.device(trial.device)] if trial.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(trial.seed)
+        if gpus:
+            torch.cuda.manual_seed(trial.seed)
+        yield
+
+
+def _note(subject: Representation, recipe: Recipe, chosen: bool) -> str:
+    if subject.seed is not None:
+        return f"{subject.name}: the network from scratch, by the same recipe"
+    how = (
+        "learning rate and epoch chosen on a held-out fifth of the training images"
+        if chosen
+        else "too few images a class to hold any out: the last epoch"
+    )
+    return f"{recipe.epochs} epochs of batches of {recipe.batch_size}; {how}"
