@@ -184,13 +184,18 @@ def import_(chosen: options.Import) -> Answer:
 
     Raises:
         FileError: The file is damaged, unsafe or of no known layout, or --out is in the way.
-        ConfigError: The network cannot take images of --image-size.
+        ConfigError: There is no network --encoder, or it cannot take images of --image-size.
     """
     from selftaught.encoders.folder import save_encoder
     from selftaught.encoders.imports import read_checkpoint
 
     check_out(chosen.out, "an encoder", overwrite=chosen.overwrite, inputs=[str(chosen.file)])
-    found = read_checkpoint(chosen.file, image_size=chosen.image_size)
+    found = read_checkpoint(
+        chosen.file,
+        image_size=chosen.image_size,
+        encoder=chosen.encoder,
+        pixels=chosen.pixels,
+    )
     shape = found.encoder.config
     claim(chosen.out, "an encoder", overwrite=chosen.overwrite)
     origin = f"Imported from {chosen.file.name}, {found.layout}."

@@ -155,15 +155,20 @@ class Export(Machine):
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Make somebody else's checkpoint an encoder folder: DeepCluster's, or torchvision's."""
+    """Make somebody else's checkpoint an encoder folder; its names tell which network it is."""
 
     file: Positional[Path]
-    """A .pth, .pt or .tar of torch.save's, or .safetensors; nothing in it can run. Known are
-    DeepCluster's AlexNet and VGG-16, and torchvision's MobileNetV2 and ResNets."""
+    """A .pth, .pt or .tar of torch.save's, or .safetensors; nothing in it can run. Known by their
+    names, behind any prefix: ResNets, MobileNetV2, DeepCluster's AlexNet and VGG-16."""
     out: Path
     """The encoder folder to write."""
+    encoder: str | None = None
+    """Which network it is, by timm's name; for networks that the file's names do not tell."""
     image_size: int | None = None
-    """Side in pixels of the images that it shall take; by default 224."""
+    """Side in pixels of the images that it shall take; by default 224 (32 with a small stem)."""
+    pixels: Literal["imagenet", "unit", "symmetric"] | None = None
+    """What pixels become: less ImageNet's mean, by its std; 0 to 1; -1 to 1. By default as the
+    layout says: unit for SimCLR's, imagenet for others."""
     overwrite: bool = False
     """Replace what is at --out."""
 

@@ -129,7 +129,9 @@ def test_golden_losses_are_named_in_the_changelog(method: str) -> None:
 
 
 def test_every_golden_file_belongs_to_a_method() -> None:
-    keys = {"deepcluster_alexnet", "deepcluster_vgg16", "torchvision_mobilenet_v2"}
+    keys = {"deepcluster_alexnet", "deepcluster_vgg16", "torchvision_mobilenet_v2", "wrapped"}
+    keys |= {"torchvision_resnet18", "torchvision_resnet50", "timm_mobilenetv2_100"}
+    keys |= {"simclr_resnet50"}
     others = {"command_line", *keys}
     assert {path.stem for path in GOLDEN.glob("*.txt")} == {*REGISTRY, *others}
 

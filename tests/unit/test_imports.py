@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import selftaught
 from selftaught import files
 from selftaught.cli import DONE, main
-from selftaught.encoders import imports
+from selftaught.encoders import deepclusters, imports
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.imports import read_checkpoint
 from selftaught.errors import FileError
@@ -72,7 +72,7 @@ def checkpoint(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """AlexNet's checkpoint as released, but for images of 65 px and with four units in fc6, fc7."""
     config = functools.partial(EncoderConfig, image_size=65, options={"fc": 4})
-    monkeypatch.setattr(imports, "EncoderConfig", config)
+    monkeypatch.setattr(deepclusters, "EncoderConfig", config)
     changed = {"classifier.1.weight": (4, 256), "classifier.4.weight": (4, 4)}
     changed |= {"classifier.1.bias": (4,), "classifier.4.bias": (4,), "top_layer.weight": (7, 4)}
     return checkpoint(released("alexnet") | changed)
@@ -234,7 +234,7 @@ BAD: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
         lambda t: {n: v for n, v in t.items() if "classifier" not in n},
         r"lacks classifier.1.bias, classifier.1.weight, classifier.4.bias and 1 more",
     ),
-    (with_(fc__weight=torch.zeros(2)), "holds fc.weight, which alexnet does not have"),
+    (with_(extra__weight=torch.zeros(2)), "holds extra.weight, which alexnet does not have"),
     (with_(classifier__4__bias=torch.zeros(5)), r"classifier.4.bias has shape \(5,\), not \(4,\)"),
     (with_(classifier__4__bias=torch.full((4,), torch.nan)), "classifier.4.bias holds values"),
     (with_(classifier__4__bias=torch.zeros(4).long()), "classifier.4.bias is of torch.int64"),

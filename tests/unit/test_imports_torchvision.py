@@ -103,7 +103,7 @@ def test_other_forms_of_the_file_give_the_same_encoder(
     assert torch.equal(trunk.conv_head.weight, tensors["features.18.0.weight"])
     assert torch.equal(trunk.blocks[1][1].bn3.bias, tensors["features.3.conv.3.bias"])
     assert trunk.bn1.num_batches_tracked == (0 if change is uncounted else 7)
-    left_out = "Left out: classifier.1, the classifier of 1,000 classes."
+    left_out = "Left out: classifier.1 (1,000 outputs)."
     assert found.notes == (() if change is headless else (left_out,))
 
 
@@ -121,7 +121,7 @@ BAD: list[tuple[str, Callable[[dict[str, Tensor]], Any], str]] = [
         r"conv_stem.weight has shape \(32, 1, 3, 3\)",
     ),
     ("resnet18", renamed("layer4.1.", "layer4.2."), "lacks layer4.1.bn1.bias"),
-    ("resnet18", lambda t: t | {"projection.0.weight": torch.zeros(2)}, "holds projection.0"),
+    ("resnet18", lambda t: t | {"extra.0.weight": torch.zeros(2)}, "holds extra.0"),
     ("resnet18", renamed("layer1.1.", "layer1.7.conv1."), "of no network that can be imported"),
     ("resnet18", renamed("layer", "block"), "of no network that can be imported"),
 ]
@@ -146,7 +146,7 @@ def test_the_folder_is_timms_network_at_the_size_that_was_asked_for(
     torch.save(network.state_dict(), path)
     assert main(["import", str(path), "--out", str(out), "--image-size", "128"]) == DONE
     printed = capsys.readouterr().out
-    for said in ("mobilenetv2_100 for 128 px, front none", "1,000 classes", "whoever trained"):
+    for said in ("mobilenetv2_100 for 128 px, front none", "1,000 outputs", "whoever trained"):
         assert said in printed
     assert "DeepCluster" not in printed
     encoder = selftaught.load(out)

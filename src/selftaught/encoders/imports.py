@@ -1,34 +1,68 @@
 """Checkpoints of other programs, made into encoders: the only place where torch.load is called.
 
-Known are two layouts. That of DeepCluster's released AlexNet and VGG-16 (Caron et al. 2018):
-tensors under "state_dict"; features.module.0.weight and so on, since only the convolutions were
-trained on several GPUs; top_layer, the classifier of the last epoch's pseudo-classes; sobel.0 and
-sobel.1, the fixed filters. And that of torchvision's networks, read by `torchvisions.py`. Files of
-before torch 0.4.1 do not count batches: num_batches_tracked starts at 0.
+What is read is found in a file however deep its mappings are, behind whatever prefix, by LAYOUTS;
+any other network of timm's by its own names, once it is said which. Nothing is loaded in part: a
+tensor that is missing, too many or of another shape is named, unless it is clearly of a head.
 """
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.encoders.deepclusters import FIRST, deepclusters
+from selftaught.encoders.encoder import OWN, Encoder, EncoderConfig, build, check_architecture
 from selftaught.encoders.folder import load_weights
-from selftaught.encoders.sobel import HORIZONTAL, VERTICAL
-from selftaught.encoders.torchvisions import NETWORKS, translated
+from selftaught.encoders.layouts import (
+    LICENCE,
+    PIXELS,
+    Found,
+    Layout,
+    Match,
+    best_prefix,
+    is_aside,
+    left_out,
+    recognised,
+    taken,
+    under,
+)
+from selftaught.encoders.resnets import named_by_layers, named_by_numbers, named_by_simclr
+from selftaught.encoders.timms import usual_intensity, usual_side
+from selftaught.encoders.torchvisions import timms_mobilenet, torchvisions_mobilenet
 from selftaught.errors import ConfigError, FileError
 from selftaught.files import load_tensors
 
-_KNOWN = f"known are DeepCluster's AlexNet and VGG-16, and torchvision's {', '.join(NETWORKS)}"
-_FIRST, _TOP = "features.0.weight", ("top_layer.weight", "top_layer.bias")
-# filters and size of the first layer
-_KERNELS: dict[tuple[int, ...], str] = {(96, 11, 11): "alexnet", (64, 3, 3): "vgg16"}
-_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64}
+LAYOUTS = (
+    Layout("a state_dict in torchvision's layout", "features.0.0.weight", torchvisions_mobilenet),
+    Layout("a state_dict in timm's layout", "conv_stem.weight", timms_mobilenet),
+    Layout("a state_dict in torchvision's layout", "conv1.weight", named_by_layers),
+    Layout("a state_dict in the order of torchvision's layers", "0.weight", named_by_numbers),
+    Layout("a conversion of SimCLR's (Chen et al. 2020)", "net.0.0.weight", named_by_simclr),
+    Layout(
+        "a checkpoint of DeepCluster (Caron et al. 2018)",
+        FIRST,
+        deepclusters,
+        "Mind its licence: what was released with DeepCluster is CC BY-NC 4.0.",
+    ),
+)
+"""In the order in which they are tried."""
+
+_KNOWN = (
+    "known are ResNets, MobileNetV2, and DeepCluster's AlexNet and VGG-16; "
+    "--encoder names another of timm's"
+)
+_SAID = {
+    "unit": "Pixels become 0 to 1, without mean and std.",
+    "symmetric": "Pixels become -1 to 1, by mean 0.5 and std 0.5.",
+}
+_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_TYPES |= {torch.int64, torch.int32, torch.uint8, torch.bool}
 _NAMED = 3  # names in a complaint
+_DEPTH = 8  # mappings in mappings
 
 
 @dataclass(frozen=True)
@@ -48,64 +82,130 @@ class Imported:
     licence: str
 
 
-def read_checkpoint(path: Path, *, image_size: int | None = None) -> Imported:
+def read_checkpoint(
+    path: Path,
+    *,
+    image_size: int | None = None,
+    encoder: str | None = None,
+    pixels: str | None = None,
+) -> Imported:
     """The encoder in somebody else's checkpoint; nothing in the file can run.
 
     Args:
         path: A file of torch.save's (.pth, .pt, .tar), or .safetensors.
-        image_size: Side of the encoder's input in pixels; None: 224.
+        image_size: Side of the encoder's input in pixels; None: 32 for a ResNet with the small
+            stem, the side of a network of timm's that has only one, 224 for others.
+        encoder: Which network it is; None: what its names and shapes say.
+        pixels: One of PIXELS; None: "unit" for SimCLR's, "imagenet" for others.
 
     Returns:
-        The encoder with ImageNet's mean and std, and what there is to say of the file.
+        The encoder with its preprocessing, and what there is to say of the file.
 
     Raises:
         FileError: It is missing, damaged or unsafe; or it is no layout that is known, or lacks
-            tensors of it or has others: they are named.
-        ConfigError: The network cannot take images of that size.
+            tensors of it or has others, or of other shapes: they are named.
+        ConfigError: There is no such network, or it cannot take images of that size.
     """
+    if encoder is not None:
+        check_architecture(encoder)
     tensors = _without_module(_state_dict(_read(path), path), path)
-    name, renamed, note = translated(tensors)
-    if not name:
-        return _of_deepcluster(tensors, path, image_size)
-    config = EncoderConfig(name, image_size=image_size or 224, stem="standard")
-    return Imported(
-        _loaded(config, renamed, path),
-        (note,) if note else (),
-        "a state_dict in torchvision's layout",
-        "Mind the licence of whoever trained these weights: the file does not name it.",
+    found = recognised(tensors, LAYOUTS, path, encoder)
+    if found is None and encoder is None:
+        raise FileError(f"{path} is of no network that can be imported", _KNOWN)
+    found = found or _by_name(encoder or "", tensors)
+    built = build(_as_asked(found.match, image_size, pixels, path))
+    kept, rest = _parted(built, tensors, found)
+    _load(built, kept, path)
+    notes = (
+        taken(found.prefix),
+        *found.match.notes,
+        _of_pixels(built, chosen=pixels is not None),
+        left_out(rest, found.prefix),
     )
+    return Imported(built, tuple(filter(None, notes)), found.whose, found.licence)
 
 
-def _of_deepcluster(tensors: dict[str, Tensor], path: Path, image_size: int | None) -> Imported:
-    config = _recognised(tensors, path)
-    if image_size not in (None, config.image_size):
+def _by_name(architecture: str, tensors: Mapping[str, Tensor]) -> Found:
+    """The tensors under the names that a network of timm's, or one of our own, has itself."""
+    if architecture in OWN:
+        whose, config = "selftaught's", EncoderConfig(architecture)
+    else:
+        side = usual_side(architecture)
+        whose, config = "timm's", EncoderConfig(architecture, image_size=side, stem="standard")
+    prefix = best_prefix(tensors, build(config).trunk.state_dict())
+    match = Match(config, under(prefix, tensors))
+    return Found(f"a state_dict in {whose} layout", prefix, match, LICENCE)
+
+
+def _as_asked(
+    match: Match, image_size: int | None, pixels: str | None, path: Path
+) -> EncoderConfig:
+    """The match's configuration with the user's options."""
+    config = match.config
+    if match.one_size and image_size not in (None, config.image_size):
         raise ConfigError(
-            f"{path}: its fully connected layers take images of {config.image_size} px",
+            f"{path}: {match.one_size} take images of {config.image_size} px",
             "leave out --image-size",
         )
-    notes = []
-    if config.front == "sobel":
-        _check_sobel(tensors, path)
-        notes.append("Its Sobel filters are those of the paper: kept as the encoder's front.")
-    classes = [len(t) for n in _TOP if (t := tensors.pop(n, None)) is not None and t.ndim]
-    if classes:
-        notes.append(f"Left out: top_layer, the classifier of {classes[0]:,} pseudo-classes.")
-    return Imported(
-        _loaded(config, tensors, path),
-        tuple(notes),
-        "a checkpoint of DeepCluster (Caron et al. 2018)",
-        "Mind its licence: what was released with DeepCluster is CC BY-NC 4.0.",
+    intensity = PIXELS[pixels] if pixels else config.intensity
+    return replace(config, image_size=image_size or config.image_size, intensity=intensity)
+
+
+def _parted(
+    encoder: Encoder, tensors: Mapping[str, Tensor], found: Found
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the encoder is given, by its names; and what is left out, by the names of the file."""
+    own, inside = encoder.trunk.state_dict().keys(), found.match.tensors
+    heads = {name for name in inside if name not in own and is_aside(name)}
+    outside = {n: t for n, t in tensors.items() if not n.startswith(found.prefix)}
+    rest = outside | {f"{found.prefix}{name}": inside[name] for name in inside if name in heads}
+    return {n: t for n, t in inside.items() if n not in heads}, rest
+
+
+def _of_pixels(encoder: Encoder, *, chosen: bool) -> str:
+    """A sentence on pixels that are not treated as ImageNet's, or perhaps should not be."""
+    name, intensity = encoder.config.architecture, encoder.config.intensity
+    for pixels, said in _SAID.items():
+        if intensity == PIXELS[pixels]:
+            return said
+    usual = usual_intensity(name)
+    if chosen or name in OWN or usual == intensity:
+        return ""
+    mean, std = (", ".join(f"{x:.3g}" for x in xs) for xs in (usual.mean, usual.std))
+    return (
+        f"Pixels are less ImageNet's mean, by its std; timm's own weights of {name} take mean "
+        f"{mean} and std {std}: see --pixels."
     )
 
 
-def _loaded(config: EncoderConfig, tensors: dict[str, Tensor], path: Path) -> Encoder:
-    """The encoder with these weights."""
-    encoder = build(config)
-    uncounted = _names_of_counts(encoder) - tensors.keys()
-    tensors |= {name: torch.tensor(0) for name in uncounted}
-    _check_names(encoder, tensors, path)
+def _load(encoder: Encoder, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put the weights into the encoder, once all of them are known to be there and to fit."""
+    own = encoder.trunk.state_dict()
+    uncounted = {n for n in own if n.endswith(".num_batches_tracked")} - tensors.keys()
+    tensors = tensors | {name: torch.tensor(0) for name in uncounted}
+    _check(own, tensors, encoder.config.architecture, path)
     load_weights(encoder, tensors, path)
-    return encoder
+
+
+def _check(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
+    if missing := sorted(own.keys() - tensors.keys()):
+        raise FileError(
+            f"{path} lacks {_listed(missing)}",
+            f"give a whole checkpoint of {name}, or name its network with --encoder",
+        )
+    if unknown := sorted(tensors.keys() - own.keys()):
+        raise FileError(
+            f"{path} holds {_listed(unknown)}, which {name} does not have",
+            "leave that out, or name its network with --encoder",
+        )
+    wrong = [n for n in own if own[n].shape != tensors[n].shape]
+    if wrong:
+        theirs, ours = tuple(tensors[wrong[0]].shape), tuple(own[wrong[0]].shape)
+        more = f", and {len(wrong) - 1} more do not fit {name}" if len(wrong) > 1 else ""
+        raise FileError(
+            f"{path}: {wrong[0]} has shape {theirs}, not {ours}{more}",
+            "name its network with --encoder, or its --image-size",
+        )
 
 
 def _read(path: Path) -> Any:
@@ -140,12 +240,30 @@ def _check_archive(path: Path) -> None:
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """The named tensors of what was read: under "state_dict", or all of it."""
-    found = value.get("state_dict", value) if isinstance(value, Mapping) else value
-    named = isinstance(found, Mapping) and all(isinstance(name, str) for name in found)
-    if not named or not all(map(_is_plain, found.values())):
+    """All named tensors of what was read, whatever stands beside them.
+
+    A mapping counts if it holds plain tensors by name and nothing else. One that holds other
+    mappings gives their names a prefix: {"teacher": {"backbone": {"conv1.weight": ...}}}.
+    """
+    found: dict[str, Tensor] = {}
+    level, seen = {"": value}, set()
+    for _ in range(_DEPTH):
+        below: dict[str, Any] = {}
+        for prefix, inner in level.items():
+            if id(inner) in seen or not isinstance(inner, Mapping):
+                continue  # a mapping may hold itself
+            seen.add(id(inner))
+            if not all(isinstance(name, str) for name in inner):
+                continue
+            named = {f"{prefix}{name}": item for name, item in inner.items()}
+            if all(map(_is_plain, named.values())):
+                found |= named
+            else:
+                below |= {f"{name}.": item for name, item in named.items()}
+        level = below
+    if not found:
         raise FileError(f"{path} holds no state_dict of tensors", _KNOWN)
-    return dict(found)
+    return found
 
 
 def _is_plain(value: Any) -> bool:
@@ -163,48 +281,6 @@ def _without_module(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tens
     if len(plain) < len(tensors):
         raise FileError(f"{path} holds tensors twice, with and without module.", _KNOWN)
     return plain
-
-
-def _recognised(tensors: Mapping[str, Tensor], path: Path) -> EncoderConfig:
-    """Which network the tensors are of, by the filters of its first layer."""
-    first = tensors.get(_FIRST, torch.zeros(0))
-    out, channels, *kernel = first.shape if first.ndim == 4 else (0, 0)
-    architecture = _KERNELS.get((out, *kernel))
-    if architecture is None:
-        raise FileError(f"{path} is of no network that can be imported", _KNOWN)
-    sobel = any(name.startswith("sobel.") for name in tensors)
-    if channels != (2 if sobel else 3):
-        filters = "after Sobel filters" if sobel else "and no Sobel filters are in the file"
-        raise FileError(f"{path}: {_FIRST} takes {channels} channels, {filters}", _KNOWN)
-    return EncoderConfig(architecture, stem="standard", front="sobel" if sobel else "none")
-
-
-def _check_sobel(tensors: dict[str, Tensor], path: Path) -> None:
-    """Take the fixed filters out, once it is known that they are those of `sobel.py`."""
-    expected = {
-        "sobel.0.weight": torch.full((1, 3, 1, 1), 1 / 3),
-        "sobel.0.bias": torch.zeros(1),
-        "sobel.1.weight": torch.tensor([[HORIZONTAL], [VERTICAL]]),
-        "sobel.1.bias": torch.zeros(2),
-    }
-    for name, filters in expected.items():
-        found = tensors.pop(name, torch.zeros(0)).float()
-        if found.shape != filters.shape or not torch.allclose(found, filters):
-            raise FileError(f"{path}: {name} is not the paper's Sobel filter", _KNOWN)
-
-
-def _names_of_counts(encoder: Encoder) -> set[str]:
-    return {n for n in encoder.trunk.state_dict() if n.endswith(".num_batches_tracked")}
-
-
-def _check_names(encoder: Encoder, tensors: Mapping[str, Tensor], path: Path) -> None:
-    own, name = encoder.trunk.state_dict().keys(), encoder.config.architecture
-    if missing := sorted(own - tensors.keys()):
-        raise FileError(f"{path} lacks {_listed(missing)}", f"give a whole checkpoint of {name}")
-    if unknown := sorted(tensors.keys() - own):
-        raise FileError(
-            f"{path} holds {_listed(unknown)}, which {name} does not have", "leave that out"
-        )
 
 
 def _listed(names: list[str]) -> str:

@@ -57,6 +57,22 @@ def pretrained(name: str) -> tuple[EncoderConfig, dict[str, Tensor], Path]:
     return config, _headless(name, path), path
 
 
+def usual_side(name: str) -> int:
+    """The side in pixels of images for a network that is made for one size; 224 for others."""
+    import timm
+
+    cfg: Any = timm.get_pretrained_cfg(name)
+    return int(cfg.input_size[-1]) if getattr(cfg, "fixed_input_size", False) else 224
+
+
+def usual_intensity(name: str) -> Intensity:
+    """What pixels become for the weights that timm gives a network of this name by default."""
+    import timm
+
+    cfg: Any = timm.get_pretrained_cfg(name)
+    return Intensity(mean=tuple(cfg.mean), std=tuple(cfg.std)) if cfg else Intensity()
+
+
 def _cached(name: str, cfg: Any) -> Path:
     """Where the cache holds the weights as safetensors."""
     from huggingface_hub import try_to_load_from_cache
