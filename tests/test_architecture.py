@@ -24,9 +24,9 @@ FLOORS = {
     3: "clustering neighbours features contrast",
     4: "methods",
     5: "training evaluation search explore vectors embed groups export report",
-    6: "options group_options ranges answer config assignments presets recipe keep assemble resolve"
-    " figure probe"
-    " pretrain demo inputs grouping sorting classifying finding commands api",
+    6: "options group_options evaluate_options ranges answer config assignments presets recipe keep"
+    " assemble resolve figure probe pretrain demo inputs grouping sorting classifying finding"
+    " evaluating on_folders commands api",
     7: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
