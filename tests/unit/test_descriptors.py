@@ -172,7 +172,7 @@ def test_descriptors_of_scales_are_averaged(tmp_path: Path) -> None:
 def test_a_query_is_cut_once_it_is_scaled(tmp_path: Path) -> None:
     picture, pixels = save(tmp_path / "it.png", 30, 40)
     encoder = glass()
-    query = asked(picture, 10, 6, 30.5, 26)
+    query = asked(picture, 10.4, 6, 30.2, 26)
     (found,) = descriptors(encoder, [query], Recipe("mean", longest=80))
     assert encoder.trunk.seen == [(1, 3, 40, 41)]
     scaled = resize(pixels.astype(np.float32), 60, 80)[12:52, 20:61]
