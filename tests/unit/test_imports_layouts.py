@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 import selftaught
 from selftaught.cli import DONE, main
+from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.imports import Imported, read_checkpoint
+from selftaught.encoders.resnets import NETWORKS, named_by_layers
 from selftaught.errors import ConfigError, FileError
 from selftaught.views.policy import Intensity
 from tests.oracles import simclr_resnet
@@ -177,15 +179,24 @@ def test_timms_mobilenet_is_known_by_its_own_names(tmp_path: Path) -> None:
     assert found.notes == ("Left out: classifier (1,000 outputs).",)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d"]
-)
-def test_wide_and_grouped_resnets_are_known_by_their_shapes(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NETWORKS.values())
+def test_every_resnet_is_known_by_its_blocks_and_shapes(name: str) -> None:
     with torch.device("meta"):
-        built = getattr(torchvision.models, name)(weights=None).state_dict()
-    torch.save({n: torch.zeros(t.shape, dtype=t.dtype) for n, t in built.items()}, tmp_path / "x")
-    assert read_checkpoint(tmp_path / "x").encoder.config.architecture == name
+        theirs = getattr(torchvision.models, name)(weights=None).state_dict()
+        timms: Any = timm.create_model(name)
+    match = named_by_layers(theirs, Path("x.pth"))
+    assert match is not None and match.config == EncoderConfig(name, stem="standard")
+    assert shapes(match.tensors) == shapes(timms.state_dict())
+
+
+@pytest.mark.slow
+def test_a_second_network_beside_one_without_a_prefix_is_left_out(tmp_path: Path) -> None:
+    tensors = values(golden("torchvision_resnet18"))
+    torch.save(tensors | {f"target.{n}": -t for n, t in tensors.items()}, tmp_path / "x.pth")
+    found = read_checkpoint(tmp_path / "x.pth")
+    kept = found.encoder.trunk.state_dict()
+    assert torch.equal(kept["conv1.weight"], tensors["conv1.weight"])
+    assert found.notes == ("Left out: fc (1,000 outputs), target (122 tensors).",)
 
 
 @pytest.mark.slow
@@ -270,8 +281,6 @@ def test_any_network_of_timms_is_taken_by_its_name(
     name: str, side: int, prefix: str, tmp_path: Path
 ) -> None:
     if name == "resnet20":
-        from selftaught.encoders.encoder import EncoderConfig, build
-
         network: Any = build(EncoderConfig(name, image_size=side)).trunk.eval()
         head = {}
     else:
