@@ -54,7 +54,7 @@ def test_what_is_ahead_of_untrained_things_has_learnt() -> None:
 
 def test_what_is_behind_raw_pixels_is_not_to_be_used() -> None:
     (sentence,) = verdict(rows(random_init=(0.1, 0.1, 0.1), raw_pixels=(0.1, -0.05, 0.1)))
-    assert sentence.startswith("Do not use it as it is: raw pixels, which needs no training, is ")
+    assert sentence.startswith("Do not use it as it is: raw pixels, without any training, ")
     assert "ahead by 5.0 ± 1.0 points with 10 labels a class" in sentence
 
 

@@ -84,11 +84,12 @@ def _learnt(leads: dict[str, list[Lead]]) -> str:
     worse = [name for name, of in leads.items() if any(lead.behind for lead in of)]
     if worse:
         return (
-            f"Do not use it as it is: {' and '.join(worse)}, which needs no training, is ahead "
-            f"by {_worst([lead for name in worse for lead in leads[name]])}."
+            f"Do not use it as it is: {' and '.join(worse)}, without any training, ahead by "
+            f"{_worst([lead for name in worse for lead in leads[name]])}."
         )
     level = [name for name in leads if name not in beaten]
-    return f"It is not surely ahead of {' and '.join(level)}, which needs no training."
+    need = "needs" if len(level) == 1 else "need"
+    return f"It is not surely ahead of {' and '.join(level)}, which {need} no training."
 
 
 def _by(pair: tuple[str, list[Lead]]) -> str:
