@@ -244,6 +244,7 @@ def test_an_image_lies_in_itself_as_it_is(photos: list[Local]) -> None:
     np.testing.assert_allclose(found.transform_23, np.eye(2, 3), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_other_images_are_not_verified(photos: list[Local]) -> None:
     for one, other in permutations(photos, 2):
         assert verify.verify(one, other).inliers < verify.LEAST
@@ -363,7 +364,9 @@ def test_all_query_places_onto_one_place_is_no_transform() -> None:
 # --- re-ranking
 
 
-def ranked(monkeypatch: pytest.MonkeyPatch, inliers: list[int], **rules: int) -> list[int]:
+def ranked(
+    monkeypatch: pytest.MonkeyPatch, inliers: list[int], *, upright: bool = False, **rules: int
+) -> list[int]:
     """The order of candidates with so many inliers."""
 
     def counted(query: Local, candidate: Any) -> Match:
@@ -371,7 +374,8 @@ def ranked(monkeypatch: pytest.MonkeyPatch, inliers: list[int], **rules: int) ->
 
     monkeypatch.setattr(verify, "verify", counted)
     candidates: Any = inliers
-    return rerank(made(np.random.default_rng(0), 1), candidates, **rules).tolist()
+    query = made(np.random.default_rng(0), 1, upright=upright)
+    return rerank(query, candidates, **rules).tolist()
 
 
 def test_verified_ones_come_first_and_all_else_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +385,15 @@ def test_verified_ones_come_first_and_all_else_stays(monkeypatch: pytest.MonkeyP
     assert ranked(monkeypatch, inliers, least=8, first=5) == [3, 1, 0, 2, 4, 5, 6]
     assert ranked(monkeypatch, inliers, least=99) == list(range(7))
     assert ranked(monkeypatch, inliers, first=0) == list(range(7))
+    assert ranked(monkeypatch, inliers) == ranked(monkeypatch, inliers, least=verify.LEAST)
     assert ranked(monkeypatch, []) == []
+
+
+def test_cells_need_more_inliers(monkeypatch: pytest.MonkeyPatch) -> None:
+    inliers = [verify.LEAST_CELLS - 1, verify.LEAST_CELLS]
+    assert ranked(monkeypatch, inliers[::-1]) == [0, 1]
+    assert ranked(monkeypatch, inliers, upright=True) == [1, 0]
+    assert ranked(monkeypatch, [verify.LEAST, 9], upright=True) == [0, 1]
 
 
 def test_a_verifier_finds_the_photograph_that_a_query_is_a_view_of() -> None:

@@ -147,7 +147,7 @@ class Cells:
     image shows in cells that match those of another size.
 
     Args:
-        encoder: A convolutional network: it must take images of any size.
+        encoder: A convolutional network: it must take images of any size. It is set to evaluation.
         stage: Name of a stage; None: the last.
         sizes: The shorter side of the image, as shares of the encoder's own input size.
 

@@ -108,7 +108,8 @@ class Pairs:
 
 def _zoom(A_H23: F64) -> F64:
     """The scale of each transform, (H,)."""
-    return np.asarray(np.sqrt(np.abs(np.linalg.det(A_H23[:, :, :2]))))
+    area_H = A_H23[:, 0, 0] * A_H23[:, 1, 1] - A_H23[:, 0, 1] * A_H23[:, 1, 0]
+    return np.asarray(np.sqrt(np.abs(area_H)))
 
 
 def refined(A_23: F64, pairs: Pairs) -> tuple[F64, Bools]:
@@ -119,7 +120,7 @@ def refined(A_23: F64, pairs: Pairs) -> tuple[F64, Bools]:
     """
     inlier_M = pairs.agree(A_23[None])[0]
     for _ in range(_ROUNDS):
-        again = _fitted(pairs, inlier_M, np.ones(inlier_M.sum()), 1)
+        again = _fitted(pairs, inlier_M, np.ones(inlier_M.sum()), inlier_M.sum())
         if again is None:
             break
         settled = np.array_equal(again[1], inlier_M)
@@ -139,9 +140,10 @@ def sharpened(A_23: F64, pairs: Pairs) -> tuple[F64, Bools]:
         As `refined`.
     """
     inlier_M = pairs.agree(A_23[None])[0]
+    least = _KEPT * inlier_M.sum()
     for _ in range(_WEIGHTED):
         weight_m = _weights(pairs.off(A_23[None])[0, inlier_M])
-        again = _fitted(pairs, inlier_M, weight_m, _KEPT)
+        again = _fitted(pairs, inlier_M, weight_m, least)
         if again is None:
             break
         A_23, inlier_M = again
@@ -153,14 +155,14 @@ def _weights(off_M: F64) -> F64:
     return 1 / (1 + np.square(off_M / scale))
 
 
-def _fitted(pairs: Pairs, inlier_M: Bools, weight_m: F64, share: float) -> tuple[F64, Bools] | None:
-    """The first fit to these that explains this share of their number, and what it explains."""
+def _fitted(pairs: Pairs, inlier_M: Bools, weight_m: F64, least: float) -> tuple[F64, Bools] | None:
+    """The first fit to these that explains so many at least, and what it explains."""
     fits: Sequence[Fit] = (_upright,) if pairs.upright else (_affine, _turned)
     for fit in fits:
         A_23 = fit(pairs.z_M[inlier_M], pairs.y_M[inlier_M], weight_m)
         if A_23 is not None:
             new_M = pairs.agree(A_23[None])[0]
-            if new_M.sum() >= share * inlier_M.sum():
+            if new_M.sum() >= least:
                 return A_23, new_M
     return None
 
@@ -179,6 +181,7 @@ def _affine(z_M: Complex, y_M: Complex, weight_M: F64) -> F64 | None:
     if thin <= _THIN**2 * thick:
         return None
     L_22 = np.linalg.solve(spread_22, weight_M * from_2M @ to_2M.T).T
+    L_22 = np.linalg.solve(spread_22, weight_M * from_2M @ to_2M.T).T.astype(np.float64)
     most, least = np.linalg.svd(L_22, compute_uv=False)
     if np.linalg.det(L_22) <= 0 or most > _STRETCH * least:
         return None

@@ -28,8 +28,11 @@ from selftaught.search.transforms import Bools, Pairs, Rows, as_complex, refined
 RATIO = 0.9
 """Of the distances of the nearest and the second nearest descriptor: matches of SIFT lie below."""
 
-LEAST = 8
-"""With fewer inliers a candidate counts as not verified."""
+LEAST = 4
+"""With fewer inliers a candidate counts as not verified, as in the paper."""
+
+LEAST_CELLS = 10
+"""Likewise of cells of maps, which tolerate a cell: different images reach 9."""
 
 _STARTS = 5  # hypotheses that are refined, of those whose match no refined one explains
 _BLOCK = 2**16  # pairs of a hypothesis and a match whose numbers lie in a cache
@@ -168,7 +171,7 @@ def _starts(inliers_M: Rows, known_M: Bools) -> Iterator[int]:
 
 
 def rerank(
-    query: Local, candidates: Sequence[Local], *, first: int = 100, least: int = LEAST
+    query: Local, candidates: Sequence[Local], *, first: int = 100, least: int | None = None
 ) -> Rows:
     """The order of candidates: verified ones first, those with most inliers at the top.
 
@@ -176,11 +179,14 @@ def rerank(
         query: Local features of the query.
         candidates: Those of the candidates, best first so far.
         first: So many are verified; the others stay behind them.
-        least: Inliers of a verified one. What has fewer stays in its old order, as do equals.
+        least: Inliers of a verified one; None: `LEAST`, or `LEAST_CELLS` of cells. What has fewer
+            stays in its old order, as do equals.
 
     Returns:
         (n,) int64: positions among the candidates, a permutation.
     """
+    if least is None:
+        least = LEAST_CELLS if query.upright else LEAST
     inliers_n = np.zeros(len(candidates), np.int64)
     for n in range(min(first, len(candidates))):
         inliers_n[n] = verify(query, candidates[n]).inliers
@@ -198,7 +204,7 @@ class Verifier:
     """
 
     def __init__(
-        self, queries: Features, database: Features, *, first: int = 100, least: int = LEAST
+        self, queries: Features, database: Features, *, first: int = 100, least: int | None = None
     ) -> None:
         self.queries, self.database, self.first, self.least = queries, database, first, least
 
