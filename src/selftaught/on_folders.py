@@ -96,19 +96,19 @@ def _retrieval(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Ro
     images = open_images(_folder_of([*places.database, *(q.path for q in places.queries)]), chosen)
     others = _paths(chosen.whiten, chosen) if chosen.whiten else []
     subjects = _subjects(encoders, images, chosen)
-    by_sift = _local_features(places, sift) if chosen.verify == "sift" else None
+    first = settings.reranked
+    by_sift = _verifier(places, sift, first) if chosen.verify == "sift" else None
 
     def answered(subject: Representation) -> Answer:
         ours = _whitened(subject, settings, others)
-        local = _cells(subject, places) if chosen.verify == "maps" else by_sift
-        rerank = local and Verifier(*local, first=settings.reranked)
+        rerank = _by_cells(subject, places, first) if chosen.verify == "maps" else by_sift
         return retrieval.retrieval(subject, places, ours, rerank=rerank).answer
 
     called = "retrieval" + (f", verified by {chosen.verify}" if chosen.verify else "")
     contest = [_Entrant.of(subject, answered) for subject in subjects]
     contest.append(_Entrant.of(raw_pixels(images, **_how(chosen)), answered))
     if by_sift:
-        words = partial(_words, places, by_sift, settings, chosen.seed)
+        words = partial(_words, places, by_sift, chosen.seed)
         contest.append(_Entrant("bag of visual words", words))
     return _table(called, contest, chosen.seed)
 
@@ -127,34 +127,31 @@ def _whitened(
     return dataclasses.replace(settings, recipe=recipe)
 
 
-def _cells(subject: Representation, places: Places) -> tuple[Features, Features] | None:
-    """The cells of the subject's maps in queries and database; None where there are no maps."""
+def _by_cells(subject: Representation, places: Places, first: int) -> Verifier | None:
+    """Verification by cells of the subject's maps; None where it has no maps."""
     if subject.encoder is None or not subject.encoder.strides:
         return None
-    return _local_features(places, Cells(subject.encoder))
+    return _verifier(places, Cells(subject.encoder), first)
 
 
-def _words(
-    places: Places, local: tuple[Features, Features], settings: retrieval.Settings, seed: int
-) -> Answer:
-    """Philbin et al.'s own way: visual words of SIFT, then the same verification."""
-    queries, database = local
-    enough = sum(map(len, database)) // _EACH
-    words = Words.fit(database, max(1, min(_WORDS, enough)), seed=seed)
-    ranked_QN = np.stack([np.argsort(-words.rank(query), kind="stable") for query in queries])
-    rerank = Verifier(queries, database, first=settings.reranked)
-    for query, ranked_N in enumerate(ranked_QN):
-        first_n = ranked_N[: settings.reranked].copy()
-        ranked_N[: settings.reranked] = rerank(query, first_n)
-    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf"
-    return retrieval.Retrieved(ranked_QN, retrieval.judged(places, ranked_QN), note).answer
-
-
-def _local_features(places: Places, describe: Describe) -> tuple[Features, Features]:
-    """Local features of the queries and of the database."""
+def _verifier(places: Places, describe: Describe, first: int) -> Verifier:
+    """Local features of queries and database, and what compares them."""
     paths = places.database
     queries = Features(lambda i: _query_pixels(places.queries[i]), len(places.queries), describe)
-    return queries, Features(lambda i: decode_file(paths[i], str(paths[i])), len(paths), describe)
+    database = Features(lambda i: decode_file(paths[i], str(paths[i])), len(paths), describe)
+    return Verifier(queries, database, first=first)
+
+
+def _words(places: Places, verifier: Verifier, seed: int) -> Answer:
+    """Philbin et al.'s own way: visual words of SIFT, then the same verification."""
+    database = verifier.database
+    enough = sum(map(len, database)) // _EACH
+    words = Words.fit(database, max(1, min(_WORDS, enough)), seed=seed)
+    scores = (words.rank(query) for query in verifier.queries)
+    found = (np.argsort(-scores_N, kind="stable") for scores_N in scores)
+    ranked_QN = np.stack([verifier(query, found_N) for query, found_N in enumerate(found)])
+    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf"
+    return retrieval.Retrieved(ranked_QN, retrieval.judged(places, ranked_QN), note).answer
 
 
 def _query_pixels(query: Query) -> NDArray[Any]:

@@ -180,7 +180,6 @@ def _affine(z_M: Complex, y_M: Complex, weight_M: F64) -> F64 | None:
     thin, thick = np.linalg.eigvalsh(spread_22)
     if thin <= _THIN**2 * thick:
         return None
-    L_22 = np.linalg.solve(spread_22, weight_M * from_2M @ to_2M.T).T
     L_22 = np.linalg.solve(spread_22, weight_M * from_2M @ to_2M.T).T.astype(np.float64)
     most, least = np.linalg.svd(L_22, compute_uv=False)
     if np.linalg.det(L_22) <= 0 or most > _STRETCH * least:

@@ -185,16 +185,24 @@ def rerank(
     Returns:
         (n,) int64: positions among the candidates, a permutation.
     """
+    verified = (verify(query, candidate).inliers for candidate in candidates[:first])
+    return _by_inliers(query, np.fromiter(verified, np.int64), len(candidates), least)
+
+
+def _by_inliers(query: Local, inliers_m: Rows, n: int, least: int | None) -> Rows:
+    """The order of n candidates, of which the first m were verified."""
     if least is None:
         least = LEAST_CELLS if query.upright else LEAST
-    inliers_n = np.zeros(len(candidates), np.int64)
-    for n in range(min(first, len(candidates))):
-        inliers_n[n] = verify(query, candidates[n]).inliers
-    return np.argsort(-np.where(inliers_n >= least, inliers_n, 0), kind="stable")
+    inliers_n = np.zeros(n, np.int64)
+    inliers_n[: len(inliers_m)] = np.where(inliers_m >= least, inliers_m, 0)
+    return np.argsort(-inliers_n, kind="stable")
 
 
 class Verifier:
     """Reorders what was found for a query by spatial verification.
+
+    What a pair of images has in common is worked out once, however often it is asked for: several
+    encoders find the same images.
 
     Args:
         queries: Local features of the queries, by position.
@@ -207,6 +215,7 @@ class Verifier:
         self, queries: Features, database: Features, *, first: int = 100, least: int | None = None
     ) -> None:
         self.queries, self.database, self.first, self.least = queries, database, first, least
+        self._inliers = dict[tuple[int, int], int]()
 
     def __call__(self, query: int, found_n: Rows) -> Rows:
         """The same positions of the database in the order of `rerank`.
@@ -215,10 +224,16 @@ class Verifier:
             query: Position of the query.
             found_n: Positions in the database, best first.
         """
-        head_n, tail_n = found_n[: self.first], found_n[self.first :]
-        candidates = [self.database[position] for position in head_n.tolist()]
-        order_n = rerank(self.queries[query], candidates, first=self.first, least=self.least)
-        return np.concatenate([head_n[order_n], tail_n])
+        head = found_n[: self.first].tolist()
+        inliers_m = np.array([self.inliers(query, position) for position in head], np.int64)
+        return found_n[_by_inliers(self.queries[query], inliers_m, len(found_n), self.least)]
+
+    def inliers(self, query: int, position: int) -> int:
+        """Matches of a query and an image of the database that one transform explains."""
+        pair = query, position
+        if pair not in self._inliers:
+            self._inliers[pair] = self.match(query, position).inliers
+        return self._inliers[pair]
 
     def match(self, query: int, position: int) -> Match:
         """How a query matches one image of the database."""
