@@ -232,15 +232,21 @@ def test_maps_of_a_network(moving: tuple[Clip, ...]) -> None:
     assert whole.shape[0] == 64
 
 
-def test_raw_patches_are_the_pixels_of_a_position(moving: tuple[Clip, ...]) -> None:
-    raw = t.raw_patches(network().encoder)
+def test_colours_are_means_over_positions_as_fine_as_the_encoders(
+    moving: tuple[Clip, ...],
+) -> None:
+    subject = network()
     frame = np.zeros((16, 24, 3), np.uint8)
     frame[:8, 8:16] = np.arange(64).reshape(8, 8, 1)
-    found = t.unit_map(raw.encoder, "pixels", frame, (16, 24))
-    assert found.shape == (3 * 64, 2, 3)
-    mean, std = (np.array(v)[:, None, None] for v in raw.encoder.config.intensity.statistics(3))
-    patch = ((frame[:8, 8:16].transpose(2, 0, 1) / 255 - mean) / std).ravel()
-    assert found[:, 0, 1].numpy() == pytest.approx(patch / np.linalg.norm(patch), abs=1e-5)
+    plain = t.colours(subject.encoder)
+    found = t.unit_map(plain.encoder, "layer2", frame, (16, 24))
+    assert found.shape == (4, 2, 3)
+    mean, std = map(np.array, plain.encoder.config.intensity.statistics(3))
+    colour = np.append((31.5 / 255 - mean) / std, 1)
+    assert found[:, 0, 1].numpy() == pytest.approx(colour / np.linalg.norm(colour), abs=1e-5)
+    fine = replace(SMALL, stage="layer1")
+    assert t.colours(subject.encoder, fine).encoder.strides == {"layer1": 4}
+    assert len(tracking(t.colours(subject.encoder, fine), moving, fine)) == 1
 
 
 def test_a_transformer_sees_frames_of_any_size(moving: tuple[Clip, ...]) -> None:
@@ -307,7 +313,7 @@ def test_enlarged_labels_give_back_the_mask(moving: tuple[Clip, ...]) -> None:
         label = t.reduced(clip.mask(i), clip.objects, (15, 20))
         found = t.enlarged(label, clip.objects, clip.size)
         (one,) = t.judged(clip, [(i, found)])
-        assert one.j > 0.9 and one.f > 0.8  # objects are some six positions wide
+        assert one.j > 0.9 and one.f > 0.75  # objects are some six positions wide
     whole = t.enlarged(t.reduced(clip.mask(0), (1,), clip.size), (1,), clip.size)
     assert (whole == clip.mask(0)).all()
 
@@ -328,12 +334,26 @@ def test_a_clip_in_which_nothing_moves_is_followed(tmp_path: Path) -> None:
     assert nearest[0] > several[0] > 0.7
 
 
+def follows(clips: Sequence[Clip], settings: Settings) -> list[tuple[float, float]]:
+    """J and F of the first mask kept, of colours and of an untrained network."""
+    subject = network()
+    plain = t.colours(subject.encoder, settings)
+    return [
+        mean(tracked)
+        for tracked in (
+            t.no_motion(clips),
+            tracking(plain, clips, settings),
+            tracking(subject, clips, settings),
+        )
+    ]
+
+
 def test_features_follow_what_moves_and_the_first_mask_does_not(
     moving: tuple[Clip, ...],
 ) -> None:
-    kept = mean(t.no_motion(moving))
-    found = mean(tracking(network(), moving, SMALL))
-    assert found[0] > kept[0] + 0.2 and found[1] > kept[1] + 0.2
+    kept, plain, found = follows(moving, SMALL)
+    for j, f in (plain, found):
+        assert j > kept[0] + 0.2 and f > kept[1] + 0.2, (kept, plain, found)
 
 
 @pytest.mark.data
@@ -342,5 +362,6 @@ def test_things_of_many_photographs_are_followed(tmp_path: Path) -> None:
     write_voc_clips(tmp_path, unpacked("coco256_voc", tmp_path), count=6, size=(120, 160))
     clips = read_clips(tmp_path)
     assert len(clips) == 6 and all(len(clip.frames) == 12 for clip in clips)
-    kept, found = t.no_motion(clips), tracking(network(), clips, SMALL)
-    assert mean(found)[0] > mean(kept)[0] + 0.2 and mean(found)[1] > mean(kept)[1] + 0.2
+    kept, plain, found = follows(clips, replace(SMALL, stage="layer1", radius=12))
+    for j, f in (plain, found):
+        assert j > kept[0] + 0.2 and f > kept[1] + 0.2, (kept, plain, found)

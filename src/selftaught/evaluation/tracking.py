@@ -137,27 +137,44 @@ def no_motion(clips: Sequence[Clip]) -> tuple[Tracked, ...]:
     )
 
 
-def raw_patches(encoder: Encoder, **how: Any) -> EncoderRepresentation:
-    """What an encoder has to beat: a position is its 8 x 8 pixels, in that encoder's units.
+def colours(
+    encoder: Encoder, settings: Settings | None = None, **how: Any
+) -> EncoderRepresentation:
+    """What an encoder has to beat: f is the mean colour of a position, on as fine a map as its own.
+
+    A constant beside the colours lets brightness count, which unit length would take away. Mean
+    colours are harder to beat than the pixels of a position, which need not lie alike in it.
 
     Args:
-        encoder: Its channels, range, mean and std are taken.
+        encoder: Its channels, range, mean and std are taken, and the stride of the stage.
+        settings: Whose stage; the result has one stage, of the same name.
         how: device and threads of the representation.
+
+    Raises:
+        ConfigError: As `chosen_stage`.
     """
-    config = replace(encoder.config, architecture="pixels", front="none", options={})
-    patches = Encoder(config, _Patches(STRIDE), dim=config.in_channels * STRIDE**2)
-    return EncoderRepresentation("raw pixels", patches, **how)
+    wanted = settings.stage if settings else None
+    stage = chosen_stage(encoder.strides, wanted, called="this encoder")
+    config = replace(encoder.config, architecture="colours", front="none", options={})
+    trunk = _Colours(stage, encoder.strides[stage])
+    return EncoderRepresentation(
+        "colours", Encoder(config, trunk, dim=config.in_channels + 1), **how
+    )
 
 
-class _Patches(nn.PixelUnshuffle):
-    """A network of one stage that holds the pixels of each position."""
+class _Colours(nn.Module):
+    """A network of one stage: the mean of each position's pixels, and 1."""
 
-    feature_info = ({"module": "pixels", "reduction": STRIDE},)
+    def __init__(self, stage: str, stride: int) -> None:
+        super().__init__()
+        self.feature_info = ({"module": stage, "reduction": stride},)
+        self.stride = stride
 
     def forward_intermediates(
         self, x_NCHW: Tensor, *, intermediates_only: bool = True
     ) -> list[Tensor]:
-        return [self(x_NCHW)]
+        mean_NChw = F.avg_pool2d(x_NCHW, self.stride)
+        return [F.pad(mean_NChw, (0, 0, 0, 0, 0, 1), value=1.0)]
 
 
 # ---- judging
