@@ -18,6 +18,7 @@ from selftaught.data.clips import Clip, read_clips
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation import tracking as t
+from selftaught.evaluation.propagation import propagate
 from selftaught.evaluation.representation import EncoderRepresentation
 from selftaught.evaluation.tracking import Settings, tracking
 from tests.oracles import tracking as oracle
@@ -75,7 +76,7 @@ def test_a_step_equals_loops(seed: int, h: int, w: int, n: int, top: int, radius
     frame, frames = unit(numbers, 6, h, w, axis=0), unit(numbers, n, 6, h, w, axis=1)
     labels = torch.from_numpy(numbers.dirichlet(np.ones(3), (n, h, w))).float().permute(0, 3, 1, 2)
     how: Any = {"top": top, "radius": radius, "temperature": 0.1}
-    found = t.propagate(frame, frames, labels, **how)
+    found = propagate(frame, frames, labels, **how)
     slow = oracle.propagate(frame.numpy(), frames.numpy(), labels.numpy(), **how)
     assert np.abs(found.numpy() - slow).max() < 1e-4
 
@@ -89,7 +90,7 @@ def test_a_step_by_hand() -> None:
     share = 1 / (1 + np.exp(-0.8))
     for top, radius, expected in ((2, 1, share), (1, 1, 1.0), (9, 0, 1.0)):
         how: Any = {"top": top, "radius": radius, "temperature": 0.5}
-        found = t.propagate(frame, frames, labels, **how)
+        found = propagate(frame, frames, labels, **how)
         slow = oracle.propagate(frame.numpy(), frames.numpy(), labels.numpy(), **how)
         for one in (found.numpy(), slow):
             assert one[:, 0, 1] == pytest.approx([expected, 1 - expected], abs=1e-6)
@@ -102,8 +103,7 @@ def test_nothing_moves_beyond_the_radius() -> None:
     labels = torch.zeros(1, 2, 1, 12)
     labels[0, 0], labels[0, 1, 0, 4], labels[0, 0, 0, 4] = 1, 1, 0
     near, far = (
-        t.propagate(moved, frames, labels, top=1, radius=radius, temperature=0.1)
-        for radius in (2, 3)
+        propagate(moved, frames, labels, top=1, radius=radius, temperature=0.1) for radius in (2, 3)
     )
     assert far[1, 0].argmax() == 7 and far[1, 0, 7] == 1
     assert near[1, 0, 7] == 0

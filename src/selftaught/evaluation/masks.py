@@ -1,7 +1,7 @@
 """Masks against masks: region similarity J and contour accuracy F.
 
 Perazzi et al., "A benchmark dataset and evaluation methodology for video object segmentation",
-CVPR 2016, section 4; Pont-Tuset et al. 2017 (arXiv 1704.00675), section 4, take them of each object
+CVPR 2016; Pont-Tuset et al. 2017 (arXiv 1704.00675) take them of each object
 and their mean J&F.
 
 Shapes:  H, W of a mask.

@@ -1,14 +1,11 @@
 """Masks carried through a clip by what an encoder finds alike: nothing is trained on it.
 
 Jabri, Owens, Efros, "Space-time correspondence as a contrastive random walk", NeurIPS 2020 (arXiv
-2006.14613), section 4.1; Caron et al. 2021, "DINO" (arXiv 2104.14294), section 4.2.2. Position q of
-a frame takes its label y from the k positions p that look most like it, among those of the first
-frame and of the last n frames that lie within a square of radius r around it:
-
-    y_q = sum_p w_p y_p        w = softmax_p( cos(f_q, f_p) / tau )
-
-f is a map of the encoder; y of the first frame is its mask, reduced to the map; y of later frames
-is what was found there. Enlarged to the frame, the largest label wins.
+2006.14613); Caron et al. 2021, "DINO" (arXiv 2104.14294); both on DAVIS 2017. A
+frame's labels come from the first frame and from the last n ones, as `propagation.py` has it, with
+the k most similar positions in a square of radius r. f is a map of the encoder; the label of the
+first frame is its mask, reduced to the map; those of later frames are what was found there.
+Enlarged to the frame, the largest label wins.
 
                         k    n    r    tau     stride of f
     here                7    7    12   0.1     8
@@ -16,8 +13,7 @@ is what was found there. Enlarged to the frame, the largest label wins.
     random walk's      10   20    12   0.05    8
 
 Shapes:  H, W of a frame; h, w of its map, D numbers a position; O objects and the background;
-         n frames to look at; Q positions of a tile, K positions near it; M objects of all clips;
-         B resamples.
+         n frames to look at; M objects of all clips; B resamples.
 """
 
 import copy
@@ -39,6 +35,7 @@ from selftaught.encoders.pictures import check_values, pixels
 from selftaught.errors import ConfigError, DataError, nearest
 from selftaught.evaluation.masks import contour_accuracy, region_similarity
 from selftaught.evaluation.metrics import Figure
+from selftaught.evaluation.propagation import propagate
 from selftaught.evaluation.representation import (
     EncoderRepresentation,
     Representation,
@@ -49,8 +46,6 @@ from selftaught.views.tensors import normalise, resize, to_unit
 
 STRIDE = 8
 """The map is that of the last stage with a stride of at most so many pixels."""
-
-_TILE = {"cpu": 8, "cuda": 32}  # positions a side that are looked up together
 
 
 @dataclass(frozen=True)
@@ -268,70 +263,6 @@ def carried(
         recent.append((map_Dhw, label_Ohw))
         if t in judged:
             yield t, enlarged(label_Ohw, clip.objects, clip.size)
-
-
-def propagate(
-    map_Dhw: Tensor,
-    maps_nDhw: Tensor,
-    labels_nOhw: Tensor,
-    *,
-    top: int,
-    radius: int,
-    temperature: float,
-) -> Tensor:
-    """The label of every position, (O, h, w): the sum of the module's docstring.
-
-    It is worked out tile by tile, for the products of a tile of positions with all that are near
-    one of them are few more than are needed, and their matrix is small.
-
-    Args:
-        map_Dhw: f of the frame in question, of unit length at each position.
-        maps_nDhw: f of the frames to look at.
-        labels_nOhw: Their labels.
-        top: k; all positions near where there are fewer.
-        radius: r.
-        temperature: tau.
-    """
-    h, w = map_Dhw.shape[1:]
-    out_Ohw = labels_nOhw.new_empty(labels_nOhw.shape[1:])
-    side = _TILE["cpu" if map_Dhw.device.type == "cpu" else "cuda"]
-    for rows in _parts(h, side):
-        for columns in _parts(w, side):
-            near = (slice(None), slice(None), _widened(rows, radius), _widened(columns, radius))
-            far_QK = _apart(rows, near[2], columns, near[3], radius, (h, w)).to(map_Dhw.device)
-            tile_DQ, maps_nDK = map_Dhw[:, rows, columns].flatten(1), maps_nDhw[near].flatten(2)
-            cosine_nQK = (tile_DQ.T @ maps_nDK).masked_fill_(far_QK, -torch.inf)
-            cosine_QP = cosine_nQK.transpose(0, 1).flatten(1)  # P = n K positions to choose from
-            best = cosine_QP.topk(min(top, cosine_QP.shape[1]))
-            weight_Qk = (best.values / temperature).softmax(dim=1)
-            label_OP = labels_nOhw[near].transpose(0, 1).flatten(1)
-            label_OQ = (label_OP[:, best.indices] * weight_Qk).sum(dim=2)
-            out_Ohw[:, rows, columns] = label_OQ.view_as(out_Ohw[:, rows, columns])
-    return out_Ohw
-
-
-def _parts(length: int, side: int) -> Iterator[slice]:
-    return (slice(start, min(start + side, length)) for start in range(0, length, side))
-
-
-def _widened(part: slice, radius: int) -> slice:
-    return slice(max(0, part.start - radius), part.stop + radius)
-
-
-def _apart(
-    rows: slice, near_rows: slice, columns: slice, near_columns: slice, radius: int, size: Any
-) -> Tensor:
-    """Which positions K lie outside of the square around each position Q of a tile, (Q, K)."""
-    y, near_y, x, near_x = (
-        torch.arange(length)[part]
-        for part, length in zip(
-            (rows, near_rows, columns, near_columns), np.repeat(size, 2).tolist(), strict=True
-        )
-    )
-    far_y = (y[:, None] - near_y).abs() > radius
-    far_x = (x[:, None] - near_x).abs() > radius
-    far = far_y[:, None, :, None] | far_x[None, :, None, :]
-    return far.flatten(2).flatten(0, 1)
 
 
 # ---- between frames and maps
