@@ -191,8 +191,8 @@ def _tracking(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row
         return _of_objects(tracking.tracking(subject, clips, settings, device=device))
 
     first = next(iter(encoders.values()))
-    patches = tracking.raw_patches(first, device=device, threads=chosen.threads)
-    contest = [_Entrant.of(subject, answered) for subject in (*subjects, patches)]
+    colours = tracking.colours(first, settings, **_how(chosen))
+    contest = [_Entrant.of(subject, answered) for subject in (*subjects, colours)]
     contest.append(_Entrant("no motion", lambda: _of_objects(tracking.no_motion(clips))))
     return _table("tracking", contest, chosen.seed)
 
