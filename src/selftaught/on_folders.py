@@ -200,7 +200,8 @@ def _tracking(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row
 def _of_objects(tracked: Sequence[tracking.Tracked]) -> Answer:
     objects = len(tracked)
     figures = tracking.figures(tracked)
-    return Answer(np.arange(objects), figures, split=f"{objects} objects of clips")
+    split = f"{objects} object{'s' * (objects != 1)} in clips"
+    return Answer(np.arange(objects), figures, split=split)
 
 
 FOLDERS: Mapping[str, Callable[[Encoders, evaluate_options.Evaluate], list[Row]]] = {

@@ -98,5 +98,5 @@ def _first(
 
 def worth_trying(budgets: Sequence[Budget], labels: NDArray[np.int64]) -> list[Budget]:
     """Without those that give every class all of its images: that is the whole set."""
-    largest = int(np.bincount(labels).max())
+    largest = int(np.bincount(labels).max()) if budgets else 0
     return [few for few in budgets if few.each is None or few.each < largest]

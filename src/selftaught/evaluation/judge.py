@@ -63,10 +63,11 @@ class Judged:
     def rows(
         self, protocol: str, split: str = "", first: "Judged | None" = None, note: str = ""
     ) -> list[Row]:
-        """A row a metric; `first` is what it is compared with."""
+        """A row a metric; `first` is what it is compared with. One image has no interval."""
         rows = []
+        several = len(self.answer.rows) > 1
         for metric, measured in self.figures.items():
-            low, high = interval(measured.resampled)
+            low, high = interval(measured.resampled) if several else (None, None)
             row = Row(
                 representation=self.name,
                 protocol=protocol,
@@ -80,7 +81,7 @@ class Judged:
                 note="; ".join(filter(None, (self.answer.note, note))),
                 train=self.train,
             )
-            if first is not None and metric in first.figures:
+            if several and first is not None and metric in first.figures:
                 apart_B = first.figures[metric].resampled - measured.resampled
                 low, high = interval(apart_B)
                 row = replace(row, delta_low=low, delta_high=high)
