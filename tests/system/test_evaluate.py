@@ -142,8 +142,8 @@ def test_verified_places_are_all_found(work: Path) -> None:
     rows = rows_of(work, "places", "retrieval", set=("longest=160",), verify="sift")
     values = {(row["representation"], row["metric"]): row["value"] for row in rows}
     assert named(rows)[-1] == "bag of visual words"
-    for name in named(rows):  # of twelve places one is nothing but sky
-        assert values[name, "recall@1"] >= 11 / 12, name
+    for name in named(rows):  # of twelve places some are nearly all sky
+        assert values[name, "recall@1"] >= 10 / 12, name
     cells = rows_of(work, "places", "retrieval", set=("longest=160",), verify="maps")
     assert cells[0]["protocol"] == "retrieval, verified by maps"
 
