@@ -148,7 +148,8 @@ def scikit_learns_fit(
 
     def fit() -> Found:
         s_nD = StandardScaler().fit_transform(problem.x_nD)
-        model = LogisticRegression(C=1 / (len(s_nD) * strength), max_iter=iterations)
+        penalty = strength / 2 if problem.classes == 2 else strength  # w = 2 W, so |W|^2 = w^2 / 2
+        model = LogisticRegression(C=1 / (len(s_nD) * penalty), max_iter=iterations)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(s_nD, problem.labels_n)

@@ -38,7 +38,8 @@ def test_both_come_to_the_same_objective(classes: int, strength: float) -> None:
     ours = given.objective(probes.our_fit(given, strength, "cpu")(), strength)
     theirs = given.objective(probes.scikit_learns_fit(given, strength, 1000, taken)(), strength)
     zero = given.objective((np.zeros((classes, 6)), np.zeros(classes)), strength)
-    assert ours == pytest.approx(theirs, rel=1e-4) and ours < zero == pytest.approx(np.log(classes))
+    assert ours == pytest.approx(theirs, rel=1e-3) and ours <= theirs * (1 + probes.TOLERANCE)
+    assert ours < zero == pytest.approx(np.log(classes))
     assert 0 < taken[0] < 1000
 
 

@@ -107,6 +107,38 @@ def test_fit_is_scikit_learns_minimum(n: int, D: int, strength: float) -> None:
     assert np.abs(ours - expected).max() < 5e-3
 
 
+def test_the_gradient_of_the_fit_is_autograds() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    weights, z = torch.randn(3, 6, generator=numbers), torch.randn(40, 5, generator=numbers)
+    labels = torch.arange(40) % 3
+    loss, gradient = linear.loss_and_gradient(weights, z, labels)
+    free = weights.double().requires_grad_()
+    slow = linear.cross_entropy(free, z.double(), labels)
+    slow.backward()
+    assert loss.item() == pytest.approx(slow.item(), abs=1e-6)
+    assert torch.allclose(gradient.double(), free.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_along_the_axes_the_first_step_is_newtons(classes: int) -> None:
+    """The Hessian at W = 0 times a change of class sum 0 is that change over the scale squared."""
+    numbers = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 4, generator=numbers) @ torch.randn(4, 4, generator=numbers)
+    axes = linear.principal_axes(x)
+    z, labels = axes.project(x).double(), torch.arange(60) % classes
+    change = torch.randn(classes, 5, generator=numbers).double()
+    change -= change.mean(dim=0)
+
+    def objective(weights: torch.Tensor) -> torch.Tensor:
+        penalty = 0.3 / 2 * weights[:, :-1].square().sum()
+        return linear.cross_entropy(weights, z, labels) + penalty
+
+    zero = torch.zeros(classes, 5, dtype=torch.float64)
+    _, found = torch.autograd.functional.hvp(objective, zero, change)
+    scale = linear.scales(axes.variance_r, classes, 0.3).double()
+    assert torch.allclose(found, change / scale.square(), atol=1e-4)
+
+
 @pytest.mark.slow
 def test_linear_is_as_good_as_the_best_of_scikit_learn() -> None:
     trial = digits()

@@ -2,11 +2,12 @@
 
     min_{W, b}  1/n sum_i CE(W x_i + b, y_i) + lambda/2 |W|^2      x standardised
 
-It is solved by L-BFGS in the basis of the principal axes, each scaled by about the inverse root of
-the curvature along it, (c sigma_j^2 + lambda)^(-1/2). That changes no minimum, only the way to it:
-on plain features 100 iterations are too few, on such axes 15 to 30 are enough. lambda is the one
-with the lowest cross-entropy on images of the training set that were held out; the test images are
-looked at once, at the end.
+It is solved by L-BFGS in the basis of the principal axes, each scaled by the inverse root of the
+curvature along it at W = 0, (sigma_j^2 / K + lambda)^(-1/2), and b by K^(1/2). There the Hessian is
+then the identity (for weights whose sum over classes is 0, as every gradient's is). That changes no
+minimum, only the way to it: on plain features 100 iterations are too few, on such axes 15 to 30 are
+enough. lambda is the one with the lowest cross-entropy on images of the training set that were held
+out; the test images are looked at once, at the end.
 
 Shapes:  n training vectors, M test vectors, D their size; r axes; K classes.
 """
@@ -130,13 +131,27 @@ def cross_entropy(weights: Tensor, z_nr: Tensor, labels_n: Tensor) -> Tensor:
     return F.cross_entropy(logits(weights, z_nr).T, labels_n)
 
 
+def loss_and_gradient(weights: Tensor, z_nr: Tensor, labels_n: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy, and its gradient (K, r + 1), faster than autograd's."""
+    logs_Kn, labels_1n = logits(weights, z_nr).log_softmax(dim=0), labels_n[None]
+    loss = -logs_Kn.gather(0, labels_1n).mean()
+    wrong_Kn = logs_Kn.exp_()
+    wrong_Kn.scatter_add_(0, labels_1n, wrong_Kn.new_full((1, 1), -1.0).expand_as(labels_1n))
+    slope_Kr, slope_K1 = wrong_Kn @ z_nr, wrong_Kn.sum(dim=1, keepdim=True)
+    return loss, torch.cat([slope_Kr, slope_K1], dim=1) / len(labels_n)
+
+
+def scales(variance_r: Tensor, classes: int, strength: float) -> Tensor:
+    """The inverse root of the curvature at W = 0 along each axis, and of b: (r + 1,)."""
+    scale_r = (variance_r / classes + strength).rsqrt()
+    return torch.cat([scale_r, scale_r.new_full((1,), classes**0.5)])
+
+
 def fit(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, start: Tensor, *, strength: float
 ) -> Tensor:
     """The minimum from a start, (K, r + 1)."""
-    share = 1 / len(start)
-    curvature_r = share * (1 - share) * variance_r + strength
-    scale = torch.cat([curvature_r.rsqrt(), variance_r.new_ones(1)])
+    scale = scales(variance_r, len(start), strength)
     scaled = (start / scale).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [scaled],
@@ -147,15 +162,14 @@ def fit(
     )
 
     def objective() -> Tensor:
-        optimizer.zero_grad()
-        weights = scaled * scale
-        penalty = strength / 2 * weights[:, :-1].square().sum()
-        loss = cross_entropy(weights, z_nr, labels_n) + penalty
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        weights = scaled.detach() * scale
+        loss, gradient = loss_and_gradient(weights, z_nr, labels_n)
+        gradient[:, :-1] += strength * weights[:, :-1]
+        scaled.grad = gradient * scale
+        return loss + strength / 2 * weights[:, :-1].square().sum()
 
     optimizer.step(objective)  # type: ignore[no-untyped-call]
-    return (scaled * scale).detach()
+    return scaled.detach() * scale
 
 
 def choose_strength(
