@@ -72,7 +72,7 @@ def values(answer: Answer, truth: np.ndarray) -> dict[str, float]:
 
 def test_on_one_percent_of_imagenet_the_recipe_is_the_released_one() -> None:
     rows = np.arange(12_811)
-    recipe = finetune.recipe_for(Trial(None, rows, rows, rows, classes=2), several=False)  # type: ignore[arg-type]
+    recipe = finetune.recipe_for(Trial(None, rows, rows, rows, classes=2), finetune.RATES[:1])  # type: ignore[arg-type]
     assert recipe == finetune.Recipe(60, 1024, (finetune.Rates(0.16, 0.16),))
 
 
@@ -293,7 +293,7 @@ def test_a_learning_rate_that_diverges_is_left_out(
     monkeypatch.setattr(finetune, "RATES", (bad, good))
     answer = finetune.finetune(subject, trial)
     assert np.isfinite(list(values(answer, truth).values())).all()
-    monkeypatch.setattr(finetune, "RATES", (good,))
+    monkeypatch.setattr(finetune, "RATES", (good, bad))
     assert values(finetune.finetune(subject, trial), truth) == values(answer, truth)
     monkeypatch.setattr(finetune, "RATES", (bad, bad))
     with pytest.raises(DataError, match="it diverges when it is fine-tuned"):
@@ -334,7 +334,10 @@ def test_one_image_a_class_is_learnt_to_the_last_epoch(digits: tuple[Images, Lab
     assert answer.note == (
         "4 epochs of batches of 10; too few images a class to hold any out: the last epoch"
     )
-    recipe = finetune.recipe_for(trial, several=False)
+    recipe = finetune.recipe_for(trial, finetune.blind_rates(subject))
+    assert recipe.rates == (finetune.Rates(*(10**0.5 * 0.005,) * 2),)
+    scratch = replace(subject, seed=0)
+    assert finetune.recipe_for(trial, finetune.blind_rates(scratch)).rates[0].weights > 1
     nothing = finetune.part(trial, np.zeros(10, bool))
     best = finetune.best_moment(subject.encoder, trial, nothing, recipe)
     assert best is not None and best.epoch == 4

@@ -16,8 +16,8 @@ norm in training mode. What differs, for small networks and few images:
   counts at which it and the two before were right most often (of equal ones the last), and the
   learning rate whose moment has the lowest cross-entropy: with few held-out images the best single
   accuracy is mostly luck. The paper's number of epochs is fixed. The test images are looked at
-  once, at the end. With fewer than 5 images a class nothing is held out: the released rate and the
-  last epoch count.
+  once, at the end. With fewer than 5 images a class nothing is held out: the last epoch counts, at
+  the released rate, or at the other from scratch.
 * h goes to the head directly; there the first layer of SimCLR's head is between them.
 
 Shapes:  n training images, B of a batch, M that are answered for; K classes; C channels, S pixels a
@@ -132,7 +132,7 @@ def finetune(subject: Representation, trial: Trial) -> Answer:
     assert subject.encoder is not None
     held_n = held_out_part(trial)
     learn, held = part(trial, ~held_n), part(trial, held_n)
-    recipe = recipe_for(learn, several=bool(held_n.any()))
+    recipe = recipe_for(learn, RATES if held_n.any() else blind_rates(subject))
     with _keyed_dropout(trial):
         best = best_moment(subject.encoder, learn, held, recipe)
     scores_MK = None if best is None else logits(best.network, trial, trial.test).softmax(dim=1)
@@ -165,15 +165,21 @@ def part(trial: Trial, which_n: NDArray[np.bool_]) -> Trial:
     return replace(trial, train=trial.train[which_n], labels=trial.labels[which_n])
 
 
-def recipe_for(learn: Trial, *, several: bool = True) -> Recipe:
-    """The released recipe for so many images; one learning rate where none can be chosen."""
+def blind_rates(subject: Representation) -> tuple[Rates]:
+    """Those of an encoder, or of a network from scratch, where no image is left to choose by."""
+    released, from_scratch = RATES
+    return (released if subject.seed is None else from_scratch,)
+
+
+def recipe_for(learn: Trial, tried: tuple[Rates, ...] = RATES) -> Recipe:
+    """The released recipe for so many images, at some learning rates."""
     n, (smallest, largest) = len(learn.train), BATCHES
     batch_size = min(n, max(smallest, n // STEPS), largest)
     enough = math.ceil(EPOCHS * STEPS / (n // batch_size))
     return Recipe(
         epochs=max(EPOCHS, enough) if learn.epochs is None else learn.epochs,
         batch_size=batch_size,
-        rates=tuple(_scaled(rates, batch_size) for rates in (RATES if several else RATES[:1])),
+        rates=tuple(_scaled(rates, batch_size) for rates in tried),
     )
 
 
