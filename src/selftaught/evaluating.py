@@ -107,7 +107,7 @@ def _check_page(chosen: evaluate_options.Evaluate) -> None:
     if chosen.out.suffix.lower() != ".html":
         raise FileError(f"--out {chosen.out} is no name of a page", "let it end in .html")
     inputs = [chosen.run, chosen.labelled, *chosen.against]
-    check_out(chosen.out, overwrite=chosen.overwrite, file=True, inputs=inputs)
+    check_out(chosen.out, "a file", overwrite=chosen.overwrite, inputs=inputs)
 
 
 def _write_page(
@@ -118,7 +118,7 @@ def _write_page(
     from selftaught.report.page import page
 
     title = f"{Path(chosen.run).name or chosen.run}: what the encoder is worth"
-    claim(out, overwrite=chosen.overwrite, file=True)
+    claim(out, "a file", overwrite=chosen.overwrite)
     sections = evaluation_sections(rows)
     write_text(out, page(title, sections, subtitle="A report by selftaught."))
 

@@ -46,7 +46,9 @@ class Entry:
     def contest(self, subjects: Sequence[Representation]) -> list[tuple[Protocol, Representation]]:
         """Who takes part, as they are called here, and by which protocol each answers."""
         if self.trains:
-            subjects = [_from_scratch(subject) for subject in subjects if _has_weights(subject)]
+            from selftaught.evaluation.finetune import takes
+
+            subjects = [_from_scratch(subject) for subject in subjects if takes(subject)]
         own = self.load()
         contest = [(own, subject) for subject in subjects]
         if self.scratch:
@@ -98,11 +100,6 @@ def are_numbers(protocols: Sequence[str]) -> bool:
             "ask for them one at a time",
         )
     return kinds == {True}
-
-
-def _has_weights(subject: Representation) -> bool:
-    """Raw pixels, and vectors without a network, have nothing to train."""
-    return subject.encoder is not None and any(True for _ in subject.encoder.parameters())
 
 
 def _from_scratch(subject: Representation) -> Representation:
