@@ -15,7 +15,8 @@ import pytest
 import selftaught
 from selftaught.api import COMMANDS, Command
 from selftaught.errors import ConfigError
-from selftaught.options import Evaluate, Export, Pretrain
+from selftaught.evaluate_options import Evaluate
+from selftaught.options import Export, Pretrain
 
 
 def test_importing_modules_leaves_the_functions_in_place() -> None:

@@ -17,7 +17,8 @@ from selftaught.data.store import Images, open_images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
 from selftaught.errors import DataError
 from selftaught.evaluation import finetune, linear
-from selftaught.evaluation.evaluate import PROTOCOLS, Entry, measure
+from selftaught.evaluation.evaluate import measure
+from selftaught.evaluation.few import Budget
 from selftaught.evaluation.representation import EncoderRepresentation, random_init, raw_pixels
 from selftaught.evaluation.trial import Answer, Trial
 from selftaught.training.schedule import lr_at
@@ -361,20 +362,18 @@ def test_what_has_no_weights_is_not_for_it(digits: tuple[Images, Labelled]) -> N
 
 
 def test_the_table_says_that_random_init_is_the_network_from_scratch(
-    digits: tuple[Images, Labelled], monkeypatch: pytest.MonkeyPatch
+    digits: tuple[Images, Labelled],
 ) -> None:
     trial, _ = trial_of(digits, 60, epochs=1)
     encoder = encoder_for(trial.images, width=2)
-    entry = Entry("finetune:finetune", vectors=False)
-    monkeypatch.setitem(PROTOCOLS, "finetune", entry)
     subjects = [
         EncoderRepresentation("it", encoder),
         random_init(encoder.config, trial.images, trial.train, seed=0),
     ]
-    rows = measure(subjects, trial, digits[1], ["finetune"], few=1)
-    assert [row.representation for row in rows] == ["it"] * 3 + ["random init"] * 3
+    rows = measure(subjects, trial, digits[1], ["finetune"], few=[Budget(1)])
+    assert [row.representation for row in rows] == ["it"] * 3 + ["from scratch"] * 3
     assert "too few images a class to hold any out" in rows[0].note
-    assert rows[3].note.startswith("random init: the network from scratch, by the same recipe; ")
+    assert rows[3].note.startswith("from scratch: the network from scratch, by the same recipe; ")
     assert rows[3].delta_low is not None
 
 

@@ -318,3 +318,11 @@ def test_names_of_lines_keep_their_order_and_their_distance(heights: list[float]
 def test_names_that_do_not_crowd_stay_where_their_lines_end() -> None:
     assert plots._apart([0.5, 0.1, 0.9], 0.12) == [0.5, 0.1, 0.9]
     assert plots._apart([1.0, 1.0], 0.1) == [0.9, 1.0]
+
+
+def test_the_name_of_a_line_leaves_room_for_the_plot() -> None:
+    assert plots._brief("random init") == "random init"
+    assert plots._brief("/a/very/long/way/to/an/encoder") == "…/long/way/to/an/encoder"
+    assert len(plots._brief("x" * 300)) == 24
+    lines = {name * 300: ([1.0, 2.0], [0.0, 1.0]) for name in "ab"}
+    assert "<svg" in plots.curves("Accuracy", lines, alt="two lines")

@@ -39,6 +39,7 @@ _COLOURS = {  # place-holder in the drawing: variable of style.css
 _INK, _SOFT, _LINE, *_CURVES = _COLOURS
 _FONT = 11.0  # points of the drawing, which is shown at about its own size
 _FEW = 24  # points that are marked one by one
+_LONGEST = 24  # characters of a line's name
 _APART = 0.12  # of the height, between names of lines
 _FACTOR = 30  # from the first of few places to the last: more, and they would crowd at the left
 _BARS = 100  # are told apart
@@ -148,8 +149,13 @@ def _named_at_their_ends(axes: "Axes") -> None:
     points = {line: np.asarray(line.get_xydata()) for line in axes.lines}
     ends = {line: float(to_axes.transform(xy[-1])[1]) for line, xy in points.items() if len(xy)}
     for line, height in zip(ends, _apart([*ends.values()], _APART), strict=True):
-        name = axes.text(1.02, height, str(line.get_label()), transform=axes.transAxes)
+        name = axes.text(1.02, height, _brief(str(line.get_label())), transform=axes.transAxes)
         name.set(color=line.get_color(), fontsize=_FONT - 1, verticalalignment="center")
+
+
+def _brief(name: str) -> str:
+    """The end of a long name, such as a path: there must be room for the plot."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
 def _apart(heights: Sequence[float], least: float) -> list[float]:
