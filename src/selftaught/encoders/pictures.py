@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from selftaught.data.decode import as_channels, from_pillow
 from selftaught.errors import DataError
+from selftaught.views import tensors
 from selftaught.views.policy import Intensity
 
 Picture = Image.Image | NDArray[Any]
@@ -90,3 +93,9 @@ def check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
             f"an image has values {found}, the encoder takes {low:g} to {high:g}",
             "give raw values of the kind that it was trained on",
         )
+
+
+def network_input(image_HWC: NDArray[Any], intensity: Intensity) -> Tensor:
+    """One image, scaled already, as a network takes it: (1, C, H, W), on the CPU."""
+    x_HWC = tensors.to_unit(torch.from_numpy(image_HWC), intensity)
+    return tensors.normalise(x_HWC.permute(2, 0, 1)[None], intensity)

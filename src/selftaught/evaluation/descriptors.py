@@ -38,7 +38,7 @@ from selftaught.data.decode import decode_file
 from selftaught.data.ground_truth import Box
 from selftaught.data.places import Query, check_box
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import check_values, pixels
+from selftaught.encoders.pictures import check_values, network_input, pixels
 from selftaught.errors import ConfigError, DataError, nearest, shown
 from selftaught.features import evaluating
 from selftaught.views import tensors
@@ -315,9 +315,7 @@ def _input(encoder: Encoder, image_HWC: NDArray[Any], longest: int, box: Box | N
     resized_HWC = tensors.resize(image_HWC, height, width)
     if box is not None:
         resized_HWC = cut(resized_HWC, box, size)
-    intensity = encoder.config.intensity
-    x_1HWC = tensors.to_unit(torch.from_numpy(resized_HWC), intensity)[None]
-    return tensors.normalise(x_1HWC.permute(0, 3, 1, 2), intensity)
+    return network_input(resized_HWC, encoder.config.intensity)
 
 
 def cut(image_HWC: NDArray[Any], box: Box, size: tuple[int, int]) -> NDArray[Any]:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from selftaught.data.clips import VOID, Clip
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import check_values, pixels
+from selftaught.encoders.pictures import check_values, network_input, pixels
 from selftaught.errors import ConfigError, DataError, nearest
 from selftaught.evaluation.masks import contour_accuracy, region_similarity
 from selftaught.evaluation.metrics import Figure
@@ -42,7 +42,7 @@ from selftaught.evaluation.representation import (
     check_finite,
 )
 from selftaught.features import evaluating
-from selftaught.views.tensors import normalise, resize, to_unit
+from selftaught.views.tensors import resize
 
 STRIDE = 8
 """The map is that of the last stage with a stride of at most so many pixels."""
@@ -299,8 +299,7 @@ def unit_map(
     config, like = encoder.config, next(encoder.parameters(), torch.empty(0))
     raw_HWC = pixels(frame_HWC, config.in_channels)
     check_values(raw_HWC, config.intensity)
-    x_HWC = to_unit(torch.from_numpy(resize(raw_HWC, *size)), config.intensity)
-    x_1CHW = normalise(x_HWC.permute(2, 0, 1)[None], config.intensity)
+    x_1CHW = network_input(resize(raw_HWC, *size), config.intensity)
     with evaluating(encoder), torch.autocast(like.device.type, enabled=False):
         map_Dhw = encoder.stages(x_1CHW.to(like.device, like.dtype))[stage][0].float()
         return F.normalize(map_Dhw, dim=0)

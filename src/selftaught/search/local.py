@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import pixels
+from selftaught.encoders.pictures import network_input, pixels
 from selftaught.errors import ConfigError, nearest
 from selftaught.neighbours import Prepared
-from selftaught.views.tensors import normalise, resize, to_unit
+from selftaught.views.tensors import resize
 
 F64 = NDArray[np.float64]
 
@@ -184,10 +184,8 @@ class Cells:
         H, W = image_HWC.shape[:2]
         share = size * config.image_size / min(H, W) / stride
         h, w = (max(1, round(share * side)) * stride for side in (H, W))
-        x_hwC = torch.from_numpy(resize(pixels(image_HWC, config.in_channels), h, w))
-        x_1Chw = normalise(
-            to_unit(x_hwC, config.intensity).permute(2, 0, 1)[None], config.intensity
-        )
+        scaled_hwC = resize(pixels(image_HWC, config.in_channels), h, w)
+        x_1Chw = network_input(scaled_hwC, config.intensity)
         device = next(self.encoder.parameters()).device
         return self.encoder.stages(x_1Chw.to(device))[self.stage][0].cpu()
 
