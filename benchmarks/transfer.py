@@ -48,7 +48,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--mobilenet", type=Path, help="torchvision's weights")
     options.add_argument("--seconds", type=float, default=300, help="of each training")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--keep", type=Path, help="an empty folder for all that is made")
+    options.add_argument(
+        "--keep",
+        type=Path,
+        help="a folder for the encoders; those that are there are not trained again",
+    )
     return options
 
 
@@ -58,11 +62,13 @@ def encoders(chosen: argparse.Namespace, folder: Path) -> list[str]:
     found = []
     for name, settings in SETTINGS.items():
         how: dict[str, Any] = {"image_size": SIDE, "seconds": chosen.seconds, **settings}
-        selftaught.pretrain(train, out=folder / name, seed=chosen.seed, **how)
+        if not (folder / name / "encoder").exists():
+            selftaught.pretrain(train, out=folder / name, seed=chosen.seed, **how)
         found.append(str(folder / name))
     if chosen.mobilenet:
         out = folder / "mobilenet"
-        selftaught.import_(chosen.mobilenet, out=out, image_size=128)
+        if not out.exists():
+            selftaught.import_(chosen.mobilenet, out=out, image_size=128)
         found.append(str(out))
     return found
 

@@ -25,8 +25,8 @@ FLOORS = {
     4: "methods",
     5: "training evaluation search explore vectors embed groups export report",
     6: "options group_options evaluate_options ranges answer config assignments presets recipe keep"
-    " assemble resolve figure probe pretrain demo inputs grouping sorting classifying finding"
-    " evaluating on_folders commands api",
+    " assemble resolve figure probe pretrain demo inputs grouping sorting classifying indexing"
+    " finding evaluating on_folders commands api",
     7: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -101,7 +101,7 @@ COMMANDS = {
     "cluster": Command(group_options.Cluster, "selftaught.grouping:cluster"),
     "classify": Command(group_options.Classify, "selftaught.classifying:classify"),
     "assign": Command(group_options.Assign, "selftaught.classifying:assign"),
-    "index": Command(group_options.Index, "selftaught.finding:index"),
+    "index": Command(group_options.Index, "selftaught.indexing:index"),
     "search": Command(group_options.Search, "selftaught.finding:search"),
     "report": Command(options.Report, "selftaught.commands:report"),
     "export": Command(options.Export, "selftaught.commands:export"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from selftaught import evaluate_options
 from selftaught.answer import Answer, answer
-from selftaught.data.labels import label
+from selftaught.data.labels import check_classes, label
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError
 from selftaught.evaluation.few import Budget, budget
@@ -65,6 +65,7 @@ def _on_labels(
     images = open_images(chosen.labelled, chosen)
     numbers = evaluation.are_numbers(chosen.protocol)
     labels = label(images.checked, column=chosen.label, numbers=numbers)
+    check_classes(images.checked, labels, column=chosen.label)
     this, *_ = encoders.values()
     return evaluation.evaluate(
         this,

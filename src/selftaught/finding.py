@@ -1,21 +1,20 @@
-"""The commands index and search.
+"""The command search.
 
 Shapes:  Q queries; D size of a vector; k neighbours.
 """
 
-import contextlib
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught import files, group_options, inputs
+from selftaught import files, group_options
 from selftaught.answer import Answer, answer, meanwhile
 from selftaught.data.check import encodable
+from selftaught.data.decode import decode_file
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, shown
@@ -23,149 +22,15 @@ from selftaught.machine import pick_device
 from selftaught.neighbours import groups
 from selftaught.outputs import check_out, claim
 from selftaught.report.sheets import blank, contact_sheet, tile
-from selftaught.resolve import lasting
-from selftaught.search import building
-from selftaught.search.building import Addition
-from selftaught.search.index import APPROXIMATE, INDEX, PARTS, Index, open_index
+from selftaught.search.index import Index, open_index
+from selftaught.search.local import Cells, Describe, Features, opencv_or_remedy, sift
 from selftaught.search.pictures import Pictures
+from selftaught.search.verify import Verifier
 from selftaught.vectors import of_files
 
 _ROW = re.compile(r"row:(\d{1,18})")
 _GROUPS, _MEMBERS = 50, 12  # of near-duplicates, in text and on a sheet; JSON has all
 _LINES, _ACROSS = 100, 50  # of a sheet, at most
-
-
-# --- index
-
-
-def index(chosen: group_options.Index) -> Answer:
-    """Make images searchable, or add to those that are.
-
-    Raises:
-        ConfigError: Options contradict each other, the encoder is not the index's, or faiss is
-            missing.
-        DataError: No image can be used, or vectors are not finite.
-        FileError: --out is in the way, another process is writing there, or the index is damaged.
-    """
-    if chosen.add and chosen.overwrite:
-        raise ConfigError("--add keeps what --overwrite replaces", "give one of them")
-    with _held(chosen):
-        before = open_index(chosen.out) if chosen.add else None
-        added, known = _addition(chosen, before)
-        made, new = before, 0
-        if added is not None:
-            made, new = building.write(chosen.out, added, before), len(added.vectors)
-    assert made is not None
-    return _built(made, new, known, as_json=chosen.json)
-
-
-def _built(made: Index, new: int, known: int, *, as_json: bool) -> Answer:
-    how = "searched exactly"
-    if kept := made.described["approximate"]:
-        how = (
-            f"searched with faiss, {kept['probes']} of {kept['lists']:,} lists a query; "
-            f"recall@10 {kept['recall_at_10']:.3f} on {kept['sample']:,} of them"
-        )
-    text = f"{made.folder}: {len(made):,} vectors of {made.stack.dim} numbers, {how}."
-    if new < len(made) or known:
-        text += f"\n{new:,} are new; {known:,} of these images were in it already."
-    value = {"out": str(made.folder), "count": len(made), "dim": made.stack.dim, "new": new}
-    return answer(value | {"known": known, "approximate": kept}, text, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _held(chosen: group_options.Index) -> Iterator[None]:
-    """The index's folder, for this process alone; a new one is gone again if nothing came of it."""
-    out = chosen.out
-    if chosen.add:
-        if not (out / INDEX).exists():
-            raise FileError(f"{out} holds no index to add to", "leave --add out to build one")
-        with files.locked(out):
-            yield
-        return
-    _make_room(chosen)
-    with files.locked(out):
-        if (out / INDEX).exists() and not chosen.overwrite:  # since a moment ago
-            check_out(out, "an index", overwrite=False)
-        try:
-            yield
-        finally:
-            if not (out / INDEX).exists():
-                for name in (PARTS, APPROXIMATE):
-                    shutil.rmtree(out / name, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    (out / ".lock").unlink()
-                    out.rmdir()
-
-
-def _make_room(chosen: group_options.Index) -> None:
-    """The folder is there. An index in it stays until the new one is complete."""
-    out = chosen.out
-    if (out / ".lock").exists():
-        with files.locked(out):  # who is writing there counts for more than that it exists
-            pass
-    check_out(out, "an index", overwrite=chosen.overwrite, inputs=[chosen.run, chosen.data])
-    if not (out / INDEX).exists():
-        claim(out, "an index", overwrite=chosen.overwrite)
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise files.unwritable(out.parent, error) from None
-
-
-def _addition(chosen: group_options.Index, before: Index | None) -> tuple[Addition | None, int]:
-    """What is new among that which is named, and how much is known already."""
-    known = before.known if before else frozenset()
-    if inputs.is_table(chosen.run):
-        return _of_table(chosen, before)
-    if not chosen.data:
-        inputs.open_vectors(chosen.run, "", chosen)  # which says what is missing
-    encoder = open_encoder(chosen.run)
-    if before:
-        _check_encoder(before, encoder_id(encoder), chosen.run)
-    images, left_out = inputs.open_new_images(chosen.data, chosen, known)
-    if images is None:
-        return None, left_out
-    building.check_size(len(images.checked) + len(before or ()))
-    vectors = inputs.vectors_of(encoder, images, chosen)
-    sums = images.checked.images["sha256"].to_pylist()
-    return Addition(vectors, sums, lasting(chosen.data), lasting(chosen.run)), left_out
-
-
-def _of_table(chosen: group_options.Index, before: Index | None) -> tuple[Addition | None, int]:
-    """The same of a table's vectors, which are known by their bytes."""
-    vectors = inputs.open_vectors(chosen.run, chosen.data, chosen)
-    if before:
-        _check_encoder(before, vectors.encoder, chosen.run)
-        if vectors.x_ND.shape[1] != before.stack.dim:
-            what = f"{chosen.run} has vectors of {vectors.x_ND.shape[1]} numbers"
-            raise ConfigError(f"{what}, {before.folder} of {before.stack.dim}", "add others")
-    sums = np.array(building.vector_sums(vectors.x_ND), object)
-    known = before.known if before else frozenset()
-    pairs = zip(vectors.paths, sums, strict=True)
-    new = np.flatnonzero([pair not in known for pair in pairs])
-    left_out = len(vectors) - len(new)
-    if not len(new):
-        return None, left_out
-    building.check_size(len(new) + len(before or ()))
-    data = lasting(chosen.data) if chosen.data else ""
-    return Addition(vectors.part(new), sums[new].tolist(), data, ""), left_out
-
-
-def _check_encoder(opened: Index, identity: str, name: str) -> None:
-    """Whether vectors of this encoder can be compared with the index's.
-
-    Raises:
-        ConfigError: They cannot.
-    """
-    if identity != opened.encoder:
-        raise ConfigError(
-            f"{opened.folder} holds vectors of another encoder than that of {name}",
-            "give the encoder that it was built with, or build another index",
-        )
-
-
-# --- search
 
 
 def search(chosen: group_options.Search) -> Answer:
@@ -179,11 +44,9 @@ def search(chosen: group_options.Search) -> Answer:
     if (chosen.duplicates is None) == (not chosen.query):
         what = "search was given no query" if not chosen.query else "--duplicates takes no query"
         raise ConfigError(what, "give images, or rows such as row:17, or else --duplicates 0.98")
-    if chosen.out is not None:
-        if chosen.out.suffix.lower() != ".png":
-            raise FileError(f"--out {chosen.out} is no name of a PNG file", "let it end in .png")
-        inputs = [*chosen.query, str(chosen.index)]
-        check_out(chosen.out, "a file", overwrite=chosen.overwrite, inputs=inputs)
+    if chosen.verify and not chosen.query:
+        raise ConfigError("--verify compares queries with what is found", "leave it out")
+    _check_sheet(chosen)
     opened = open_index(chosen.index)
     found = _duplicates(chosen, opened) if chosen.duplicates else _neighbours(chosen, opened)
     value, lines, text = found
@@ -199,30 +62,56 @@ def search(chosen: group_options.Search) -> Answer:
     return answer(value, text, as_json=chosen.json)
 
 
+def _check_sheet(chosen: group_options.Search) -> None:
+    """Whether --out can be written, before any work."""
+    if chosen.out is None:
+        return
+    if chosen.out.suffix.lower() != ".png":
+        raise FileError(f"--out {chosen.out} is no name of a PNG file", "let it end in .png")
+    inputs = [*chosen.query, str(chosen.index)]
+    check_out(chosen.out, "a file", overwrite=chosen.overwrite, inputs=inputs)
+
+
 Tile = NDArray[np.uint8]
 Found = tuple[dict[str, Any], list[list[Tile]], str]
 """Plain values, the lines of a sheet where one is wanted, and the text."""
 
 
+# --- the nearest
+
+
 def _neighbours(chosen: group_options.Search, opened: Index) -> Found:
     """The nearest of each query."""
-    rows_Q = [_row_of(query, opened) for query in chosen.query]
-    query_QD = _query_vectors(chosen, opened, rows_Q)
-    pictures, answers, lines, words = Pictures(opened), [], [], []
-    for query, own, query_D in zip(chosen.query, rows_Q, query_QD, strict=True):
-        own_1 = None if own is None else np.array([own])
-        cosines_1k, rows_1k = opened.search(query_D[None], chosen.top, own_1)
-        near = [
-            _described(opened, pictures, row) | {"cosine": round(float(cosine), 6)}
-            for row, cosine in zip(rows_1k[0].tolist(), cosines_1k[0].tolist(), strict=True)
-            if row >= 0
-        ]
+    rows_Q, pictures = [_row_of(query, opened) for query in chosen.query], Pictures(opened)
+    encoder = _encoder_of(chosen, opened, rows_Q)
+    query_QD = _query_vectors(chosen, opened, rows_Q, encoder)
+    verifier = _verifier(chosen, pictures, rows_Q, encoder)
+    answers, lines, words = [], [], []
+    for position, (query, own) in enumerate(zip(chosen.query, rows_Q, strict=True)):
+        near = _nearest(chosen, pictures, query_QD[position], own)
+        if verifier is not None:
+            near = _verified(verifier, position, near)
+        near = near[: chosen.top]
         answers.append({"query": query, "neighbours": near})
         words.append(_listed(_head(query, own, opened, pictures), near, _several(opened)))
         if chosen.out is not None:
-            first = _tile(pictures, own) if own is not None else _query_tile(query)
+            first = _tile(pictures, own) if own is not None else tile(_pixels(query))
             lines.append([first, *(_tile(pictures, image["row"]) for image in near)])
     return {"index": str(chosen.index), "queries": answers}, lines, "\n\n".join(words)
+
+
+def _nearest(
+    chosen: group_options.Search, pictures: Pictures, query_D: NDArray[np.float32], own: int | None
+) -> list[dict[str, Any]]:
+    """The images with the highest cosine, as many as are wanted or verified."""
+    k = max(chosen.top, chosen.first) if chosen.verify else chosen.top
+    own_1 = None if own is None else np.array([own])
+    cosines_1k, rows_1k = pictures.index.search(query_D[None], k, own_1)
+    return [
+        _described(pictures.index, pictures, row) | {"cosine": round(float(cosine), 6)}
+        for row, cosine in zip(rows_1k[0].tolist(), cosines_1k[0].tolist(), strict=True)
+        if row >= 0
+    ]
 
 
 def _row_of(query: str, opened: Index) -> int | None:
@@ -240,7 +129,10 @@ def _row_of(query: str, opened: Index) -> int | None:
 
 
 def _query_vectors(
-    chosen: group_options.Search, opened: Index, rows_Q: Sequence[int | None]
+    chosen: group_options.Search,
+    opened: Index,
+    rows_Q: Sequence[int | None],
+    encoder: Encoder | None,
 ) -> NDArray[np.float32]:
     """The vectors of the queries, (Q, D): those of rows are in the index, images are encoded."""
     query_QD = np.empty((len(rows_Q), opened.stack.dim), np.float32)
@@ -248,23 +140,102 @@ def _query_vectors(
     query_QD[is_row_Q] = opened.stack.take(np.array([r for r in rows_Q if r is not None], np.int64))
     paths = [Path(q) for q, row in zip(chosen.query, rows_Q, strict=True) if row is None]
     if paths:
-        encoder = _encoder_of(chosen, opened)
+        assert encoder is not None
         query_QD[~is_row_Q] = of_files(encoder, paths, device=pick_device(chosen.device))
-    elif chosen.encoder is not None:
-        _encoder_of(chosen, opened)
     return query_QD
 
 
-def _encoder_of(chosen: group_options.Search, opened: Index) -> Encoder:
-    """The encoder that made the index."""
+def _encoder_of(
+    chosen: group_options.Search, opened: Index, rows_Q: Sequence[int | None]
+) -> Encoder | None:
+    """The encoder that made the index, where images are encoded or compared by it, or it is named.
+
+    Raises:
+        ConfigError: It is not known, or another.
+    """
+    if None not in rows_Q and chosen.verify != "maps" and chosen.encoder is None:
+        return None
     name = chosen.encoder or str(opened.described["run"])
     if not name:
         raise ConfigError(
             f"{opened.folder} does not say where its encoder is", "give --encoder RUN"
         )
     encoder = open_encoder(name)
-    _check_encoder(opened, encoder_id(encoder), name)
+    opened.check_encoder(encoder_id(encoder), name)
     return encoder
+
+
+# --- verified by geometry
+
+
+def _verifier(
+    chosen: group_options.Search,
+    pictures: Pictures,
+    rows_Q: Sequence[int | None],
+    encoder: Encoder | None,
+) -> Verifier | None:
+    """What compares the queries' local features with those of images of the index.
+
+    Raises:
+        ConfigError: OpenCV is missing, or the encoder has no maps, or takes one size only.
+        DataError: A query cannot be read.
+    """
+    if not chosen.verify:
+        return None
+    describe: Describe = sift
+    if chosen.verify == "maps":
+        assert encoder is not None
+        describe = Cells(encoder)
+    else:
+        opencv_or_remedy()
+
+    def asked(position: int) -> NDArray[Any]:
+        row = rows_Q[position]
+        return _pixels(chosen.query[position]) if row is None else _pixels_of_row(pictures, row)
+
+    queries = Features(asked, len(rows_Q), describe)
+    return Verifier(queries, Features(pictures.read, len(pictures.index), describe), first=1000)
+
+
+def _verified(
+    verifier: Verifier, query: int, near: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The same images, those first that show the query's scene; each with its inliers.
+
+    Raises:
+        ConfigError: No image can be compared.
+    """
+    of_row = {image["row"]: image for image in near}
+    with meanwhile(f"Comparing the query with {len(near):,} images, one by one."):
+        order = verifier(query, np.array([*of_row], np.int64)).tolist()
+    if near and not any(len(verifier.database[row]) for row in order):
+        raise ConfigError(
+            f"--verify compares images, and of the {len(near):,} found none can be read and has "
+            "keypoints",
+            "put them back where they were when the index was built, or leave --verify out",
+        )
+    return [
+        of_row[row]
+        | {"inliers": verifier.inliers(query, row), "verified": verifier.verified(query, row)}
+        for row in order
+    ]
+
+
+def _pixels(query: str) -> NDArray[Any]:
+    return decode_file(Path(query), query)
+
+
+def _pixels_of_row(pictures: Pictures, row: int) -> NDArray[Any]:
+    image_HWC = pictures.read(row)
+    if image_HWC is None:
+        raise ConfigError(
+            f"row:{row} ({shown(pictures.index.path(row))}) has no image that can be read",
+            "leave --verify out, or ask with an image",
+        )
+    return image_HWC
+
+
+# --- near-duplicates
 
 
 def _duplicates(chosen: group_options.Search, opened: Index) -> Found:
@@ -289,6 +260,9 @@ def _duplicates(chosen: group_options.Search, opened: Index) -> Found:
         parts.append(f"{len(found) - _GROUPS:,} more groups: --json lists all.")
     value = {"index": str(chosen.index), "duplicates": chosen.duplicates, "groups": answers}
     return value, lines, "\n\n".join(parts)
+
+
+# --- what both say
 
 
 def _several(opened: Index) -> bool:
@@ -325,6 +299,9 @@ def _listed(head: str, images: Sequence[dict[str, Any]], several: bool) -> str:
     lines = [shown(head)] if head else []
     for image in images[: None if head else _MEMBERS]:
         cosine = f"{image['cosine']:.4f}  " if "cosine" in image else ""
+        if "inliers" in image:
+            count = f"{image['inliers']} inliers" if image["verified"] else "not verified"
+            cosine += f"{count:<13}  "
         label = f"  ({shown(str(image['label']))})" if "label" in image else ""
         gone = "  [the file is gone]" if image["gone"] else ""
         name = (image["file"] if several else None) or image["path"]
@@ -347,9 +324,3 @@ def _gone(value: dict[str, Any]) -> str:
 def _tile(pictures: Pictures, row: int) -> Tile:
     image_HWC = pictures.read(row)
     return blank() if image_HWC is None else tile(image_HWC)
-
-
-def _query_tile(query: str) -> Tile:
-    from selftaught.data.decode import decode_file
-
-    return tile(decode_file(Path(query), query))

@@ -117,6 +117,10 @@ class Search(Machine):
     """Image files, or rows of the index such as row:17."""
     top: int = 10
     """Images to find for each."""
+    verify: Literal["sift", "maps"] | None = None
+    """Show those first that lie like the query, by SIFT's keypoints or the encoder's maps."""
+    first: int = 100
+    """How many of those found are verified."""
     duplicates: float | None = None
     """In place of queries: groups of the index's images whose cosine is this or more (0.98)."""
     encoder: str | None = None

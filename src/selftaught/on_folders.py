@@ -37,13 +37,12 @@ from selftaught.evaluation.row import Row
 from selftaught.evaluation.trial import Answer
 from selftaught.inputs import open_images
 from selftaught.machine import pick_device
-from selftaught.search.local import Cells, Features, Local, sift
+from selftaught.search.local import Cells, Describe, Features, sift
 from selftaught.search.verify import Verifier
 from selftaught.search.words import Words
 
 Encoders = Mapping[str, Encoder]
 Answered = Callable[[Representation], Answer]
-Describe = Callable[[NDArray[Any]], Local]
 
 _WORDS, _EACH = 10_000, 40  # words of SIFT at most; descriptors a word at least
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from selftaught import assemble
 from selftaught.config import Config, DataSettings
-from selftaught.data.labels import label
+from selftaught.data.labels import check_classes, label
 from selftaught.errors import DataError
 from selftaught.evaluation.evaluate import check_fits
 from selftaught.evaluation.knn import knn_accuracy
@@ -24,6 +24,7 @@ def probe(labelled: str, training: Training, threads: int, cache: Path | None) -
     labels = label(images.checked)
     if not labels.classes:
         raise DataError(f"the labels of --probe {labelled} are numbers", "give classes")
+    check_classes(images.checked, labels)
 
     def measure() -> float:
         vectors_ND = features(

@@ -66,6 +66,7 @@ FLAGS: dict[str, Range] = {
     "store_size": SIDE,
     "k": COUNT,
     "top": Range(1, 1000),
+    "first": Range(1, 1000),
     "duplicates": Range(0, 1, above=True),
     "ask": Range(0, 10_000),
 }

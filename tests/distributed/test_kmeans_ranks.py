@@ -12,6 +12,8 @@ from selftaught.clustering import nearest
 from selftaught.clustering.kmeans import Clustering, kmeans
 from tests.support import gloo
 
+pytestmark = pytest.mark.slow
+
 
 def overlapping(n: int = 900, D: int = 6, dtype: type = np.float32) -> NDArray:
     """Clusters that come one after the other, so that a process sees few of them."""

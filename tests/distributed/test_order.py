@@ -16,6 +16,8 @@ from selftaught.views.policy import ViewSpec, simclr_cifar
 from tests.support import gloo
 from tests.support.sets import array_set, file_set
 
+pytestmark = pytest.mark.slow
+
 N, BATCH = 1001, 100
 Line = tuple[int, int, list[int]]  # row, draw, box
 Part = tuple[list[list[Line]], list[Tensor], list[str]]

@@ -22,6 +22,8 @@ from selftaught.methods.simclr import SimCLR, SimCLROptions, unit
 from selftaught.views.policy import ViewSpec, simclr_cifar
 from tests.support import gloo
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 24  # of the whole batch: 2, 3 and 4 processes divide it
 TAU = 0.1
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}  # relative errors, trust D1

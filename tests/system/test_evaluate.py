@@ -119,10 +119,12 @@ def test_the_verdict_leads_text_and_page(work: Path, tmp_path: Path) -> None:
     how = {"protocol": ("worth",), "against": (other,), "epochs": 1, "out": out}
     told = selftaught.evaluate(work / "enc", work / "digits", **how)
     asked = list(dict.fromkeys(row["protocol"] for row in told.value))
-    assert asked == [f"worth, {n}" for n in ("1 label a class", "10 labels a class", "all labels")]
+    budgets = ("1 label a class", "10 labels a class", "all labels")
+    assert asked == [*(f"worth, {n}" for n in budgets), "cost"]
     assert named(told.value)[-1] == "from scratch"
     sentences = str(told).split("\n\n")[0].splitlines()
-    assert len(sentences) == 3 and other in sentences[1] and "from scratch" in sentences[2]
+    assert len(sentences) == 4 and other in sentences[1] and "from scratch" in sentences[2]
+    assert sentences[3].startswith("A vector costs your encoder ") and other in sentences[3]
     page = Page(out.read_text())
     assert all(sentence in "".join(page.words) for sentence in sentences)
     assert "Accuracy over labelled images, worth" in out.read_text()

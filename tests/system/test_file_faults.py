@@ -28,6 +28,8 @@ from selftaught.options import Methods
 from selftaught.training import checkpoint
 from selftaught.training.checkpoint import Checkpoint, newest, save
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
 
@@ -118,7 +120,6 @@ def assert_resumable(folder: Path, before: int) -> int:
     return found.step
 
 
-@pytest.mark.slow
 def test_A1_25_kills_and_always_a_resumable_state(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     save(folder, some(1))
@@ -155,7 +156,6 @@ def save_with_limit(connection: Connection, folder: Path, largest: int) -> None:
 MODEL_SIZE, TRAINING_SIZE = 680_000, 1_360_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "largest", [0, 1, 4096, MODEL_SIZE - 1, MODEL_SIZE + 4096, TRAINING_SIZE - 1]
 )

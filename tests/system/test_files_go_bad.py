@@ -16,6 +16,8 @@ from selftaught.encoders.folder import open_encoder
 from selftaught.training import training as step_of
 from tests.support.runs import lines, newest, pretrain
 
+pytestmark = pytest.mark.slow
+
 IMAGES, STEPS = 150, 27  # nine steps an epoch; two bad files are more than 1 %
 CHECK = import_module("selftaught.data.check")
 STORE = import_module("selftaught.data.store")
@@ -80,7 +82,6 @@ def run(folder: Folder, out: Path, *more: str) -> int:
     return pretrain(folder.path, out, "--set", f"loop.total_steps={STEPS}", *more)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["memory", "encoded"])
 def test_clustering_does_without_a_file_that_has_gone_bad(
     folder, tmp_path, monkeypatch, capsys, form
@@ -94,7 +95,6 @@ def test_clustering_does_without_a_file_that_has_gone_bad(
     ended(tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_a_file_that_goes_bad_between_clusterings_is_named(folder, tmp_path, monkeypatch, capsys):
     kept_as(monkeypatch, "encoded")
     after_step(monkeypatch, 9, lambda: folder.spoil(149))
@@ -103,7 +103,6 @@ def test_a_file_that_goes_bad_between_clusterings_is_named(folder, tmp_path, mon
     ended(tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_many_bad_files_stop_clustering_in_one_line(folder, tmp_path, monkeypatch, capsys):
     kept_as(monkeypatch, "encoded")
     after_step(monkeypatch, 9, lambda: folder.spoil(20, 30, 40))

@@ -16,6 +16,8 @@ from selftaught.training import training as step_of
 from tests.support import poisoned
 from tests.support.runs import lines, newest, pretrain, resume
 
+pytestmark = pytest.mark.slow
+
 AT = 7
 
 

@@ -13,6 +13,8 @@ from selftaught.training import loop
 from selftaught.training import training as step_of
 from tests.support.runs import lines, newest, pretrain, resume
 
+pytestmark = pytest.mark.slow
+
 PRETRAIN = import_module("selftaught.pretrain")  # selftaught.pretrain is the API's function
 
 
@@ -20,7 +22,6 @@ def weights(run):
     return load_tensors(run / "encoder/model.safetensors")
 
 
-@pytest.mark.slow
 def test_the_time_asked_for_fixes_the_steps(tmp_path, capsys):
     run = tmp_path / "run"
     assert pretrain("digits", tmp_path / "first", "--set", "loop.total_steps=2") == DONE
@@ -35,7 +36,6 @@ def test_the_time_asked_for_fixes_the_steps(tmp_path, capsys):
     assert ("before the planned end" in said.out) is (ended < steps)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [(), ("--set", "loop.epochs=3")])
 def test_timing_leaves_no_trace(tmp_path, monkeypatch, epochs):
     """The same bits as a run of as many steps that was not timed: views, order, BN, optimizer."""

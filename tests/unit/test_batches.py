@@ -67,6 +67,7 @@ def our_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("specs", [SPECS, UNFUSED], ids=["fused", "unfused"])
 @pytest.mark.parametrize("kind", ["array", "files"])
 def test_threads_change_nothing(kind: str, specs: Specs, tmp_path: Path) -> None:

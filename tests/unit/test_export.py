@@ -40,6 +40,7 @@ def test_timm_gives_the_same_outputs(architecture, tmp_path):
     assert "timm.create_model" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_torchvision_gives_the_same_outputs_as_the_card_says(tmp_path):
     encoder = trained("resnet18")
     assert export(encoder, "torchvision", tmp_path / "out", PICTURES) <= TOLERANCE

@@ -222,6 +222,7 @@ def flipped(trial: Trial) -> tuple[Trial, Trial]:
     return replace(learn, labels=1 - learn.labels), finetune.part(trial, held)
 
 
+@pytest.mark.slow
 def test_the_best_moment_of_all_learning_rates_is_kept(digits: tuple[Images, Labelled]) -> None:
     trial, _ = trial_of(digits, 160, classes=2)
     learn, held = flipped(trial)

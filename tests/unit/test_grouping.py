@@ -133,6 +133,7 @@ def test_names_need_images_in_common() -> None:
     assert kept_names(names, old, other) == {}
 
 
+@pytest.mark.slow
 def test_a_report_is_renewed_with_the_names_and_the_choice(home: Path) -> None:
     make(home, "renewed", k="auto", label="folders")
     page, folder = home / "renewed/report.html", home / "renewed"
@@ -353,6 +354,7 @@ def test_labels_that_are_lists_are_none(tmp_path: Path) -> None:
 # --- faults
 
 
+@pytest.mark.slow
 def test_too_many_images_for_max_margin_are_refused_before_any_is_encoded(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +381,7 @@ def test_another_encoder_is_refused(home: Path) -> None:
     assert not (home / "x.csv").exists()
 
 
+@pytest.mark.slow
 def test_an_encoder_that_has_moved_is_named(home: Path) -> None:
     shutil.copytree(home / "encoder", home / "moved")
     made = selftaught.cluster(
@@ -513,6 +516,7 @@ def test_answers_are_not_lost_to_another_command(home: Path) -> None:
     assert "three" in ask.read_text()
 
 
+@pytest.mark.slow
 def test_an_older_output_stays_until_the_new_one_is_whole(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -300,6 +300,7 @@ def test_the_best_of_several_starts_is_returned() -> None:
 # --- forms of input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [3, pytest.param(600, marks=pytest.mark.slow)])
 def test_blocks_do_not_matter(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x = blobs(700, 7, 20)

@@ -5,7 +5,7 @@ import pytest
 
 from selftaught.data.check import Checked, check
 from selftaught.data.images import Source, find
-from selftaught.data.labels import label
+from selftaught.data.labels import check_classes, label
 from selftaught.errors import DataError
 from tests.support.bad_files import encoded, photograph
 
@@ -90,7 +90,9 @@ def test_rejected_images_take_no_label(tmp_path):
         (np.array([10, 9, 2, 9]), ("2", "9", "10"), [2, 1, 0, 1]),
         (np.array([True, False, True]), ("False", "True"), [1, 0, 1]),
         (["b", None, "", "a"], ("a", "b"), [1, -1, -1, 0]),
-        (np.array([1.0, np.nan, 2.0]), ("1", "2"), [0, -1, 1]),
+        ([1.0, None, 2.0], ("1", "2"), [0, -1, 1]),
+        (["X", "1", "12"], ("1", "12", "X"), [2, 0, 1]),
+        (["0.5", "1", None], ("0.5", "1"), [0, 1, -1]),
         ([5, None, 4], ("4", "5"), [1, -1, 0]),
         (np.array([0.0, 1 / 3, 1.0]), ("0", "0.3333333333333333", "1"), [0, 1, 2]),
     ],
@@ -105,11 +107,11 @@ def test_classes_are_sorted_and_gaps_are_none(values, classes, indices, tmp_path
 
 
 def test_many_fractions_are_targets(tmp_path):
-    values = np.random.default_rng(0).random(50)
-    values[7] = np.nan
+    values = np.random.default_rng(0).random(50).astype(object)
+    values[7] = None
     found = label(checked_arrays(tmp_path, weight=values))
     assert found.classes == () and found.labels_N.dtype == np.float64
-    np.testing.assert_equal(found.labels_N, values)
+    np.testing.assert_equal(found.labels_N, np.where(values == None, np.nan, values).astype(float))  # noqa: E711
     assert len(found.test) == 10 and len(found.train) == 39
     assert label(checked_arrays(tmp_path, weight=np.arange(50.0) // 2)).classes[:2] == ("0", "1")
 
@@ -125,12 +127,12 @@ def test_a_split_column(tmp_path):
 
 
 def test_val_stands_in_for_test_and_is_left_alone_beside_it(tmp_path):
-    found = label(checked_arrays(tmp_path, label=list("abab"), split=["train", "val"] * 2))
+    found = label(checked_arrays(tmp_path, label=list("aabb"), split=["train", "val"] * 2))
     assert (found.split, found.test.tolist()) == ("val (given)", [1, 3])
     split = ["train", "val", "test", "train"]
     found = label(checked_arrays(tmp_path, label=list("abab"), split=split))
     assert (found.split, found.train.tolist(), found.test.tolist()) == (
-        *("test (given)", [0, 3], [2]),
+        *("test (given), none of b", [0, 3], [2]),
     )
 
 
@@ -217,6 +219,81 @@ def test_too_few_to_split(tmp_path):
     for split in (["train", "train"], ["other", "other"]):
         with pytest.raises(DataError, match="too few labelled images to split"):
             label(checked_arrays(tmp_path, label=["a", "b"], split=split))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_label_that_is_not_finite(value, numbers, tmp_path):
+    column = np.array([1.0, 2.0, value, 1.0])
+    with pytest.raises(DataError, match=f"arrays: the label of 00002 is {value:g}: .* cell empty"):
+        label(checked_arrays(tmp_path, label=column), numbers=numbers)
+
+
+@pytest.mark.parametrize(
+    ("values", "here", "there"),
+    [
+        (["0.5", "1.5", "n/a", "2"], "00000 is '0.5'", "00002 is 'n/a'"),
+        ([3, "cat", 3, "cat"], "00000 is 3", "00001 is 'cat'"),
+        ([3, "3", 4, "4"], "00000 is 3", "00001 is '3'"),
+        ([0.5, None, "0.7", 1.0], "00000 is 0.5", "00002 is '0.7'"),
+    ],
+)
+def test_labels_of_several_kinds(values, here, there, tmp_path):
+    with pytest.raises(DataError, match="labels are of several kinds") as raised:
+        label(checked_arrays(tmp_path, label=values))
+    assert here in str(raised.value) and there in str(raised.value)
+
+
+def test_a_class_that_is_for_the_test_only(tmp_path):
+    checked = checked_files(tmp_path, ["train/a/1.png", "train/b/2.png", "test/a/3.png"])
+    check_classes(checked, label(checked))
+    (tmp_path / "d/test/c").mkdir()
+    (tmp_path / "d/test/c/4.png").write_bytes(encoded(photograph(4), "PNG"))
+    checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+    with pytest.raises(DataError, match=r"test/c/4.png is for the test, and no image of its "):
+        check_classes(checked, label(checked))
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"), [("b", "none of b"), ("bcd", "none of b and 2 others")]
+)
+def test_classes_that_are_not_asked_for_are_said(absent, words, tmp_path):
+    names = [f"train/{kind}/{i}.png" for kind in "abcd" for i in "12"]
+    names += [f"test/{kind}/3.png" for kind in "abcd" if kind not in absent]
+    checked = checked_files(tmp_path, names)
+    assert label(checked).split == f"test (given), {words}"
+    check_classes(checked, label(checked))
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_a_class_of_which_no_image_can_be_used(prefix, tmp_path):
+    names = [f"{prefix}{kind}/{i}.png" for kind in "ab" for i in "123"]
+    names += [f"test/{kind}/4.png" for kind in "ab"] if prefix else []
+    checked_files(tmp_path, [*names, f"{prefix}c/5.png", f"{prefix}a/6.png"])
+    for name in ("a/6.png", "c/5.png"):
+        (tmp_path / "d" / prefix / name).write_bytes(b"no image")
+    checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+    found = label(checked)
+    assert found.classes == ("a", "b")
+    with pytest.raises(DataError, match=f"no image of the class c can be used, .* {prefix}c/5.png"):
+        check_classes(checked, found)
+    (tmp_path / "d" / prefix / "c/5.png").unlink()
+    (tmp_path / "d" / prefix / "c/notes.txt").touch()
+    checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+    with pytest.raises(DataError, match=f"d/{prefix}c is the folder of a class without any image"):
+        check_classes(checked, label(checked))
+    (tmp_path / "d" / prefix / "c").rename(tmp_path / "d" / prefix / ".c")
+    check_classes(checked, label(checked))
+
+
+def test_a_class_of_a_table_of_which_no_image_can_be_used(tmp_path):
+    array = np.random.default_rng(0).random((7, 4, 4, 1)).astype(np.float32)
+    array[2, 0, 0, 0] = np.nan
+    checked = checked_arrays(tmp_path, array, label=["a", "b", "c", "a", "b", "a", "b"])
+    with pytest.raises(DataError, match="no image of the class c can be used, such as 00002"):
+        check_classes(checked, label(checked))
+    numbers = checked_arrays(tmp_path, array, label=np.arange(7.0))
+    check_classes(numbers, label(numbers, numbers=True))
 
 
 def test_the_sets_that_packages_ship(tmp_path):

@@ -136,6 +136,7 @@ def test_a_script_replaces_its_own_part_of_the_results(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_a_process_of_its_own_held_at_once():
     code = (
         "from benchmarks import measure; before = measure.peak_mib();"

@@ -88,6 +88,7 @@ def test_the_network_of_init_and_a_recipe_for_its_size(resolved: Any, tmp_path: 
     assert (found.config.network.image_size, found.config.data.store_size) == (16, 32)
 
 
+@pytest.mark.slow
 def test_what_a_method_asks_for_goes_with_its_network(resolved: Any, tmp_path: Path) -> None:
     def rate(**options: Any) -> float:
         loop = resolved(method="deepcluster", set=("k=2",), **options).config.loop

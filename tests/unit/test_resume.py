@@ -255,6 +255,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS.keys())
@@ -266,6 +267,7 @@ def test_R1_matrix(
     assert_equal(made, tmp_path, straight(setup))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS.keys())
 def test_a_method_that_begins_epochs(
     images: Images, straight: Straight, tmp_path: Path, stop: Stop
@@ -333,6 +335,7 @@ def test_a_beginning_is_saved_where_it_takes_longer_than_saving(
     assert_equal(go(images, setup, tmp_path), tmp_path, straight(setup))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
 def test_other_optimizers(
     images: Images, straight: Straight, tmp_path: Path, optimizer: str

@@ -103,3 +103,27 @@ def test_of_several_seeds_the_widest_interval_counts() -> None:
     told = rows(**BASELINES)
     seeds = [row("random init", labels, 0.4, -0.01, 0.2) for labels in BUDGETS]
     assert "not surely ahead of random init" in verdict([*told, *seeds])[0]
+
+
+def test_what_encoders_cost_is_said_of_encoders_alone() -> None:
+    found = rows(**BASELINES, other=(0.1, 0.1, 0.1))
+    for name, weights, time in (("this encoder", 0.1, 0.25), ("other", 2.25, 6.5)):
+        found += cost(name, weights, time)
+    found += cost("raw pixels", 0.0, 0.1)
+    assert verdict(found)[-1] == (
+        "A vector costs your encoder 0.25 ms (0.1 million weights), other 6.5 ms (2.25 million "
+        "weights)."
+    )
+
+
+def test_alone_an_encoder_costs_what_it_costs() -> None:
+    found = rows(**BASELINES)
+    assert verdict(found + cost("this encoder", 0.1, 0.25)) == verdict(found)
+
+
+def cost(name: str, weights: float, time: float) -> list[Row]:
+    own = row(name, "", 0.0, None, None)
+    return [
+        replace(own, protocol="cost", metric="million weights", value=weights),
+        replace(own, protocol="cost", metric="ms an image", value=time),
+    ]

@@ -268,6 +268,7 @@ def test_types_are_those_that_are_promised(operations):
 Sides = st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @given(Sides, st.integers(0, 2**40), st.integers(0, 2**31))
 def test_a_batch_equals_its_parts_in_any_order(sides, first, seed):
     draws_N = first + np.random.default_rng(0).permutation(len(sides))

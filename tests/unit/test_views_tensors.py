@@ -141,6 +141,7 @@ def test_chain_at_224_pixels_is_torchvisions(policy):
     assert furthest(ours, oracle.views(images, params, policy, Intensity())) <= CHAIN
 
 
+@pytest.mark.slow
 @given(st.permutations(EVERY), st.integers(1, 11), st.integers(0, 99))
 def test_operations_come_in_the_policys_order(operations, count, seed):
     always = tuple(replace(one, p=max(one.p, 0.7)) for one in operations[:count])
@@ -344,6 +345,7 @@ def all_images(images, params, policy):
     return tensors.everywhere(x, policy, tensors.on_device(params, x.device), Intensity())
 
 
+@pytest.mark.slow
 @given(st.permutations(EVERY), st.integers(0, 99))
 def test_all_operations_for_all_images_give_the_same(operations, seed):
     images = torch.stack(torches(random_images(6, seed=13, size=(20, 30))))

@@ -238,8 +238,8 @@ def _column(column: "pa.ChunkedArray") -> NDArray[Any] | None:
         column = column.cast(column.type.value_type)
     if types.is_nested(column.type):
         return None
-    numeric = types.is_integer(column.type) or types.is_boolean(column.type)
-    if types.is_floating(column.type) or (numeric and not column.null_count):
+    kinds = types.is_integer, types.is_boolean, types.is_floating
+    if any(is_kind(column.type) for is_kind in kinds) and not column.null_count:
         return column.to_numpy()  # type: ignore[no-any-return]
     return _objects(column.to_pylist())
 

@@ -5,6 +5,7 @@ Shapes:  N rows of one `Checked`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ class Labelled:
             without one.
         train: Rows to learn from, ascending.
         test: Rows to judge by, ascending.
-        split: In words: "test (given)", "test (20 % by hash)".
+        split: In words: "test (given)", "test (20 % by hash)"; and the classes that are not asked
+            for: "test (given), none of cat".
     """
 
     classes: tuple[str, ...]
@@ -53,14 +55,17 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
         numbers: Whether labels are numbers to predict, however few different ones there are.
 
     Raises:
-        DataError: There are no labels, some are no numbers where these are wanted, one class only,
-            or nothing to learn from or to judge by.
+        DataError: There are no labels, some are no numbers where these are wanted, not finite, or
+            of several kinds, one class only, or nothing to learn from or to judge by.
     """
     names = [checked.source.names[i] for i in checked.index_N]
     folders = _folder_splits(names)
-    values = _values(checked, names, column, folders is not None)
+    values = _values(checked, checked.index_N, column, folders is not None)
+    _refuse_not_finite(checked, names, values)
     if numbers:
         _refuse_words(checked, names, values)
+    else:
+        _refuse_mixed(checked, names, values)
     targets = _targets(values, numbers)
     classes, labels_N = ((), targets) if targets is not None else _classes(values)
     there = ~np.isnan(labels_N) if targets is not None else labels_N >= 0
@@ -68,7 +73,8 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
     given = _given_splits(checked, folders)
     rows = np.flatnonzero(there)
     if given is not None and any(given[row] in _TEST for row in rows):
-        return Labelled(classes, labels_N, *_given(given, rows, checked))
+        train, test, words = _given(given, rows, checked)
+        return Labelled(classes, labels_N, train, test, words + _absent(classes, labels_N[test]))
     if given is not None:  # what is neither train nor test takes no part
         rows = rows[[given[row] in _TRAIN for row in rows]]
     train, test = _by_hash(checked, rows, labels_N if classes else np.zeros_like(labels_N))
@@ -77,47 +83,73 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
             f"{_name(checked)} has too few labelled images to split",
             "label at least two of a class, or give train/ and test/",
         )
-    return Labelled(classes, labels_N, train, test, "test (20 % by hash)")
+    words = "test (20 % by hash)" + _absent(classes, labels_N[test])
+    return Labelled(classes, labels_N, train, test, words)
+
+
+def check_classes(checked: Checked, found: Labelled, *, column: str | None = None) -> None:
+    """Whether every class that is there can be learnt and judged.
+
+    Args:
+        checked: The images.
+        found: What `label` found.
+        column: As for `label`.
+
+    Raises:
+        DataError: No image of a class can be used, or a class is for the test only.
+    """
+    _refuse_lost(checked, found.classes, column)
+    _refuse_empty(checked, found.classes, column)
+    learnt, asked = (found.labels_N[rows] for rows in (found.train, found.test))
+    unknown = np.flatnonzero(~np.isin(asked, learnt)) if found.classes else np.empty(0, np.int64)
+    if len(unknown):
+        row = found.test[unknown[0]]
+        name = checked.source.names[checked.index_N[row]]
+        kind = found.classes[found.labels_N[row]]
+        raise DataError(
+            f"{_name(checked)}: {shown(name)} is for the test, and no image of its class "
+            f"{shown(kind)} is for training",
+            "give some for training, or take the class out",
+        )
 
 
 # ---- labels
 
 
 def _values(
-    checked: Checked, names: Sequence[str], column: str | None, split_folders: bool
+    checked: Checked, positions: NDArray[np.int64], column: str | None, split_folders: bool
 ) -> list[Any]:
-    """A label or None for each row."""
+    """A label or None for each of these positions in the source."""
     columns = checked.source.columns
     usable = [name for name in columns if name != "split"]
     if column == "folders" and column not in columns:
-        return _folder_labels(checked, names, split_folders)
+        return _folder_labels(checked, positions, split_folders)
     if column is not None:
         if column not in columns:
             remedy = nearest(column, usable) if usable else "it has none"
             raise DataError(f"{_name(checked)} has no column {column!r}", remedy)
-        return _plain(columns[column][checked.index_N])
+        return _plain(columns[column][positions])
     if "label" in columns or len(usable) == 1:
-        return _plain(columns["label" if "label" in columns else usable[0]][checked.index_N])
+        return _plain(columns["label" if "label" in columns else usable[0]][positions])
     if usable:
         raise DataError(
             f"{_name(checked)} has several columns: {', '.join(sorted(usable))}",
             "choose one with --label COLUMN",
         )
-    return _folder_labels(checked, names, split_folders)
+    return _folder_labels(checked, positions, split_folders)
 
 
 def _plain(column_N: NDArray[Any]) -> list[Any]:
     """Python values; None where one is missing."""
-    return [
-        None if value is None or value != value or value == "" else value
-        for value in column_N.tolist()
-    ]
+    return [None if value is None or value == "" else value for value in column_N.tolist()]
 
 
-def _folder_labels(checked: Checked, names: Sequence[str], split_folders: bool) -> list[Any]:
+def _folder_labels(
+    checked: Checked, positions: NDArray[np.int64], split_folders: bool
+) -> list[Any]:
     """The first folder of each name, below train/ and test/ the second; None without one."""
     skip = 1 if split_folders else 0
-    paths = [name.split("/")[skip:] for name in names]
+    paths = [checked.source.names[i].split("/")[skip:] for i in positions]
     found = [path[0] if len(path) > 1 else None for path in paths]
     if checked.source.root is None or not any(found):
         raise DataError(
@@ -125,6 +157,76 @@ def _folder_labels(checked: Checked, names: Sequence[str], split_folders: bool) 
             "put each class into a folder of its own, or give a table with columns path and label",
         )
     return found
+
+
+def _refuse_not_finite(checked: Checked, names: Sequence[str], values: Sequence[Any]) -> None:
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, float) and not np.isfinite(value):
+            raise DataError(
+                f"{_name(checked)}: the label of {shown(name)} is {value:g}",
+                "give a finite number, or leave the cell empty where there is no label",
+            )
+
+
+def _refuse_mixed(checked: Checked, names: Sequence[str], values: Sequence[Any]) -> None:
+    """Fractions among words, as of a column of numbers with "n/a" in it; numbers and texts.
+
+    Whole numbers that are written as texts may stand among words, as of characters.
+    """
+    first: dict[str, tuple[str, Any]] = {}
+    for name, value in zip(names, values, strict=True):
+        if value is not None:
+            first.setdefault(_kind(value), (name, value))
+    pairs = ("number", "word"), ("number", "digits"), ("number", "fraction"), ("fraction", "word")
+    for pair in pairs:
+        if first.keys() >= {*pair}:
+            (name, value), (other, word) = (first[kind] for kind in pair)
+            raise DataError(
+                f"{_name(checked)}: labels are of several kinds: that of {shown(name)} is "
+                f"{shown(repr(value))}, that of {shown(other)} is {shown(repr(word))}",
+                "make all of them numbers or words, and leave a cell empty where there is no label",
+            )
+
+
+def _kind(value: Any) -> str:
+    """A number, or a text: a fraction, digits, or a word."""
+    if not isinstance(value, str):
+        return "number"
+    try:
+        finite = bool(np.isfinite(float(value)))
+    except ValueError:
+        finite = False
+    return "word" if not finite else "digits" if value.isdigit() else "fraction"
+
+
+def _refuse_lost(checked: Checked, classes: Sequence[str], column: str | None) -> None:
+    """Classes of which no image can be used."""
+    source = checked.source
+    rejected = np.setdiff1d(np.arange(len(source)), checked.index_N)
+    folders = _folder_splits(source.names) is not None
+    values = _values(checked, rejected, column, folders) if classes and len(rejected) else []
+    for position, value in zip(rejected, values, strict=False):
+        if value is not None and _word(value) not in classes:
+            raise DataError(
+                f"{_name(checked)}: no image of the class {shown(_word(value))} can be used, such "
+                f"as {shown(source.names[position])}",
+                "selftaught check says why; repair them, or take the class out",
+            )
+
+
+def _refuse_empty(checked: Checked, classes: Sequence[str], column: str | None) -> None:
+    """Folders beside those of classes that hold no image."""
+    source = checked.source
+    if source.root is None or not Path(source.name).is_dir() or column not in (None, "folders"):
+        return
+    splits = {name.split("/")[0] for name in source.names} if _folder_splits(source.names) else {""}
+    for split in sorted(splits):
+        for folder in sorted((source.root / split).iterdir()):
+            if folder.is_dir() and folder.name[0] != "." and folder.name not in classes:
+                raise DataError(
+                    f"{shown(str(folder))} is the folder of a class without any image",
+                    "put images into it, or take it away",
+                )
 
 
 def _refuse_words(checked: Checked, names: Sequence[str], values: Sequence[Any]) -> None:
@@ -211,6 +313,15 @@ def _given(
             "mark some as train, or leave the split out",
         )
     return train, test, f"{kind} (given)"
+
+
+def _absent(classes: Sequence[str], asked: NDArray[Any]) -> str:
+    """Classes that no image of the test has, in words."""
+    there = {*asked.tolist()}
+    names = [name for index, name in enumerate(classes) if index not in there]
+    if not names:
+        return ""
+    return f", none of {shown(names[0])}" + (f" and {len(names) - 1} others" if names[1:] else "")
 
 
 def _by_hash(

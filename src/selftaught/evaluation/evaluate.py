@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.evaluation.cost import costs
 from selftaught.evaluation.few import ALL, Budget, draws, worth_trying
 from selftaught.evaluation.judge import Judge, Judged
 from selftaught.evaluation.protocols import PROTOCOLS, Entry, are_numbers, check_protocols
@@ -141,6 +142,8 @@ def measure(
                 subject.vectors(trial.images)  # not timed: protocols share them
         for called, trials, note in _questions(name, entry, trial, few):
             rows += compared(judge, contest, trials, called, labels.split, note)
+        if entry.costs:
+            rows += costs(subjects, trial.images, seed=trial.seed, threads=trial.threads)
     return rows
 
 

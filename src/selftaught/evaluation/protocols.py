@@ -26,6 +26,7 @@ class Entry:
         few: The numbers of labels that it looks at unless others are asked for; none: all.
         and_all: Whether it looks at all labels too.
         scratch: Whether the same network that is trained from scratch stands beside the others.
+        costs: Whether what the representations cost is told too.
     """
 
     place: str
@@ -36,6 +37,7 @@ class Entry:
     few: tuple[Budget, ...] = ()
     and_all: bool = False
     scratch: bool = False
+    costs: bool = False
 
     def load(self) -> Protocol:
         """The protocol itself."""
@@ -67,7 +69,7 @@ PROTOCOLS = {
     "regression": Entry("regression:regression", numbers=True),
     "clusters": Entry("clusters:clusters", learns=False),
     "layers": Entry("layers:layers", vectors=False),
-    "worth": Entry("linear:linear", few=WORTH, and_all=True, scratch=True),
+    "worth": Entry("linear:linear", few=WORTH, and_all=True, scratch=True, costs=True),
 }
 
 

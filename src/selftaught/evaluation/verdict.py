@@ -7,6 +7,7 @@ values and half of the paired 95 % interval. What the interval cannot tell from 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selftaught.evaluation.cost import COST, TIME, WEIGHTS
 from selftaught.evaluation.protocols import SCRATCH
 from selftaught.evaluation.row import Row
 
@@ -56,7 +57,8 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     encoders = [name for name in others if name not in (*_BASELINES, SCRATCH)]
     sentences = [_learnt({name: leads[name] for name in _BASELINES if name in leads})]
     sentences += [_beside(name, leads[name]) for name in encoders]
-    return sentences + ([_scratch(leads[SCRATCH])] if SCRATCH in leads else [])
+    sentences += [_scratch(leads[SCRATCH])] if SCRATCH in leads else []
+    return sentences + _costs(rows, ours, encoders)
 
 
 def _leads(rows: Sequence[Row], ours: str, name: str) -> list[Lead]:
@@ -125,6 +127,20 @@ def _scratch(leads: Sequence[Lead]) -> str:
         for lead in leads
     ]
     return f"Training the same network from scratch on the labels alone is {', '.join(parts)}."
+
+
+def _costs(rows: Sequence[Row], ours: str, others: Sequence[str]) -> list[str]:
+    """What the encoders take, where there are several of them."""
+    cost = {(row.representation, row.metric): row.value for row in rows if row.protocol == COST}
+    known = [name for name in (ours, *others) if (name, TIME) in cost]
+    if ours not in known or len(known) < 2:
+        return []
+    parts = [
+        f"{cost[name, TIME]:.3g} ms ({cost[name, WEIGHTS]:.3g} million weights)" for name in known
+    ]
+    first, *rest = parts
+    beside = [f"{name} {part}" for name, part in zip(known[1:], rest, strict=True)]
+    return [f"A vector costs your encoder {first}, {', '.join(beside)}."]
 
 
 def _listed(leads: Sequence[Lead]) -> str:

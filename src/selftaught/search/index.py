@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selftaught import files
-from selftaught.errors import FileError
+from selftaught.errors import ConfigError, FileError
 from selftaught.search.approximate import Approximate, load
 from selftaught.search.stack import F32, Rows, Stack
 
@@ -117,6 +117,22 @@ class Index:
     def part(self, row: int) -> Part:
         """What it was added with."""
         return self.parts[self.stack.place(row)[0]]
+
+    def check_encoder(self, identity: str, name: str) -> None:
+        """Whether vectors of an encoder can be compared with the index's.
+
+        Args:
+            identity: The encoder's.
+            name: What the user calls it.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+        if identity != self.encoder:
+            raise ConfigError(
+                f"{self.folder} holds vectors of another encoder than that of {name}",
+                "give the encoder that it was built with, or build another index",
+            )
 
     @cached_property
     def known(self) -> frozenset[tuple[str, str]]:

@@ -62,6 +62,10 @@ class Local:
         return Prepared(self.descriptors_ND, "dot")
 
 
+Describe = Callable[[NDArray[Any]], Local]
+"""From the pixels of an image, (H, W, C), to its local features: `sift`, or a `Cells`."""
+
+
 # --- SIFT
 
 
@@ -96,7 +100,7 @@ def sift(image_HWC: NDArray[Any], *, most: int = 1000, longest: int = 1024) -> L
     (H, W), gray_hw = image_HWC.shape[:2], _gray(image_HWC, longest)
     tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * float(np.hypot(H, W)))
     if min(gray_hw.shape) < _SMALLEST:
-        return _local(np.empty((0, 5)), np.empty((0, 128), np.float32), tolerance)
+        return _nothing()
     # without enable_precise_upscale places are off by a quarter of a pixel
     detector = cv2.SIFT.create(nfeatures=most, enable_precise_upscale=True)
     found, raw_ND = detector.detectAndCompute(gray_hw, None)
@@ -123,6 +127,11 @@ def _local(table_N5: F64, descriptors_ND: NDArray[np.float32], tolerance: float)
     tolerance_N = np.full(len(table_N5), tolerance)
     angle_N = np.radians(table_N5[:, 3])
     return Local(table_N5[:, :2], table_N5[:, 2], angle_N, descriptors_ND, tolerance_N)
+
+
+def _nothing() -> Local:
+    """No keypoints at all."""
+    return _local(np.empty((0, 5)), np.empty((0, 128), np.float32), _LEAST_TOLERANCE)
 
 
 def _gray(image_HWC: NDArray[Any], longest: int) -> NDArray[np.uint8]:
@@ -223,18 +232,19 @@ class Features:
     """Local features of many images by position, computed when they are first asked for.
 
     Args:
-        read: Reads the pixels of image i, (H, W, C).
+        read: Reads the pixels of image i, (H, W, C); None where it cannot be read: such an image
+            has no keypoints.
         count: How many images there are.
-        describe: From an image to its local features: `sift`, or a `Cells`.
+        describe: From an image to its local features.
         keep: So many images' features stay in memory, those asked for last. A thousand keypoints
             of SIFT take half a megabyte.
     """
 
     def __init__(
         self,
-        read: Callable[[int], NDArray[Any]],
+        read: Callable[[int], NDArray[Any] | None],
         count: int,
-        describe: Callable[[NDArray[Any]], Local] = sift,
+        describe: Describe = sift,
         *,
         keep: int = 2000,
     ) -> None:
@@ -251,4 +261,5 @@ class Features:
         return (self[position] for position in range(self._count))
 
     def _computed(self, position: int) -> Local:
-        return self._describe(self._read(position))
+        image_HWC = self._read(position)
+        return _nothing() if image_HWC is None else self._describe(image_HWC)

@@ -191,11 +191,17 @@ def rerank(
 
 def _by_inliers(query: Local, inliers_m: Rows, n: int, least: int | None) -> Rows:
     """The order of n candidates, of which the first m were verified."""
-    if least is None:
-        least = LEAST_CELLS if query.upright else LEAST
+    least = _least(query, least)
     inliers_n = np.zeros(n, np.int64)
     inliers_n[: len(inliers_m)] = np.where(inliers_m >= least, inliers_m, 0)
     return np.argsort(-inliers_n, kind="stable")
+
+
+def _least(query: Local, least: int | None) -> int:
+    """With so many inliers an image counts as verified."""
+    if least is not None:
+        return least
+    return LEAST_CELLS if query.upright else LEAST
 
 
 class Verifier:
@@ -234,6 +240,10 @@ class Verifier:
         if pair not in self._inliers:
             self._inliers[pair] = self.match(query, position).inliers
         return self._inliers[pair]
+
+    def verified(self, query: int, position: int) -> bool:
+        """Whether they have enough in common to be shown first."""
+        return self.inliers(query, position) >= _least(self.queries[query], self.least)
 
     def match(self, query: int, position: int) -> Match:
         """How a query matches one image of the database."""
