@@ -32,6 +32,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_digits(root)
     _write_places(root / "places")
     flower, temple = load_sample_image("flower.jpg"), load_sample_image("china.jpg")
+    for name, photograph in (("china", temple), ("flower", flower)):
+        (root / "words" / name).mkdir(parents=True)
+        Image.fromarray(photograph).save(root / "words" / name / "0.png")
     size = (120, 160)
     write_clip(root / "clips", "dahlia", [dahlia(flower)], temple[::2, ::2], size=size, frames=4)
     return root
@@ -192,9 +195,13 @@ def test_what_does_not_go_together_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_words_where_numbers_are_wanted_are_named(work: Path) -> None:
-    with pytest.raises(DataError, match=r"the label of 0/.*png is 0, no number|no number"):
-        selftaught.evaluate(work / "enc", work / "digits", protocol=("regression",))
+def test_folders_may_be_numbers_and_words_are_named(work: Path) -> None:
+    rows = rows_of(work, "digits", "regression")
+    assert {row["metric"] for row in rows} == {"R2", "mean absolute error"}
+    with pytest.raises(
+        DataError, match=r"the label of china/0.png is china, no number: correct it"
+    ):
+        selftaught.evaluate(work / "enc", work / "words", protocol=("regression",))
 
 
 def test_a_command_line_prints_rows_and_ends_with_2_for_users_mistakes(

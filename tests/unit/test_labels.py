@@ -116,6 +116,12 @@ def test_many_fractions_are_targets(tmp_path):
     assert label(checked_arrays(tmp_path, weight=np.arange(50.0) // 2)).classes[:2] == ("0", "1")
 
 
+def test_numbers_may_be_written_as_texts(tmp_path):
+    checked = checked_arrays(tmp_path, label=["1.5", None, "-2", "1e3", "7", "3"])
+    found = label(checked, numbers=True).labels_N
+    np.testing.assert_equal(found, [1.5, np.nan, -2, 1000, 7, 3])
+
+
 # ---- splits
 
 

@@ -63,7 +63,7 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
     values = _values(checked, checked.index_N, column, folders is not None)
     _refuse_not_finite(checked, names, values)
     if numbers:
-        _refuse_words(checked, names, values)
+        values = _as_numbers(checked, names, values)
     else:
         _refuse_mixed(checked, names, values)
     targets = _targets(values, numbers)
@@ -229,13 +229,17 @@ def _refuse_empty(checked: Checked, classes: Sequence[str], column: str | None) 
                 )
 
 
-def _refuse_words(checked: Checked, names: Sequence[str], values: Sequence[Any]) -> None:
+def _as_numbers(
+    checked: Checked, names: Sequence[str], values: Sequence[Any]
+) -> list[float | None]:
+    """Numbers that are written as texts are numbers too."""
     for name, value in zip(names, values, strict=True):
-        if value is not None and not (isinstance(value, int | float) and np.isfinite(value)):
+        if value is not None and _kind(value) == "word":
             raise DataError(
                 f"{_name(checked)}: the label of {shown(name)} is {shown(str(value))}, no number",
-                "give a column of numbers with --label",
+                "correct it, leave the cell empty, or give a column of numbers with --label",
             )
+    return [None if value is None else float(value) for value in values]
 
 
 def _targets(values: Sequence[Any], wanted: bool) -> NDArray[np.float64] | None:
