@@ -98,10 +98,12 @@ def check_classes(checked: Checked, found: Labelled, *, column: str | None = Non
     Raises:
         DataError: No image of a class can be used, or a class is for the test only.
     """
+    if not found.classes:  # numbers to predict
+        return
     _refuse_lost(checked, found.classes, column)
     _refuse_empty(checked, found.classes, column)
     learnt, asked = (found.labels_N[rows] for rows in (found.train, found.test))
-    unknown = np.flatnonzero(~np.isin(asked, learnt)) if found.classes else np.empty(0, np.int64)
+    unknown = np.flatnonzero(~np.isin(asked, learnt))
     if len(unknown):
         row = found.test[unknown[0]]
         name = checked.source.names[checked.index_N[row]]
@@ -204,8 +206,8 @@ def _refuse_lost(checked: Checked, classes: Sequence[str], column: str | None) -
     source = checked.source
     rejected = np.setdiff1d(np.arange(len(source)), checked.index_N)
     folders = _folder_splits(source.names) is not None
-    values = _values(checked, rejected, column, folders) if classes and len(rejected) else []
-    for position, value in zip(rejected, values, strict=False):
+    values = _values(checked, rejected, column, folders) if len(rejected) else []
+    for position, value in zip(rejected, values, strict=True):
         if value is not None and _word(value) not in classes:
             raise DataError(
                 f"{_name(checked)}: no image of the class {shown(_word(value))} can be used, such "
