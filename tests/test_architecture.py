@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = {
     0: "errors",
-    1: "files outputs rng distributed machine",
+    1: "files outputs rng distributed machine meanwhile",
     2: "views encoders data",
     3: "clustering neighbours features contrast",
     4: "methods",

@@ -1,10 +1,6 @@
-"""What a command hands back, for programs and for people, and what it says meanwhile."""
+"""What a command hands back, for programs and for people."""
 
-import contextlib
 import json
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +24,3 @@ class Answer:
 def answer(value: Any, text: str, *, as_json: bool = False) -> Answer:
     """An answer that prints `text`, or its value as one JSON object."""
     return Answer(value, json.dumps(value, indent=1, default=str) if as_json else text)
-
-
-@contextlib.contextmanager
-def meanwhile(text: str, *, after: float = 1.5) -> Iterator[None]:
-    """Print a line to stderr if the work inside takes longer than `after` seconds."""
-    timer = threading.Timer(after, print, [text], {"file": sys.stderr, "flush": True})
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

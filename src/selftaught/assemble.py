@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from selftaught import distributed
-from selftaught.answer import meanwhile
 from selftaught.config import Config, ViewSettings, typed
 from selftaught.data.batches import Feed
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, DataError, nearest
 from selftaught.machine import cache_folder
+from selftaught.meanwhile import meanwhile
 from selftaught.methods import find
 from selftaught.methods.method import Method
 from selftaught.rng import torch_seed

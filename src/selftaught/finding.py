@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught import files, group_options
-from selftaught.answer import Answer, answer, meanwhile
+from selftaught.answer import Answer, answer
 from selftaught.data.check import encodable
 from selftaught.data.decode import decode_file
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError, shown
 from selftaught.machine import pick_device
+from selftaught.meanwhile import meanwhile
 from selftaught.neighbours import groups
 from selftaught.outputs import check_out, claim
 from selftaught.report.sheets import blank, contact_sheet, tile

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selftaught import group_options, options
-from selftaught.answer import Answer, answer, meanwhile
+from selftaught.answer import Answer, answer
 from selftaught.errors import ConfigError, DataError, shown
 from selftaught.files import quoted, write_table
 from selftaught.groups import clusters as kept
@@ -30,6 +30,7 @@ from selftaught.inputs import (
     with_labels,
 )
 from selftaught.machine import pick_device
+from selftaught.meanwhile import meanwhile
 from selftaught.outputs import check_out, new_output
 from selftaught.report.page import Section
 from selftaught.report.walls import Curve, group_sections, write_group_report

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selftaught import assemble, config, distributed
-from selftaught.answer import Answer, meanwhile
+from selftaught.answer import Answer
 from selftaught.config import Config, with_overrides
 from selftaught.encoders.folder import CONFIG, WEIGHTS, save_config, save_encoder
 from selftaught.errors import FileError, StopRun
 from selftaught.files import locked, quoted, remove_leftovers, write_json
 from selftaught.machine import describe, pick_device
+from selftaught.meanwhile import meanwhile
 from selftaught.options import Machine, Pretrain, Resume
 from selftaught.training import checkpoint, log
 from selftaught.training.checkpoint import Checkpoint

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from selftaught import config as configuration
-from selftaught.answer import meanwhile
 from selftaught.config import Config, with_overrides
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError
+from selftaught.meanwhile import meanwhile
 from selftaught.options import Pretrain, Views
 from selftaught.presets import preset
 from selftaught.resolve import Resolved, resolve, resolve_views

@@ -26,6 +26,7 @@ from selftaught.evaluation.representation import (
 from selftaught.evaluation.row import Row, as_dicts, as_text
 from selftaught.evaluation.trial import Protocol, Trial
 from selftaught.evaluation.verdict import verdict
+from selftaught.meanwhile import meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 THIS = "this encoder"
 """What tables call the encoder in question."""
+
+_LONG = 10  # seconds after which it is said what is at work
 
 __all__ = [
     "PROTOCOLS",
@@ -139,7 +142,8 @@ def measure(
         contest = entry.contest(subjects)
         if entry.vectors:
             for subject in subjects:
-                subject.vectors(trial.images)  # not timed: protocols share them
+                with meanwhile(f"Vectors of {subject.name}.", after=_LONG):
+                    subject.vectors(trial.images)  # not timed: protocols share them
         for called, trials, note in _questions(name, entry, trial, few):
             rows += compared(judge, contest, trials, called, labels.split, note)
         if entry.costs:
@@ -159,7 +163,8 @@ def compared(
     rows: list[Row] = []
     first: Judged | None = None
     for protocol, subject in contest:
-        judged = judge.judge(protocol, subject, trials)
+        with meanwhile(f"{called}: {subject.name}.", after=_LONG):
+            judged = judge.judge(protocol, subject, trials)
         rows += judged.rows(called, split, first, note)
         first = first or judged
     return rows
