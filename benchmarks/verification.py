@@ -32,20 +32,47 @@ from selftaught.search.words import Words
 from tests.support.photographs import photograph, photographs
 from tests.support.warps import miss, warped
 
+RESULTS = Path(__file__).parents[1] / "docs/results.md"
+SHARES = (0.3, 0.6, 0.8)  # of matches that are wrong
+
 Found = NDArray[np.float64] | None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure, print, and write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    found = {"hardware": measure.hardware(), "speed": speeds()}
-    found["warps"] = [warps(chosen.warps, share) for share in (0.3, 0.6, 0.8)]
+    found: dict[str, Any] = {"hardware": measure.hardware(), "speed": speeds()}
+    found["warps"] = [warps(chosen.warps, share) for share in SHARES]
     if chosen.corridor:
         found["corridor"] = corridor(chosen.corridor)
     text = json.dumps(found, indent=1)
     print(text)
     if chosen.json:
         chosen.json.write_text(text + "\n")
+    if measure.publishes(chosen):
+        measure.publish(RESULTS, "verification", page(found, chosen.warps))
+
+
+def page(found: dict[str, Any], count: int) -> str:
+    """What docs/results.md says."""
+    speed = found["speed"]
+    lines = [
+        "## Spatial verification",
+        f"{found['hardware']}. {count} warps of photographs; a share of the matches is wrong.\n",
+        "| wrong matches | found within 3 px: ours | OpenCV's RANSAC | median miss: ours | its |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["warps"]:
+        ours, rival = row["selftaught"], row["OpenCV's RANSAC"]
+        cells = [f"{one['within 3 px']:.1%}" for one in (ours, rival)]
+        cells += [f"{one['median px']:.2f} px" for one in (ours, rival)]
+        lines.append(f"| {row['share of outliers']:.0%} | {' | '.join(cells)} |")
+    lines.append(
+        f"\nAn image of {speed['keypoints']:,} keypoints takes {speed['ms to sift']:.0f} ms, a pair "
+        f"of one scene {speed['ms to verify']:.0f} ms, of two {speed['ms to verify another']:.0f} ms."
+        "\n\n`python -m benchmarks.verification` measures it anew."
+    )
+    return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     options.add_argument("--warps", type=int, default=500)
     options.add_argument("--corridor", type=Path, help="vpr_corridor, unpacked")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    measure.output_options(options)
     return options
 
 
