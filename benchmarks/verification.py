@@ -67,11 +67,12 @@ def page(found: dict[str, Any], count: int) -> str:
         cells = [f"{one['within 3 px']:.1%}" for one in (ours, rival)]
         cells += [f"{one['median px']:.2f} px" for one in (ours, rival)]
         lines.append(f"| {row['share of outliers']:.0%} | {' | '.join(cells)} |")
-    lines.append(
-        f"\nAn image of {speed['keypoints']:,} keypoints takes {speed['ms to sift']:.0f} ms, a pair "
-        f"of one scene {speed['ms to verify']:.0f} ms, of two {speed['ms to verify another']:.0f} ms."
-        "\n\n`python -m benchmarks.verification` measures it anew."
-    )
+    image, same, other = (speed[f"ms to {name}"] for name in ("sift", "verify", "verify another"))
+    lines += [
+        f"\nAn image of {speed['keypoints']:,} keypoints takes {image:.0f} ms, a pair of one scene "
+        f"{same:.0f} ms, of two {other:.0f} ms.",
+        "\n`python -m benchmarks.verification` measures it anew.",
+    ]
     return "\n".join(lines)
 
 
