@@ -88,7 +88,8 @@ def _others(chosen: evaluate_options.Evaluate) -> "Mapping[str, Encoder]":
     Raises:
         ConfigError: One is named twice, or like something that stands in every table.
     """
-    taken = {"this encoder", "random init", "raw pixels", "from scratch", "no motion"}
+    taken = {"this encoder", "random init", "raw pixels", "from scratch"}
+    taken |= {"no motion", "colours", "bag of visual words"}
     found: dict[str, Encoder] = {}
     for name in chosen.against:
         if name in taken | found.keys():

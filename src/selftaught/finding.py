@@ -91,7 +91,7 @@ def _neighbours(chosen: group_options.Search, opened: Index) -> Found:
     for position, (query, own) in enumerate(zip(chosen.query, rows_Q, strict=True)):
         near = _nearest(chosen, pictures, query_QD[position], own)
         if verifier is not None:
-            near = _verified(verifier, position, near)
+            near = _verified(verifier, position, near[: chosen.first]) + near[chosen.first :]
         near = near[: chosen.top]
         answers.append({"query": query, "neighbours": near})
         words.append(_listed(_head(query, own, opened, pictures), near, _several(opened)))

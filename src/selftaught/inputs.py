@@ -1,7 +1,8 @@
 """What RUN and DATA name, opened: images, or vectors from an encoder and images or from a table."""
 
+import os
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from selftaught import assemble
 from selftaught.config import Config, DataSettings
-from selftaught.data.check import Checked
+from selftaught.data.check import Checked, check
+from selftaught.data.images import Source
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.folder import open_encoder
@@ -35,6 +37,21 @@ def open_images(data: str, machine: Machine) -> Images:
     images = assemble.opened(wanted, machine.cache, machine.threads)
     _say_left_out(images.checked)
     return images
+
+
+def open_files(paths: Sequence[Path], machine: Machine) -> Images:
+    """These files, each once; what is left out, and why, is said on stderr.
+
+    Raises:
+        DataError: None can be used.
+    """
+    real = dict.fromkeys(path.parent.resolve() / path.name for path in paths)
+    root = Path(os.path.commonpath([path.parent for path in real]))
+    source = Source(str(root), root, tuple(path.relative_to(root).as_posix() for path in real))
+    cache, threads = cache_folder(machine.cache), machine.threads
+    checked = check(source, cache=cache, threads=threads)
+    _say_left_out(checked)
+    return assemble.opened(Config(data=DataSettings(str(root))), cache, threads, checked)
 
 
 def left_out(checked: Checked) -> str:

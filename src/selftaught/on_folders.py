@@ -3,11 +3,10 @@
 Neither learns from labels: a table's rows are means over queries, or over objects.
 """
 
-import dataclasses
-import os
 import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +21,10 @@ from selftaught.data.decode import decode_file
 from selftaught.data.places import Places, Query, read_places
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, nearest, shown
 from selftaught.evaluation import retrieval, tracking
 from selftaught.evaluation.descriptors import Recipe, cut, learn_whitening
+from selftaught.evaluation.evaluate import check_fits
 from selftaught.evaluation.judge import Judge, Judged
 from selftaught.evaluation.representation import (
     RANDOM_SEEDS,
@@ -35,7 +35,7 @@ from selftaught.evaluation.representation import (
 )
 from selftaught.evaluation.row import Row
 from selftaught.evaluation.trial import Answer
-from selftaught.inputs import open_images
+from selftaught.inputs import open_files, open_images
 from selftaught.machine import pick_device
 from selftaught.meanwhile import meanwhile
 from selftaught.search.local import Cells, Describe, Features, sift
@@ -91,11 +91,10 @@ def _retrieval(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Ro
     places = read_places(Path(chosen.labelled))
     settings = _settings(retrieval.Settings, chosen, recipe=_settings(Recipe, chosen))
     _all_known(chosen, retrieval.Settings, Recipe)
-    settings = dataclasses.replace(
-        settings, device=pick_device(chosen.device), threads=chosen.threads
-    )
-    images = open_images(_folder_of([*places.database, *(q.path for q in places.queries)]), chosen)
-    others = _paths(chosen.whiten, chosen) if chosen.whiten else []
+    settings = replace(settings, device=pick_device(chosen.device), threads=chosen.threads)
+    searched = [*places.database, *(query.path for query in places.queries)]
+    images = open_files(searched, chosen)
+    others = _paths(chosen.whiten, searched, chosen) if chosen.whiten else []
     subjects = _subjects(encoders, images, chosen)
     first = settings.reranked
     by_sift = _verifier(places, sift, first) if chosen.verify == "sift" else None
@@ -103,15 +102,19 @@ def _retrieval(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Ro
     def answered(subject: Representation) -> Answer:
         ours = _whitened(subject, settings, others)
         rerank = _by_cells(subject, places, first) if chosen.verify == "maps" else by_sift
-        return retrieval.retrieval(subject, places, ours, rerank=rerank).answer
+        answer = retrieval.retrieval(subject, places, ours, rerank=rerank).answer
+        if chosen.verify and rerank is None:
+            answer = replace(answer, note=f"{answer.note}; {subject.name} has no maps to verify by")
+        return answer
 
     called = "retrieval" + (f", verified by {chosen.verify}" if chosen.verify else "")
+    called += f", whitened on {chosen.whiten}" if chosen.whiten else ""
     contest = [_Entrant.of(subject, answered) for subject in subjects]
     contest.append(_Entrant.of(raw_pixels(images, **_how(chosen)), answered))
     if by_sift:
         words = partial(_words, places, by_sift, chosen.seed)
         contest.append(_Entrant("bag of visual words", words))
-    return _table(called, contest, chosen.seed)
+    return _table(_called(called, chosen), contest, chosen.seed)
 
 
 def _whitened(
@@ -124,8 +127,8 @@ def _whitened(
     whitening = learn_whitening(
         encoder, others, settings.recipe, device=settings.device, threads=settings.threads
     )
-    recipe = dataclasses.replace(settings.recipe, whitening=whitening)
-    return dataclasses.replace(settings, recipe=recipe)
+    recipe = replace(settings.recipe, whitening=whitening)
+    return replace(settings, recipe=recipe)
 
 
 def _by_cells(subject: Representation, places: Places, first: int) -> Verifier | None:
@@ -151,7 +154,7 @@ def _words(places: Places, verifier: Verifier, seed: int) -> Answer:
     scores = (words.rank(query) for query in verifier.queries)
     found = (np.argsort(-scores_N, kind="stable") for scores_N in scores)
     ranked_QN = np.stack([verifier(query, found_N) for query, found_N in enumerate(found)])
-    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf"
+    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf; SIFT is computed once, for who asks"
     return retrieval.Retrieved(ranked_QN, retrieval.judged(places, ranked_QN), note).answer
 
 
@@ -163,17 +166,24 @@ def _query_pixels(query: Query) -> NDArray[Any]:
     return cut(image_HWC, query.box, image_HWC.shape[:2])
 
 
-def _paths(data: str, chosen: evaluate_options.Evaluate) -> list[Path]:
-    """The files of a set of images.
+def _paths(data: str, searched: Sequence[Path], chosen: evaluate_options.Evaluate) -> list[Path]:
+    """The files of another set of images.
 
     Raises:
-        ConfigError: They are no files.
+        ConfigError: They are no files, or among those that are searched.
     """
     checked = open_images(data, chosen).checked
     root = checked.source.root
     if root is None:
         raise ConfigError(f"the images of --whiten {data} are no files", "give a folder of images")
-    return [root / checked.source.names[i] for i in checked.index_N.tolist()]
+    paths = [root / checked.source.names[i] for i in checked.index_N.tolist()]
+    both = {path.resolve() for path in paths} & {path.resolve() for path in searched}
+    if both:
+        raise ConfigError(
+            f"--whiten {data} holds images that are searched, such as {shown(str(min(both)))}",
+            "give other images: whitening must not know those it is judged on",
+        )
+    return paths
 
 
 # --- tracking
@@ -185,7 +195,7 @@ def _tracking(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row
     settings = _settings(tracking.Settings, chosen)
     _all_known(chosen, tracking.Settings)
     frames = [frame for clip in clips for frame in clip.frames]
-    images, device = open_images(_folder_of(frames), chosen), pick_device(chosen.device)
+    images, device = open_files(frames, chosen), pick_device(chosen.device)
     subjects = _subjects(encoders, images, chosen)
 
     def answered(subject: Representation) -> Answer:
@@ -195,7 +205,7 @@ def _tracking(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row
     colours = tracking.colours(first, settings, **_how(chosen))
     contest = [_Entrant.of(subject, answered) for subject in (*subjects, colours)]
     contest.append(_Entrant("no motion", lambda: _of_objects(tracking.no_motion(clips))))
-    return _table("tracking", contest, chosen.seed)
+    return _table(_called("tracking", chosen), contest, chosen.seed)
 
 
 def _of_objects(tracked: Sequence[tracking.Tracked]) -> Answer:
@@ -222,7 +232,13 @@ def _how(chosen: evaluate_options.Evaluate) -> dict[str, Any]:
 def _subjects(
     encoders: Encoders, images: Images, chosen: evaluate_options.Evaluate
 ) -> list[Representation]:
-    """The encoders, and the first one's network at random init (its norms have seen the images)."""
+    """The encoders, and the first one's network at random init (its norms have seen the images).
+
+    Raises:
+        DataError: An encoder does not take such images.
+    """
+    for encoder in encoders.values():
+        check_fits(encoder, images)
     how, everything = _how(chosen), np.arange(len(images.store))
     named = [EncoderRepresentation(name, encoder, **how) for name, encoder in encoders.items()]
     config = named[0].encoder.config
@@ -258,9 +274,9 @@ def _table(called: str, contest: Sequence[_Entrant], seed: int) -> list[Row]:
     return rows
 
 
-def _folder_of(paths: Sequence[Path]) -> str:
-    """The folder that all of them are in."""
-    return os.path.commonpath([path.parent.resolve() for path in paths])
+def _called(name: str, chosen: evaluate_options.Evaluate) -> str:
+    """The protocol with its settings: rows of other settings answer another question."""
+    return ", ".join((name, *chosen.set))
 
 
 def _settings(kind: type[Any], chosen: evaluate_options.Evaluate, **others: Any) -> Any:

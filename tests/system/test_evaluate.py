@@ -150,7 +150,7 @@ def test_verified_places_are_all_found(work: Path) -> None:
     for name in named(rows):  # of twelve places some are nearly all sky
         assert values[name, "recall@1"] >= 10 / 12, name
     cells = rows_of(work, "places", "retrieval", set=("longest=160",), verify="maps")
-    assert cells[0]["protocol"] == "retrieval, verified by maps"
+    assert cells[0]["protocol"] == "retrieval, verified by maps, longest=160"
 
 
 def test_whitening_is_learned_from_other_images(work: Path) -> None:
@@ -181,6 +181,8 @@ def test_masks_are_followed_beside_what_stays(work: Path) -> None:
         ({"protocol": ("regression", "knn")}, "some want numbers as labels, others classes"),
         ({"protocol": ("retrieval",), "set": ("longst=3",)}, "no setting 'longst'.*longest"),
         ({"protocol": ("retrieval",), "set": ("longest=big",)}, "--set longest='big'"),
+        ({"protocol": ("retrieval",), "whiten": "places"}, "holds images that are searched"),
+        ({"protocol": ("retrieval",), "against": ("colours",)}, "named twice"),
         ({"few": ("ten",)}, "few is ten"),
         ({"against": ("enc", "enc")}, "named twice"),
     ],

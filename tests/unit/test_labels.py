@@ -1,5 +1,7 @@
 """Labels and splits: where they come from, that they are always the same, and what is refused."""
 
+from datetime import date
+
 import numpy as np
 import pytest
 
@@ -290,6 +292,26 @@ def test_a_class_of_which_no_image_can_be_used(prefix, tmp_path):
         check_classes(checked, label(checked))
     (tmp_path / "d" / prefix / "c").rename(tmp_path / "d" / prefix / ".c")
     check_classes(checked, label(checked))
+
+
+@pytest.mark.parametrize("train", ["", "Train/"])
+def test_a_stray_image_loses_no_class(train, tmp_path):
+    names = [f"{train}{kind}/{i}.png" for kind in "ab" for i in "123"]
+    names += [f"test/{kind}/4.png" for kind in "ab"] if train else []
+    checked_files(tmp_path, [*names, "cover.png", f"{train}x.png"])
+    for broken in ([], [f"{train}x.png"], [f"{train}x.png", "cover.png"]):
+        for name in broken:
+            (tmp_path / "d" / name).write_bytes(b"no image")
+        checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+        check_classes(checked, label(checked))
+
+
+def test_dates_are_no_numbers(tmp_path):
+    days = [date(2024, 1, day) for day in (1, 2, 3, 4)] * 2
+    checked = checked_arrays(tmp_path, label=days)
+    assert label(checked).classes[0] == "2024-01-01"
+    with pytest.raises(DataError, match="label of 00000 is 2024-01-01, no number"):
+        label(checked, numbers=True)
 
 
 def test_a_class_of_a_table_of_which_no_image_can_be_used(tmp_path):

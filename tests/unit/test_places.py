@@ -134,15 +134,24 @@ def test_images_may_be_counted_and_queries_may_have_boxes(tmp_path: Path) -> Non
     assert found.notes == ("images of queries/ without a line, left out: 1",)
 
 
-def test_names_win_over_counting_where_all_of_a_column_are_names(tmp_path: Path) -> None:
+def test_names_win_over_counting(tmp_path: Path) -> None:
     folder = tmp_path
     for name in ("1", "2"):
         image(folder / "query" / f"{name}.png")
         image(folder / "ref" / f"{name}.png")
-    text(folder / "ground_truth.csv", "query,reference", "1,0", "2,1")
+    text(folder / "ground_truth.csv", "query,reference", "1,2", "2,1")
     one, two = read_places(folder).queries
-    assert (one.path.name, two.path.name) == ("1.png", "2.png"), "all of these are names"
-    assert (one.good, two.good) == ({0}, {1}), "0 is no name, so all of these are counted"
+    assert (one.path.name, two.path.name) == ("1.png", "2.png")
+    assert (one.good, two.good) == ({1}, {0})
+    text(folder / "ground_truth.csv", "query,reference", "1,0", "2,1")
+    refused(folder, r"line 2 .*'0'")  # and not counted, which would find other images
+
+
+def test_a_set_without_a_right_image_is_refused(tmp_path: Path) -> None:
+    folder = plain(tmp_path, "query,reference,kind", "q1,a,junk", "q2,b,junk")
+    refused(folder, r"ground_truth.csv names no image that is right for any query")
+    text(folder / "ground_truth.csv", "query,reference,kind", "q1,a,junk", "q2,b,ok")
+    assert len(read_places(folder).queries) == 2
 
 
 def test_a_linked_image_folder_is_read_and_a_link_out_of_it_is_not(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from selftaught.evaluation import tracking as t
 from selftaught.evaluation.propagation import propagate
 from selftaught.evaluation.representation import EncoderRepresentation
 from selftaught.evaluation.tracking import Settings, tracking
+from selftaught.views.policy import Intensity
 from tests.oracles import tracking as oracle
 from tests.support.made_clips import CutOut, write_clip, write_voc_clips
 from tests.support.photographs import photographs
@@ -272,6 +273,17 @@ def test_what_has_no_maps_is_refused(moving: tuple[Clip, ...]) -> None:
         tracking(vectors, moving)
 
 
+def test_a_network_of_one_size_is_named(moving: tuple[Clip, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"mixer_s32_224 has no map of a frame of 128 x 160 px"):
+        tracking(network("mixer_s32_224"), moving, replace(SMALL, side=128, stage=None))
+
+
+def test_a_frame_of_another_range_is_named(moving: tuple[Clip, ...]) -> None:
+    subject = network("resnet8", intensity=Intensity(300.0, 60000.0))
+    with pytest.raises(DataError, match=r"00000.jpg: .*60000"):
+        tracking(subject, moving, SMALL)
+
+
 def test_a_map_that_is_not_finite_is_named(moving: tuple[Clip, ...]) -> None:
     subject = network("resnet8")
     for weight in subject.encoder.parameters():
@@ -283,8 +295,9 @@ def test_a_map_that_is_not_finite_is_named(moving: tuple[Clip, ...]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"top": 0}, "top is 0: give 1 at least"),
+        ({"top": 0}, "top is 0: give a number from 1 to 8,192"),
         ({"frames": -1}, "frames is -1"),
+        ({"frames": 10**20}, "frames is 100"),
         ({"radius": -1}, "radius is -1"),
         ({"side": 0}, "side is 0"),
         ({"temperature": 0.0}, "temperature is 0"),

@@ -48,12 +48,28 @@ def test_without_such_rows_nothing_is_said() -> None:
 
 def test_what_is_ahead_of_untrained_things_has_learnt() -> None:
     (sentence,) = verdict(rows(**BASELINES))
-    assert sentence.startswith("It has learnt: ahead of random init by 10.0 ± 1.0 points with 1 ")
-    assert "raw pixels by 20.0 ± 1.0 points" in sentence
+    assert sentence == (
+        "It has learnt: ahead of random init by at least 10.0 ± 1.0 points (with 1 label a class) "
+        "and of raw pixels by at least 20.0 ± 1.0 points (with 1 label a class)."
+    )
+
+
+def test_what_is_behind_raw_pixels_with_some_labels_depends() -> None:
+    (sentence,) = verdict(rows(random_init=(0.1, 0.1, 0.1), raw_pixels=(0.1, -0.05, 0.1)))
+    assert sentence == (
+        "It depends on the labels: raw pixels, without any training, ahead by 5.0 ± 1.0 points "
+        "with 10 labels a class, behind by 10.0 ± 1.0 points with 1 label a class, 10.0 ± 1.0 "
+        "points with all labels."
+    )
+
+
+def test_without_intervals_nothing_can_be_told() -> None:
+    found = [replace(row, delta_low=None, delta_high=None) for row in rows(**BASELINES)]
+    assert verdict(found) == ["There are too few test images to tell anything."]
 
 
 def test_what_is_behind_raw_pixels_is_not_to_be_used() -> None:
-    (sentence,) = verdict(rows(random_init=(0.1, 0.1, 0.1), raw_pixels=(0.1, -0.05, 0.1)))
+    (sentence,) = verdict(rows(random_init=(0.1, 0.1, 0.1), raw_pixels=(0.0, -0.05, 0.0)))
     assert sentence.startswith("Do not use it as it is: raw pixels, without any training, ")
     assert "ahead by 5.0 ± 1.0 points with 10 labels a class" in sentence
 

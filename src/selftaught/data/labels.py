@@ -17,6 +17,7 @@ from selftaught.errors import DataError, nearest, shown
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
 _TEST_SHARE = 0.2
+_NUMBERS = ("number", "digits", "fraction")  # kinds of values that can be numbers
 _FEW = 20  # different fractions up to which a column of numbers still names classes
 
 
@@ -58,7 +59,7 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
         DataError: There are no labels, some are no numbers where these are wanted, not finite, or
             of several kinds, one class only, or nothing to learn from or to judge by.
     """
-    names = [checked.source.names[i] for i in checked.index_N]
+    names = _usable(checked)
     folders = _folder_splits(names)
     values = _values(checked, checked.index_N, column, folders is not None)
     _refuse_not_finite(checked, names, values)
@@ -191,9 +192,9 @@ def _refuse_mixed(checked: Checked, names: Sequence[str], values: Sequence[Any])
 
 
 def _kind(value: Any) -> str:
-    """A number, or a text: a fraction, digits, or a word."""
+    """A number; a text: a fraction, digits, or a word; or something else, such as a date."""
     if not isinstance(value, str):
-        return "number"
+        return "number" if isinstance(value, int | float) else "other"
     try:
         finite = bool(np.isfinite(float(value)))
     except ValueError:
@@ -204,10 +205,10 @@ def _kind(value: Any) -> str:
 def _refuse_lost(checked: Checked, classes: Sequence[str], column: str | None) -> None:
     """Classes of which no image can be used."""
     source = checked.source
-    rejected = np.setdiff1d(np.arange(len(source)), checked.index_N)
-    folders = _folder_splits(source.names) is not None
-    values = _values(checked, rejected, column, folders) if len(rejected) else []
-    for position, value in zip(rejected, values, strict=True):
+    folders = _folder_splits(_usable(checked)) is not None
+    values = _values(checked, np.arange(len(source)), column, folders)
+    for position in np.setdiff1d(np.arange(len(source)), checked.index_N).tolist():
+        value = values[position]
         if value is not None and _word(value) not in classes:
             raise DataError(
                 f"{_name(checked)}: no image of the class {shown(_word(value))} can be used, such "
@@ -221,8 +222,9 @@ def _refuse_empty(checked: Checked, classes: Sequence[str], column: str | None) 
     source = checked.source
     if source.root is None or not Path(source.name).is_dir() or column not in (None, "folders"):
         return
-    splits = {name.split("/")[0] for name in source.names} if _folder_splits(source.names) else {""}
-    for split in sorted(splits):
+    names = _usable(checked)
+    parts = {name.split("/")[0] for name in names if "/" in name} if _folder_splits(names) else {""}
+    for split in sorted(parts):
         for folder in sorted((source.root / split).iterdir()):
             if folder.is_dir() and folder.name[0] != "." and folder.name not in classes:
                 raise DataError(
@@ -236,7 +238,7 @@ def _as_numbers(
 ) -> list[float | None]:
     """Numbers that are written as texts are numbers too."""
     for name, value in zip(names, values, strict=True):
-        if value is not None and _kind(value) == "word":
+        if value is not None and _kind(value) not in _NUMBERS:
             raise DataError(
                 f"{_name(checked)}: the label of {shown(name)} is {shown(str(value))}, no number",
                 "correct it, leave the cell empty, or give a column of numbers with --label",
@@ -288,6 +290,11 @@ def _refuse_useless(
 
 
 # ---- splits
+
+
+def _usable(checked: Checked) -> list[str]:
+    """Names of the images, by row."""
+    return [checked.source.names[i] for i in checked.index_N]
 
 
 def _folder_splits(names: Sequence[str]) -> list[str] | None:

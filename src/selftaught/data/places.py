@@ -110,7 +110,8 @@ def read_places(folder: Path) -> Places:
 
     Raises:
         DataError: There is no ground truth, or more than one; it is a pickle; it is malformed or
-            not UTF-8; it names images that are not there; or there are no queries or no database.
+            not UTF-8; it names images that are not there; or there are no queries, no database, or
+            no image that is right.
         FileError: A file of the ground truth cannot be read, or its JSON is none.
     """
     if not folder.is_dir():
@@ -133,6 +134,9 @@ def read_places(folder: Path) -> Places:
     for part, called in ((places.queries, "queries"), (places.database, "images to find")):
         if not part:
             raise DataError(f"{shown(str(paths[0]))} names no {called}", "name one at least")
+    if not any(query.good | query.ok for query in places.queries):
+        found_none = f"{shown(str(paths[0]))} names no image that is right for any query"
+        raise DataError(found_none, "name one at least, as good or ok")
     return places
 
 
@@ -331,11 +335,11 @@ def _check_header(header: list[str], called: str) -> None:
 def _column(rows: list[tuple[dict[str, str], str]], name: str, images: NamedImages) -> list[int]:
     """The images that a column names: by their names, or else by their places in sorted order.
 
-    Where every cell is the name of an image the cells are names, even if all are numbers.
+    Where a cell is the name of an image all of them are names, even if they are numbers.
     """
     cells = [(row[name], place) for row, place in rows]
     counted = all(cell.isascii() and cell.isdigit() and len(cell) <= _DIGITS for cell, _ in cells)
-    if not counted or all(cell in images for cell, _ in cells):
+    if not counted or any(cell in images for cell, _ in cells):
         return [images.position(cell, place) for cell, place in cells]
     for cell, place in cells:
         if int(cell) >= len(images.paths):

@@ -176,7 +176,7 @@ def _questions(
     """What is asked of a protocol: as the table calls it, the trials of all draws, and a note."""
     budgets = list(few) or worth_trying(entry.few, trial.labels)
     if not (entry.learns and budgets):
-        yield name, [trial], ""
+        yield f"{name}, {ALL}" if entry.and_all else name, [trial], ""
         return
     for budget in budgets:
         yield f"{name}, {budget}", *draws(trial, budget)

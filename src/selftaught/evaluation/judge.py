@@ -133,8 +133,13 @@ class Judge:
 
 
 def _draw_weights(draws: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Draws are resampled too: how much each counts in each resample, (R, B), sums of 1."""
+    """Draws are resampled too: how much each counts in each resample, (R, B), sums of 1.
+
+    Resampled means of R values vary by (R - 1)/R of the variance of their mean: with the weights
+    further from 1/R by the root of that, they vary as they should.
+    """
     drawn_BR = uniform(Key(seed, "evaluation/bootstrap draws"), np.arange(resamples), draws)
     index_BR = (drawn_BR * draws).astype(np.int64)
     weights: NDArray[np.float64] = (index_BR == np.arange(draws)[:, None, None]).mean(axis=2)
-    return weights
+    apart: float = (draws / max(1, draws - 1)) ** 0.5
+    return 1 / draws + (weights - 1 / draws) * apart

@@ -89,12 +89,16 @@ class Retrieved:
 
     @property
     def answer(self) -> Answer:
-        """As every protocol answers: its rows are the queries, and its figures need no labels."""
+        """As every protocol answers: its rows are the queries that have a right image, and its
+        figures need no labels."""
+        judged_Q = np.isfinite(self.values["mAP"])  # those that have a right image
         figures: dict[str, Figure] = {
-            name: partial(mean_over_queries, values_Q) for name, values_Q in self.values.items()
+            name: partial(mean_over_queries, values_Q[judged_Q])
+            for name, values_Q in self.values.items()
         }
-        queries = len(self.ranked_QN)
-        return Answer(np.arange(queries), figures, self.note, f"{queries} queries")
+        queries = int(judged_Q.sum())
+        split = f"{queries} quer{'y' if queries == 1 else 'ies'}"
+        return Answer(np.arange(queries), figures, self.note, split)
 
 
 def retrieval(

@@ -5,7 +5,8 @@ Jabri, Owens, Efros, "Space-time correspondence as a contrastive random walk", N
 frame's labels come from the first frame and from the last n ones, as `propagation.py` has it, with
 the k most similar positions in a square of radius r. f is a map of the encoder; the label of the
 first frame is its mask, reduced to the map; those of later frames are what was found there.
-Enlarged to the frame, the largest label wins.
+Enlarged to the frame, the largest label wins. (DINO's code reduces the mask by nearest positions,
+and stretches each object's label to 0 .. 1 before that; here labels are shares of areas.)
 
                         k    n    r    tau     stride of f
     here                7    7    12   0.1     8
@@ -16,11 +17,13 @@ Shapes:  H, W of a frame; h, w of its map, D numbers a position; O objects and t
          n frames to look at; M objects of all clips; B resamples.
 """
 
+import contextlib
 import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +35,7 @@ from torch import Tensor, nn
 from selftaught.data.clips import VOID, Clip
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.pictures import check_values, network_input, pixels
-from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.errors import ConfigError, DataError, nearest, shown
 from selftaught.evaluation.masks import contour_accuracy, region_similarity
 from selftaught.evaluation.metrics import Figure
 from selftaught.evaluation.propagation import propagate
@@ -43,6 +46,8 @@ from selftaught.evaluation.representation import (
 )
 from selftaught.features import evaluating
 from selftaught.views.tensors import resize
+
+_MOST = 8192  # pixels a side, and whatever else is counted
 
 STRIDE = 8
 """The map is that of the last stage with a stride of at most so many pixels."""
@@ -72,8 +77,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in {"side": 1, "top": 1, "frames": 0, "radius": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}", f"give {least} at least")
+            if not least <= getattr(self, name) <= _MOST:
+                what = f"{name} is {getattr(self, name)}"
+                raise ConfigError(what, f"give a number from {least} to {_MOST:,}")
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature:g}", "give a number above 0")
 
@@ -242,7 +248,9 @@ def carried(
     encoder = _for_size(subject.encoder.to(device), size)
 
     def seen(t: int) -> Tensor:
-        map_Dhw = unit_map(encoder, stage, clip.frame(t), size)
+        frame_HWC = clip.frame(t)
+        with _named(clip.frames[t]):
+            map_Dhw = unit_map(encoder, stage, frame_HWC, size)
         check_finite(subject.name, bool(map_Dhw.isfinite().all()))
         return map_Dhw
 
@@ -294,15 +302,26 @@ def unit_map(
     """f: the map of a stage, (D, h, w), of unit length at each position.
 
     Raises:
+        ConfigError: The network has no map of an image of this size.
         DataError: The frame has channels or values that the encoder does not take.
     """
     config, like = encoder.config, next(encoder.parameters(), torch.empty(0))
     raw_HWC = pixels(frame_HWC, config.in_channels)
     check_values(raw_HWC, config.intensity)
     x_1CHW = network_input(resize(raw_HWC, *size), config.intensity)
-    with evaluating(encoder), torch.autocast(like.device.type, enabled=False):
+    plain = torch.autocast(like.device.type, enabled=False)
+    with evaluating(encoder), plain, _only_sizes(encoder, size):
         map_Dhw = encoder.stages(x_1CHW.to(like.device, like.dtype))[stage][0].float()
         return F.normalize(map_Dhw, dim=0)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong with a frame, with its name."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{shown(str(path))}: {error.what}", error.remedy) from None
 
 
 def _for_size(encoder: Encoder, size: tuple[int, int]) -> Encoder:
@@ -310,8 +329,29 @@ def _for_size(encoder: Encoder, size: tuple[int, int]) -> Encoder:
     if size == (encoder.config.image_size,) * 2 or not hasattr(encoder.trunk, "set_input_size"):
         return encoder
     copied: Any = copy.deepcopy(encoder)
-    copied.trunk.set_input_size(img_size=size)
+    with _only_sizes(encoder, size):
+        copied.trunk.set_input_size(img_size=size)
     return copied  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _only_sizes(encoder: Encoder, size: tuple[int, int]) -> Iterator[None]:
+    """What networks raise that take no image of this size, as an error of the user's.
+
+    Raises:
+        ConfigError: In place of theirs.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ConfigError(
+            f"{encoder.config.architecture} has no map of a frame of {size[0]} x {size[1]} px "
+            f"({reason})",
+            "choose another --set side, or another encoder",
+        ) from error
 
 
 def reduced(mask_HW: NDArray[np.int32], objects: Sequence[int], size: Sequence[int]) -> Tensor:

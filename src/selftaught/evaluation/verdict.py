@@ -43,8 +43,13 @@ class Lead:
         """Surely behind."""
         return self.sure and self.points < 0
 
+    @property
+    def amount(self) -> str:
+        """How far apart they are, in words."""
+        return f"{abs(self.points):.1f} ± {self.half:.1f} points"
+
     def __str__(self) -> str:
-        return f"{abs(self.points):.1f} ± {self.half:.1f} points with {self.labels}"
+        return f"{self.amount} with {self.labels}"
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
@@ -54,6 +59,8 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         return []
     ours, *others = dict.fromkeys(row.representation for row in asked)
     leads = {name: _leads(asked, ours, name) for name in others}
+    if not any(leads.values()):
+        return ["There are too few test images to tell anything."]
     encoders = [name for name in others if name not in (*_BASELINES, SCRATCH)]
     sentences = [_learnt({name: leads[name] for name in _BASELINES if name in leads})]
     sentences += [_beside(name, leads[name]) for name in encoders]
@@ -84,6 +91,8 @@ def _learnt(leads: dict[str, list[Lead]]) -> str:
     if len(beaten) == len(leads):
         return f"It has learnt: ahead of {' and of '.join(map(_by, leads.items()))}."
     worse = [name for name, of in leads.items() if any(lead.behind for lead in of)]
+    if any(lead.ahead for name in worse for lead in leads[name]):
+        return f"It depends on the labels: {'; '.join(_both(name, leads[name]) for name in worse)}."
     if worse:
         return (
             f"Do not use it as it is: {' and '.join(worse)}, without any training, ahead by "
@@ -96,7 +105,15 @@ def _learnt(leads: dict[str, list[Lead]]) -> str:
 
 def _by(pair: tuple[str, list[Lead]]) -> str:
     name, leads = pair
-    return f"{name} by {min(leads, key=lambda lead: lead.points)} or more"
+    least = _worst(leads)
+    return f"{name} by at least {least.amount} (with {least.labels})"
+
+
+def _both(name: str, leads: Sequence[Lead]) -> str:
+    """Of what needs no training and is ahead with some numbers of labels."""
+    behind, ahead = [x for x in leads if x.behind], [x for x in leads if x.ahead]
+    last = f", behind by {_listed(ahead)}" if ahead else ""
+    return f"{name}, without any training, ahead by {_listed(behind)}{last}"
 
 
 def _worst(leads: Sequence[Lead]) -> Lead:
@@ -123,7 +140,7 @@ def _scratch(leads: Sequence[Lead]) -> str:
     words = {True: "worse", False: "better"}
     parts = [
         f"{'as good' if not lead.sure else words[lead.ahead]} with {lead.labels}"
-        + (f" (by {abs(lead.points):.1f} ± {lead.half:.1f} points)" if lead.sure else "")
+        + (f" (by {lead.amount})" if lead.sure else "")
         for lead in leads
     ]
     return f"Training the same network from scratch on the labels alone is {', '.join(parts)}."
