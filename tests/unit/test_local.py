@@ -121,7 +121,7 @@ def test_a_stage_or_a_size_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no stage 'layer9'.*layer"):
         Cells(encoder, "layer9")
     transformer = build(EncoderConfig("vit_tiny_patch16_224"))
-    with pytest.raises(ConfigError, match="images of one size only"):
+    with pytest.raises(ConfigError, match=r"has no map of an image of .*: use SIFT"):
         Cells(transformer)(crop())
 
 

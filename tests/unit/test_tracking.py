@@ -274,7 +274,7 @@ def test_what_has_no_maps_is_refused(moving: tuple[Clip, ...]) -> None:
 
 
 def test_a_network_of_one_size_is_named(moving: tuple[Clip, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"mixer_s32_224 has no map of a frame of 128 x 160 px"):
+    with pytest.raises(ConfigError, match=r"mixer_s32_224 has no map of an image of 128 x 160 px"):
         tracking(network("mixer_s32_224"), moving, replace(SMALL, side=128, stage=None))
 
 

@@ -3,7 +3,8 @@
 Shapes:  H, W of an image as it came; C channels.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from selftaught.data.decode import as_channels, from_pillow
-from selftaught.errors import DataError
+from selftaught.errors import ConfigError, DataError
 from selftaught.views import tensors
 from selftaught.views.policy import Intensity
 
@@ -99,3 +100,26 @@ def network_input(image_HWC: NDArray[Any], intensity: Intensity) -> Tensor:
     """One image, scaled already, as a network takes it: (1, C, H, W), on the CPU."""
     x_HWC = tensors.to_unit(torch.from_numpy(image_HWC), intensity)
     return tensors.normalise(x_HWC.permute(2, 0, 1)[None], intensity)
+
+
+@contextlib.contextmanager
+def sized(network: str, height: int, width: int, remedy: str) -> Iterator[None]:
+    """What a network raises that takes no images of this size, as an error of the user's.
+
+    Args:
+        network: What it is called.
+        height: Of its input, in pixels.
+        width: Likewise.
+        remedy: What the user can do.
+
+    Raises:
+        ConfigError: In place of the network's own.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        what = f"{network} has no map of an image of {height} x {width} px ({reason})"
+        raise ConfigError(what, remedy) from error

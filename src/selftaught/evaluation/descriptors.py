@@ -38,7 +38,7 @@ from selftaught.data.decode import decode_file
 from selftaught.data.ground_truth import Box
 from selftaught.data.places import Query, check_box
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import check_values, network_input, pixels
+from selftaught.encoders.pictures import check_values, network_input, pixels, sized
 from selftaught.errors import ConfigError, DataError, nearest, shown
 from selftaught.features import evaluating
 from selftaught.views import tensors
@@ -274,18 +274,10 @@ def _described(
 
 def _map(encoder: Encoder, x_1CHW: Tensor, stage: str) -> Tensor:
     """A stage's map (c, h, w), float32."""
-    try:
+    remedy = "describe images by its plain vectors (pool 'vector'), or choose another size"
+    height, width = x_1CHW.shape[2:]
+    with sized(encoder.config.architecture, height, width, remedy):
         return encoder.stages(x_1CHW)[stage][0].float()
-    except torch.OutOfMemoryError:
-        raise
-    except (AssertionError, RuntimeError, ValueError) as error:
-        height, width = x_1CHW.shape[2:]
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ConfigError(
-            f"{encoder.config.architecture} has no map of an image of {height} x {width} px "
-            f"({reason})",
-            "describe images by its plain vectors (pool 'vector'), or choose another size",
-        ) from error
 
 
 def _read(encoder: Encoder, picture: Picture) -> NDArray[Any]:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from selftaught.data.clips import VOID, Clip
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import check_values, network_input, pixels
+from selftaught.encoders.pictures import check_values, network_input, pixels, sized
 from selftaught.errors import ConfigError, DataError, nearest, shown
 from selftaught.evaluation.masks import contour_accuracy, region_similarity
 from selftaught.evaluation.metrics import Figure
@@ -47,6 +47,7 @@ from selftaught.evaluation.representation import (
 from selftaught.features import evaluating
 from selftaught.views.tensors import resize
 
+_REMEDY = "choose another --set side, or another encoder"
 _MOST = 8192  # pixels a side, and whatever else is counted
 
 STRIDE = 8
@@ -310,7 +311,7 @@ def unit_map(
     check_values(raw_HWC, config.intensity)
     x_1CHW = network_input(resize(raw_HWC, *size), config.intensity)
     plain = torch.autocast(like.device.type, enabled=False)
-    with evaluating(encoder), plain, _only_sizes(encoder, size):
+    with evaluating(encoder), plain, sized(encoder.config.architecture, *size, _REMEDY):
         map_Dhw = encoder.stages(x_1CHW.to(like.device, like.dtype))[stage][0].float()
         return F.normalize(map_Dhw, dim=0)
 
@@ -329,29 +330,9 @@ def _for_size(encoder: Encoder, size: tuple[int, int]) -> Encoder:
     if size == (encoder.config.image_size,) * 2 or not hasattr(encoder.trunk, "set_input_size"):
         return encoder
     copied: Any = copy.deepcopy(encoder)
-    with _only_sizes(encoder, size):
+    with sized(encoder.config.architecture, *size, _REMEDY):
         copied.trunk.set_input_size(img_size=size)
     return copied  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _only_sizes(encoder: Encoder, size: tuple[int, int]) -> Iterator[None]:
-    """What networks raise that take no image of this size, as an error of the user's.
-
-    Raises:
-        ConfigError: In place of theirs.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ConfigError(
-            f"{encoder.config.architecture} has no map of a frame of {size[0]} x {size[1]} px "
-            f"({reason})",
-            "choose another --set side, or another encoder",
-        ) from error
 
 
 def reduced(mask_HW: NDArray[np.int32], objects: Sequence[int], size: Sequence[int]) -> Tensor:

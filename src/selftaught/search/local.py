@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import network_input, pixels
+from selftaught.encoders.pictures import network_input, pixels, sized
 from selftaught.errors import ConfigError, nearest
 from selftaught.neighbours import Prepared
 from selftaught.views.tensors import resize
@@ -180,11 +180,7 @@ class Cells:
             ConfigError: The network takes images of one size only.
             DataError: The image has channels that cannot be converted.
         """
-        try:
-            maps = [self._map(image_HWC, size) for size in self.sizes]
-        except AssertionError:  # timm's word for it
-            name = self.encoder.config.architecture
-            raise ConfigError(f"{name} takes images of one size only", "use SIFT") from None
+        maps = [self._map(image_HWC, size) for size in self.sizes]
         return cells(maps, *image_HWC.shape[:2])
 
     def _map(self, image_HWC: NDArray[Any], size: float) -> Tensor:
@@ -196,7 +192,8 @@ class Cells:
         scaled_hwC = resize(pixels(image_HWC, config.in_channels), h, w)
         x_1Chw = network_input(scaled_hwC, config.intensity)
         device = next(self.encoder.parameters()).device
-        return self.encoder.stages(x_1Chw.to(device))[self.stage][0].cpu()
+        with sized(self.encoder.config.architecture, h, w, "use SIFT"):
+            return self.encoder.stages(x_1Chw.to(device))[self.stage][0].cpu()
 
 
 def cells(maps: Sequence[Tensor], height: int, width: int) -> Local:
