@@ -4,20 +4,23 @@
 
 DIR holds imagenette_128 and vpr_corridor as `unpack.py` lays them out. SimCLR and DeepCluster train
 on Imagenette's training images for --seconds each, at 64 px, and are judged on its val images by
-every protocol on labels; fine-tuning with 1 % and 10 % of the labels stands beside the same network
-from scratch. The corridor is walked twice: which place is it? FILE holds torchvision's MobileNetV2,
+every protocol on labels; fine-tuning with 1 % of the labels stands beside the same network from
+scratch. The corridor is walked twice: which place is it? FILE holds torchvision's MobileNetV2,
 whose labels were ImageNet's: it has seen Imagenette's classes.
 """
 
 import argparse
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import selftaught
 from benchmarks.measure import hardware, publish
-from selftaught.evaluation.row import Row, as_text
+from selftaught import files
+from selftaught.evaluation.row import Row, as_dicts, as_text
 from selftaught.evaluation.verdict import verdict
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
@@ -32,9 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = (chosen.keep or Path(passing)).resolve()
         folder.mkdir(exist_ok=True)
         first, *others = encoders(chosen, folder)
-        labelled = str(chosen.data / "imagenette_128")
-        rows = on_labels(first, labelled, others, chosen)
-        corridor = on_corridor(first, str(chosen.data / "vpr_corridor"), others)
+        labelled, places = (str(chosen.data / name) for name in ("imagenette_128", "vpr_corridor"))
+        rows = []
+        for name, how in questions(others, chosen).items():
+            asked = partial(evaluated, first, labelled, seed=chosen.seed, **how)
+            rows += kept(folder / f"{name}.json", asked)
+        corridor = kept(folder / "corridor.json", lambda: on_corridor(first, places, others))
     text = page(rows, corridor, chosen)
     print(text)
     publish(RESULTS, "transfer", text)
@@ -47,11 +53,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data", type=Path, required=True, help="where the sets lie unpacked")
     options.add_argument("--mobilenet", type=Path, help="torchvision's weights")
     options.add_argument("--seconds", type=float, default=300, help="of each training")
+    options.add_argument("--tuned", nargs="+", default=["1%"], help="labels to fine-tune with")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument(
         "--keep",
         type=Path,
-        help="a folder for the encoders; those that are there are not trained again",
+        help="a folder for the encoders; those that are there are not made again",
     )
     return options
 
@@ -73,26 +80,35 @@ def encoders(chosen: argparse.Namespace, folder: Path) -> list[str]:
     return found
 
 
-def on_labels(
-    first: str, labelled: str, others: Sequence[str], chosen: argparse.Namespace
-) -> list[Row]:
-    """The rows of every protocol on Imagenette's labels."""
-    protocols = ("knn", "linear", "fewshot", "clusters", "worth")
-    how = {"seed": chosen.seed}
-    rows = selftaught.evaluate(first, labelled, protocol=protocols, against=others, **how).value
-    few, trained = ("1%", "10%"), others[:1]
-    tuned = selftaught.evaluate(
-        first, labelled, protocol=("finetune",), few=few, against=trained, **how
-    )
-    return [Row(**row) for row in (*rows, *tuned.value)]
+def questions(others: Sequence[str], chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is asked on Imagenette's labels, one after the other.
+
+    What has learnt from all of ImageNet's labels is not fine-tuned.
+    """
+    frozen = ("knn", "linear", "fewshot", "clusters")
+    return {
+        "frozen": {"protocol": frozen, "against": others},
+        "worth": {"protocol": ("worth",), "against": others},
+        "tuned": {"protocol": ("finetune",), "against": others[:1], "few": tuple(chosen.tuned)},
+    }
+
+
+def evaluated(run: str, labelled: str, **how: Any) -> list[Row]:
+    """The rows of an evaluation."""
+    return [Row(**row) for row in selftaught.evaluate(run, labelled, **how).value]
+
+
+def kept(path: Path, work: Callable[[], list[Row]]) -> list[Row]:
+    """Rows that an interrupted run has left there, or else those of the work, left there."""
+    if not path.exists():
+        files.write_json(path, as_dicts(work()))
+    return [Row(**row) for row in json.loads(path.read_text())]
 
 
 def on_corridor(first: str, folder: str, others: Sequence[str]) -> list[Row]:
     """Places that are found again, without and with verification."""
     how: dict[str, Any] = {"protocol": ("retrieval",), "against": others, "set": ("longest=256",)}
-    plain = selftaught.evaluate(first, folder, **how).value
-    verified = selftaught.evaluate(first, folder, verify="sift", **how).value
-    return [Row(**row) for row in (*plain, *verified)]
+    return evaluated(first, folder, **how) + evaluated(first, folder, verify="sift", **how)
 
 
 def page(rows: Sequence[Row], corridor: Sequence[Row], chosen: argparse.Namespace) -> str:
