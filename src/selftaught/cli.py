@@ -17,7 +17,8 @@ DONE, BUG, USER, STOPPED = 0, 1, 2, 3
 """Exit codes: done, a bug (with its traceback), the user's input, stopped with the work saved."""
 
 
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MACHINE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """Errors of files that the user can do something about and the program cannot."""
 
 

@@ -28,7 +28,8 @@ class Evaluate(Machine):
     few: Texts = ()
     """Train on this many images a class only, or on a share of them, such as 1%."""
     epochs: int | None = None
-    """Of linear-sgd and finetune; by default their paper's."""
+    """Of what is trained by steps: linear-sgd, finetune, the network from scratch in worth. By
+    default their paper's."""
     seed: int = 0
     """Of everything random."""
     whiten: str | None = None

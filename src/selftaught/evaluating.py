@@ -1,7 +1,8 @@
 """The command evaluate, and the table that a run keeps of its evaluations."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,16 @@ from selftaught.answer import Answer, answer
 from selftaught.data.labels import check_classes, label
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError
+from selftaught.evaluation.cost import COST
 from selftaught.evaluation.few import Budget, budget
+from selftaught.evaluation.protocols import check_options
 from selftaught.evaluation.row import Row, as_dicts, as_text
-from selftaught.evaluation.verdict import verdict
+from selftaught.evaluation.verdict import WORTH, verdict
 from selftaught.files import read_json, write_json, write_text
 from selftaught.inputs import open_images
 from selftaught.machine import cache_folder, pick_device
 from selftaught.outputs import check_out, claim
+from selftaught.resolve import lasting
 
 if TYPE_CHECKING:
     from selftaught.encoders.encoder import Encoder
@@ -41,37 +45,50 @@ def evaluate(chosen: evaluate_options.Evaluate) -> Answer:
     on_labels = not set(chosen.protocol) & FOLDERS.keys()
     if on_labels:
         evaluation.check_protocols(chosen.protocol, FOLDERS)
-    few = tuple(map(budget, chosen.few))
+    few = tuple(dict.fromkeys(map(budget, chosen.few)))
     _check_page(chosen)
     encoders = {evaluation.THIS: open_encoder(chosen.run), **_others(chosen)}
     kept_rows(Path(chosen.run))  # damaged ones are found before minutes of work
-    rows = _on_labels(encoders, few, chosen) if on_labels else on_folder(encoders, chosen)
-    value, sentences = as_dicts(rows), verdict(rows)
-    asked = chosen.labelled + (f", {chosen.label}" if chosen.label else "")
-    keep_evaluation(Path(chosen.run), asked, value)
-    text = "\n\n".join([*filter(None, ["\n".join(sentences)]), as_text(rows)])
+    found = _on_labels(encoders, few, chosen) if on_labels else [on_folder(encoders, chosen)]
+    rows: list[Row] = []
+    for block in found:
+        rows += block
+        keep_evaluation(Path(chosen.run), _asked(lasting(chosen.labelled), chosen), as_dicts(rows))
+    value = as_dicts(rows)
+    text = "\n\n".join([*filter(None, ["\n".join(verdict(rows))]), as_text(rows)])
     if chosen.out is not None:
-        _write_page(chosen.out, chosen, [{"data": asked, **row} for row in value])
+        try:
+            _write_page(chosen.out, chosen, value)
+        except FileError:
+            print(text, file=sys.stderr)  # minutes of work
+            raise
         text += f"\n\nThe page: {chosen.out}"
     return answer(value, text, as_json=chosen.json)
 
 
+def _asked(data: str, chosen: evaluate_options.Evaluate) -> str:
+    """The images, and which of their labels."""
+    return data + (f", {chosen.label}" if chosen.label else "")
+
+
 def _on_labels(
     encoders: "Mapping[str, Encoder]", few: Sequence[Budget], chosen: evaluate_options.Evaluate
-) -> list[Row]:
-    """The rows of protocols on labelled images."""
+) -> Iterator[list[Row]]:
+    """The rows of protocols on labelled images, question by question."""
     from selftaught.evaluation import evaluate as evaluation
 
     images = open_images(chosen.labelled, chosen)
     numbers = evaluation.are_numbers(chosen.protocol)
     labels = label(images.checked, column=chosen.label, numbers=numbers)
     check_classes(images.checked, labels, column=chosen.label)
+    protocols = chosen.protocol or (("knn", "linear") if labels.classes else ("regression",))
+    check_options(protocols, few=bool(few), epochs=chosen.epochs is not None)
     this, *_ = encoders.values()
-    return evaluation.evaluate(
+    return evaluation.blocks(
         this,
         images,
         labels,
-        protocols=chosen.protocol or (("knn", "linear") if labels.classes else ("regression",)),
+        protocols=tuple(dict.fromkeys(protocols)),
         few=few,
         seed=chosen.seed,
         device=pick_device(chosen.device),
@@ -92,7 +109,9 @@ def _others(chosen: evaluate_options.Evaluate) -> "Mapping[str, Encoder]":
     taken |= {"no motion", "colours", "bag of visual words"}
     found: dict[str, Encoder] = {}
     for name in chosen.against:
-        if name in taken | found.keys():
+        if name in taken:
+            raise ConfigError(f"every table has a row {name!r}", "rename the encoder's folder")
+        if name in found:
             raise ConfigError(f"--against {name} is named twice", "name each encoder once")
         found[name] = open_encoder(name)
     return found
@@ -121,16 +140,25 @@ def _write_page(
 
     title = f"{Path(chosen.run).name or chosen.run}: what the encoder is worth"
     claim(out, "a file", overwrite=chosen.overwrite)
-    sections = evaluation_sections(rows)
+    sections = evaluation_sections([{"data": _asked(chosen.labelled, chosen), **r} for r in rows])
     write_text(out, page(title, sections, subtitle="A report by selftaught."))
 
 
 def keep_evaluation(run: Path, data: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to RUN/evaluation.json, in place of earlier ones of the same question."""
+    """Add rows to RUN/evaluation.json, in place of earlier ones of the same question.
+
+    Those of `worth` are one question: a verdict is of one evaluation.
+    """
     if not (run / "config.yaml").exists():
         return
-    asked = {(data, row["protocol"], row["split"]) for row in rows}
-    kept = [r for r in kept_rows(run) if (r["data"], r["protocol"], r["split"]) not in asked]
+
+    def question(row: Mapping[str, Any]) -> tuple[str, str]:
+        protocol = str(row["protocol"])
+        whole = protocol.startswith(WORTH) or protocol == COST
+        return (WORTH, "") if whole else (protocol, str(row["split"]))
+
+    asked = set(map(question, rows))
+    kept = [r for r in kept_rows(run) if r["data"] != data or question(r) not in asked]
     write_json(run / _EVALUATION, [*kept, *({"data": data, **row} for row in rows)])
 
 
@@ -144,6 +172,17 @@ def kept_rows(run: Path) -> list[dict[str, Any]]:
     rows = read_json(path) if path.exists() else []
     fields = dataclasses.fields(Row)
     names = {"data", *(f.name for f in fields if f.default is dataclasses.MISSING)}
-    if isinstance(rows, list) and all(isinstance(r, dict) and r.keys() >= names for r in rows):
+    if isinstance(rows, list) and all(_is_row(row, names) for row in rows):
         return rows
     raise FileError(f"{path} is not a table of evaluations", "remove it, or restore it")
+
+
+def _is_row(row: Any, names: set[str]) -> bool:
+    """Whether it has these fields, and numbers where figures are."""
+    figures = ("value", "low", "high", "seconds")
+    return (
+        isinstance(row, dict)
+        and row.keys() >= names
+        and all(isinstance(row[name], int | float | None) for name in figures)
+        and row["value"] is not None
+    )

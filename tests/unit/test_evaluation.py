@@ -179,8 +179,8 @@ def test_rows_as_text_and_as_json() -> None:
     assert table.splitlines() == [
         "knn, test (given)",
         "                                                accuracy     this minus it  seconds",
-        "  this encoder                  0.750 (0.700 to 0.800)                          1.5",
-        "  random init, mean of 2 seeds  0.550 (0.600 to 0.800) <  +0.100 to +0.300      3.0",
+        "  this encoder                    0.750 (0.700 to 0.800)                          1.5",
+        "  random init, mean of 2 seeds  < 0.550 (0.600 to 0.800)  +0.100 to +0.300      3.0",
     ]
     assert notes.endswith("does not hold 0.\nknn: k = 200 was clipped to 9")
 
@@ -190,7 +190,14 @@ def test_marks_say_which_way_the_paired_interval_lies() -> None:
     for low, high, mark in ((0.1, 0.3, "<"), (-0.3, -0.1, ">"), (-0.1, 0.1, "")):
         other = replace(row, representation="it", delta_low=low, delta_high=high)
         line = as_text([row, other]).splitlines()[3]
-        assert line.split(")")[1].split()[0] == (mark or f"{low:+.3f}")
+        assert line.split()[1] == (mark or "0.750")
+
+
+def test_the_images_are_counted_once() -> None:
+    row = Row("it", "knn", "test (given)", "accuracy", 0, 0.75, 0.7, 0.8, 1.5, train=9, images=1234)
+    assert as_text([row]).startswith("knn, test (given): 1,234 images; 9 learnt from\n")
+    queries = replace(row, split="12 queries", images=12, train=None)
+    assert as_text([queries]).startswith("knn, 12 queries\n")
 
 
 def test_json_keeps_the_notes() -> None:

@@ -37,7 +37,7 @@ def test_a_budget_is_a_number_or_a_share(words: str, expected: Budget, said: str
 
 @pytest.mark.parametrize("words", ["0", "-3", "0%", "ten", "", "1.5", "100%", "1e3", "1 %%"])
 def test_what_is_neither_is_refused(words: str) -> None:
-    with pytest.raises(ConfigError, match=r"few is .*1 image a class"):
+    with pytest.raises(ConfigError, match=r"few is .*a number of images a class, or a share"):
         budget(words)
 
 
@@ -57,7 +57,10 @@ def test_a_draw_has_so_many_images_of_each_class(sizes: list[int], each: int) ->
 def test_a_share_is_of_each_class_and_one_image_at_least() -> None:
     trials, note = draws(trial_of([1000, 90, 3]), Budget(share=0.1))
     assert all(np.bincount(drawn.labels).tolist() == [100, 9, 1] for drawn in trials)
-    assert note == "mean of 5 draws of training images"
+    assert (
+        note == "mean of 5 draws of training images; one of each class at least: 110 of 1093 images"
+    )
+    assert draws(trial_of([1000, 90, 6]), Budget(share=0.1))[1] == note.partition(";")[0]
 
 
 def test_draws_differ_and_are_keyed_by_the_seed() -> None:

@@ -374,7 +374,7 @@ def test_the_table_says_that_random_init_is_the_network_from_scratch(
     rows = measure(subjects, trial, digits[1], ["finetune"], few=[Budget(1)])
     assert [row.representation for row in rows] == ["it"] * 3 + ["from scratch"] * 3
     assert "too few images a class to hold any out" in rows[0].note
-    assert rows[3].note.startswith("from scratch: the network from scratch, by the same recipe; ")
+    assert rows[3].note.startswith("from scratch: 1 epoch of batches of 10; too few images a class")
     assert rows[3].delta_low is not None
 
 

@@ -224,9 +224,18 @@ def test_test_without_train(tmp_path):
 
 
 def test_too_few_to_split(tmp_path):
-    for split in (["train", "train"], ["other", "other"]):
-        with pytest.raises(DataError, match="too few labelled images to split"):
-            label(checked_arrays(tmp_path, label=["a", "b"], split=split))
+    with pytest.raises(DataError, match="too few labelled images to split"):
+        label(checked_arrays(tmp_path, label=["a", "b"], split=["train", "train"]))
+    with pytest.raises(DataError, match="no labelled image is for train or test, .* '', 'dev'"):
+        label(checked_arrays(tmp_path, label=["a", "b"], split=["dev", ""]))
+
+
+def test_images_of_the_test_that_are_learnt_from_are_counted(tmp_path):
+    array = pixels(8)
+    array[5:7] = array[:2]
+    split = ["train"] * 4 + ["test"] * 4
+    found = label(checked_arrays(tmp_path, array, label=list("abababab"), split=split))
+    assert found.split == "test (given), 2 of them also in train"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

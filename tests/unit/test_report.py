@@ -226,7 +226,7 @@ def test_seeds_become_one_line_with_their_mean_and_widest_interval():
     words = Page(table_section(rows()).html).words
     at = words.index("random init, mean of 3 seeds")
     assert words[at + 1 : at + 5] == ["0.646", "0.611 to 0.675", "+0.051 to +0.122", "4.5"]
-    assert words.count("k = 200 was clipped to 131") == 1
+    assert words.count("knn: k = 200 was clipped to 131") == 1
 
 
 def test_an_evaluation_without_intervals_or_rows():
@@ -249,9 +249,9 @@ def test_a_protocol_of_many_figures_is_one_table_with_a_line_each():
     assert page.words[at + 2 : at + 9] == [
         *names,
         "conv1 accuracy",
-        "0.100 (0.050 to 0.600)  ",
-        "0.100 (0.050 to 0.600) <",
-        "0.100 (0.050 to 0.600)  ",
+        "0.100 (0.050 to 0.600)",
+        "< 0.100 (0.050 to 0.600)",
+        "0.100 (0.050 to 0.600)",
     ]
     assert any(word.startswith("< less than this encoder's") for word in page.words)
 

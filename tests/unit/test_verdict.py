@@ -90,14 +90,14 @@ def test_what_cannot_be_told_from_random_is_said() -> None:
         (
             (0.061, 0.0, 0.005),
             "Your encoder is ahead of other by 6.1 ± 1.0 points with 1 label a class; with 10 "
-            "labels a class, all labels they are level.",
+            "labels a class, all labels no difference can be told (within 1.5 points).",
         ),
-        ((0.0, 0.009, -0.009), "other is as good: no difference can be told."),
+        ((0.0, 0.009, -0.009), "Beside other no difference can be told (within 1.9 points)."),
         (
             (0.05, 0.0, -0.05),
             "It depends on the labels: your encoder is ahead of other by 5.0 ± 1.0 points with 1 "
             "label a class, and behind by 5.0 ± 1.0 points with all labels; with 10 labels a "
-            "class they are level.",
+            "class no difference can be told (within 1.0 points).",
         ),
     ],
 )
@@ -110,8 +110,8 @@ def test_from_scratch_is_judged_by_the_number_of_labels() -> None:
     _, sentence = verdict(rows(**BASELINES, from_scratch=(0.2, 0.0, -0.1)))
     assert sentence == (
         "Training the same network from scratch on the labels alone is worse with 1 label a class "
-        "(by 20.0 ± 1.0 points), as good with 10 labels a class, better with all labels (by 10.0 "
-        "± 1.0 points)."
+        "(by 20.0 ± 1.0 points), no different, as far as can be told, with 10 labels a class "
+        "(within 1.0 points), better with all labels (by 10.0 ± 1.0 points)."
     )
 
 

@@ -219,6 +219,9 @@ def _parquet(data: str, path: Path) -> Source:
 
 
 def _table(data: str, path: Path, table: "pa.Table") -> Source:
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise DataError(f"{shown(data)} has several columns {shown(twice[0])!r}", "rename one")
     if "path" not in table.column_names:
         known = ", ".join(table.column_names)
         raise DataError(f"{shown(data)} has no column 'path'", f"rename one of {shown(known)}")

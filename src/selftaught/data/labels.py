@@ -31,8 +31,8 @@ class Labelled:
             without one.
         train: Rows to learn from, ascending.
         test: Rows to judge by, ascending.
-        split: In words: "test (given)", "test (20 % by hash)"; and the classes that are not asked
-            for: "test (given), none of cat".
+        split: In words: "test (given)", "test (20 % by hash)"; and what speaks against it:
+            "test (given), none of cat", "test (given), 12 of them also in train".
     """
 
     classes: tuple[str, ...]
@@ -75,9 +75,10 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
     rows = np.flatnonzero(there)
     if given is not None and any(given[row] in _TEST for row in rows):
         train, test, words = _given(given, rows, checked)
-        return Labelled(classes, labels_N, train, test, words + _absent(classes, labels_N[test]))
+        words += _absent(classes, labels_N[test]) + _in_both(checked, train, test)
+        return Labelled(classes, labels_N, train, test, words)
     if given is not None:  # what is neither train nor test takes no part
-        rows = rows[[given[row] in _TRAIN for row in rows]]
+        rows = _for_training(checked, given, rows)
     train, test = _by_hash(checked, rows, labels_N if classes else np.zeros_like(labels_N))
     if not len(train) or not len(test):
         raise DataError(
@@ -154,7 +155,10 @@ def _folder_labels(
     skip = 1 if split_folders else 0
     paths = [checked.source.names[i].split("/")[skip:] for i in positions]
     found = [path[0] if len(path) > 1 else None for path in paths]
-    if checked.source.root is None or not any(found):
+    if checked.source.root is None:
+        remedy = "add an array 'label' with one number or word an image"
+        raise DataError(f"{_name(checked)} has no labels", remedy)
+    if not any(found):
         raise DataError(
             f"{_name(checked)} has no labels",
             "put each class into a folder of its own, or give a table with columns path and label",
@@ -328,6 +332,21 @@ def _given(
     return train, test, f"{kind} (given)"
 
 
+def _for_training(
+    checked: Checked, splits: Sequence[str], rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Those of the rows that are for training, where none is for the test."""
+    found = rows[[splits[row] in _TRAIN for row in rows]]
+    if not len(found):
+        words = sorted({splits[row] for row in rows})
+        raise DataError(
+            f"{_name(checked)}: no labelled image is for train or test, the column split has "
+            f"{', '.join(repr(shown(word)) for word in words[:3])}",
+            "write train or test there, or leave the column out",
+        )
+    return found
+
+
 def _absent(classes: Sequence[str], asked: NDArray[Any]) -> str:
     """Classes that no image of the test has, in words."""
     there = {*asked.tolist()}
@@ -335,6 +354,13 @@ def _absent(classes: Sequence[str], asked: NDArray[Any]) -> str:
     if not names:
         return ""
     return f", none of {shown(names[0])}" + (f" and {len(names) - 1} others" if names[1:] else "")
+
+
+def _in_both(checked: Checked, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
+    """How many images of the test are among those that are learnt from, byte for byte, in words."""
+    hashes_N = np.array(checked.images["sha256"].to_pylist())
+    both = int(np.isin(hashes_N[test], hashes_N[train]).sum())
+    return f", {both:,} of them also in train" if both else ""
 
 
 def _by_hash(

@@ -86,4 +86,5 @@ def _seconds(encoder: "Encoder", images: "Images", batches: Sequence[Rows], thre
 
 def _device(encoder: "Encoder") -> str:
     device = next((p.device.type for p in encoder.parameters()), "cpu")
-    return f"{torch.get_num_threads()} threads of the CPU" if device == "cpu" else device
+    number = torch.get_num_threads()
+    return f"{number} thread{'s' * (number != 1)} of the CPU" if device == "cpu" else device

@@ -7,7 +7,7 @@ intervals and paired differences come from one place (`judge.py`).
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,7 @@ __all__ = [
     "are_numbers",
     "as_dicts",
     "as_text",
+    "blocks",
     "check_protocols",
     "evaluate",
     "measure",
@@ -54,6 +55,16 @@ __all__ = [
 
 
 def evaluate(
+    encoder: "Encoder",
+    images: "Images",
+    labels: "Labelled",
+    **how: Any,
+) -> list[Row]:
+    """The rows of `blocks`, which says how, all at once."""
+    return [row for block in blocks(encoder, images, labels, **how) for row in block]
+
+
+def blocks(
     encoder: "Encoder",
     images: "Images",
     labels: "Labelled",
@@ -68,7 +79,7 @@ def evaluate(
     against: "Mapping[str, Encoder] | None" = None,
     positive: str | None = None,
     epochs: int | None = None,
-) -> list[Row]:
+) -> Iterator[list[Row]]:
     """Measure an encoder beside others, the same network at random init (3 seeds) and raw pixels.
 
     Args:
@@ -87,8 +98,8 @@ def evaluate(
         positive: Of two classes, the one whose average precision is shown; by default the last.
         epochs: Of linear-sgd; by default the paper's.
 
-    Returns:
-        Protocol by protocol, then representation by representation, a row a metric.
+    Yields:
+        Question by question: representation by representation, a row a metric.
 
     Raises:
         ConfigError: A protocol or the positive class is unknown, or `few` makes no sense there.
@@ -113,7 +124,7 @@ def evaluate(
     subjects += [
         random_init(encoder.config, images, trial.train, seed=s, **how) for s in RANDOM_SEEDS
     ]
-    return measure([*subjects, raw_pixels(images, **how)], trial, labels, protocols, few=few)
+    yield from measured([*subjects, raw_pixels(images, **how)], trial, labels, protocols, few=few)
 
 
 def measure(
@@ -124,6 +135,19 @@ def measure(
     *,
     few: Sequence[Budget] = (),
 ) -> list[Row]:
+    """The rows of `measured`, all at once."""
+    found = measured(subjects, trial, labels, protocols, few=few)
+    return [row for block in found for row in block]
+
+
+def measured(
+    subjects: Sequence[Representation],
+    trial: Trial,
+    labels: "Labelled",
+    protocols: Sequence[str],
+    *,
+    few: Sequence[Budget] = (),
+) -> Iterator[list[Row]]:
     """The rows of any representations; differences are those of the first to each of the others.
 
     Args:
@@ -131,12 +155,14 @@ def measure(
         trial: On what; all of the training rows.
         labels: To judge by.
         protocols: Names of `PROTOCOLS`.
-        few: As for `evaluate`.
+        few: As for `blocks`.
+
+    Yields:
+        The rows of a question, once it is answered.
     """
     judge = Judge(labels.labels_N)
     if subjects[0].encoder is not None:
         trial = replace(trial, stages=tuple(subjects[0].encoder.strides))
-    rows: list[Row] = []
     for name in protocols:
         entry = PROTOCOLS[name]
         contest = entry.contest(subjects)
@@ -145,10 +171,9 @@ def measure(
                 with meanwhile(f"Vectors of {subject.name}.", after=_LONG):
                     subject.vectors(trial.images)  # not timed: protocols share them
         for called, trials, note in _questions(name, entry, trial, few):
-            rows += compared(judge, contest, trials, called, labels.split, note)
+            yield compared(judge, contest, trials, called, labels.split, note)
         if entry.costs:
-            rows += costs(subjects, trial.images, seed=trial.seed, threads=trial.threads)
-    return rows
+            yield costs(subjects, trial.images, seed=trial.seed, threads=trial.threads)
 
 
 def compared(

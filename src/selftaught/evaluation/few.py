@@ -63,7 +63,7 @@ def budget(words: str) -> Budget:
     found = Budget() if match is None else _read(match)
     if not (found.each or found.share):
         raise ConfigError(
-            f"few is {words}", "train on 1 image a class at least, or a share such as 1%"
+            f"few is {words}", "give a number of images a class, or a share below 100 % such as 1%"
         )
     return found
 
@@ -84,8 +84,11 @@ def draws(trial: "Trial", few: Budget) -> tuple[list["Trial"], str]:
         chosen = np.sort(np.concatenate(parts))
         trials.append(replace(trial, train=trial.train[chosen], labels=trial.labels[chosen]))
     note = f"mean of {DRAWS} draws of training images"
-    short = few.each is not None and sizes.min() < few.each
-    return trials, f"{note}; of a class with fewer than {few.each}, all" if short else note
+    if few.each is not None and sizes.min() < few.each:
+        note += f"; of a class with fewer than {few.each}, all"
+    if few.share is not None and (few.share * sizes[sizes > 0] < 0.5).any():
+        note += f"; one of each class at least: {sum(counts)} of {sizes.sum()} images"
+    return trials, note
 
 
 def _first(

@@ -303,11 +303,11 @@ def _keyed_dropout(trial: Trial) -> Iterator[None]:
 
 
 def _note(subject: Representation, recipe: Recipe, chosen: bool) -> str:
-    if subject.seed is not None:
-        return f"{subject.name}: the network from scratch, by the same recipe"
     how = (
         "learning rate and epoch chosen on a held-out fifth of the training images"
         if chosen
         else "too few images a class to hold any out: the last epoch"
     )
-    return f"{recipe.epochs} epochs of batches of {recipe.batch_size}; {how}"
+    epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)} of batches of {recipe.batch_size}"
+    whose = f"{subject.name}: " if subject.seed is not None else ""
+    return f"{whose}{epochs}; {how}"

@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.evaluation.metrics import affordable_resamples, interval, resampled_counts
+from selftaught.evaluation.metrics import (
+    affordable_resamples,
+    interval,
+    resampled_counts,
+    share_interval,
+)
 from selftaught.evaluation.representation import Representation
 from selftaught.evaluation.row import Row
 from selftaught.evaluation.trial import Answer, Protocol, Trial
@@ -67,7 +72,7 @@ class Judged:
         rows = []
         several = len(self.answer.rows) > 1
         for metric, measured in self.figures.items():
-            low, high = interval(measured.resampled) if several else (None, None)
+            low, high = self._interval(metric) if several else (None, None)
             row = Row(
                 representation=self.name,
                 protocol=protocol,
@@ -80,6 +85,7 @@ class Judged:
                 seconds=self.seconds,
                 note="; ".join(filter(None, (self.answer.note, note))),
                 train=self.train,
+                images=len(self.answer.rows),
             )
             if several and first is not None and metric in first.figures:
                 apart_B = first.figures[metric].resampled - measured.resampled
@@ -87,6 +93,16 @@ class Judged:
                 row = replace(row, delta_low=low, delta_high=high)
             rows.append(row)
         return rows
+
+    def _interval(self, metric: str) -> tuple[float | None, float | None]:
+        """Of a figure. Resamples cannot tell how sure it is that all are right, or none is."""
+        measured, images = self.figures[metric], len(self.answer.rows)
+        low, high = interval(measured.resampled)
+        if low < high:
+            return low, high
+        if metric == "accuracy":
+            return share_interval(round(measured.value * images), images)
+        return None, None
 
 
 class Judge:

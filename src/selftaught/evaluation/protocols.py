@@ -26,6 +26,7 @@ class Entry:
         few: The numbers of labels that it looks at unless others are asked for; none: all.
         and_all: Whether it looks at all labels too.
         scratch: Whether the same network that is trained from scratch stands beside the others.
+        steps: Whether something in it is trained by steps, for epochs.
         costs: Whether what the representations cost is told too.
     """
 
@@ -37,6 +38,7 @@ class Entry:
     few: tuple[Budget, ...] = ()
     and_all: bool = False
     scratch: bool = False
+    steps: bool = False
     costs: bool = False
 
     def load(self) -> Protocol:
@@ -63,13 +65,13 @@ class Entry:
 PROTOCOLS = {
     "knn": Entry("knn:knn"),
     "linear": Entry("linear:linear"),
-    "linear-sgd": Entry("linear_sgd:linear_sgd"),
+    "linear-sgd": Entry("linear_sgd:linear_sgd", steps=True),
     "fewshot": Entry("linear:linear", few=SEMI_SUPERVISED),
-    "finetune": Entry("finetune:finetune", vectors=False, trains=True),
+    "finetune": Entry("finetune:finetune", vectors=False, trains=True, steps=True),
     "regression": Entry("regression:regression", numbers=True),
     "clusters": Entry("clusters:clusters", learns=False),
     "layers": Entry("layers:layers", vectors=False),
-    "worth": Entry("linear:linear", few=WORTH, and_all=True, scratch=True, costs=True),
+    "worth": Entry("linear:linear", few=WORTH, and_all=True, scratch=True, steps=True, costs=True),
 }
 
 
@@ -87,6 +89,28 @@ def check_protocols(protocols: Sequence[str], others: Iterable[str] = ()) -> Non
         if name not in PROTOCOLS:
             known = [*PROTOCOLS, *others]
             raise ConfigError(f"there is no protocol {name!r}", nearest(name, known))
+
+
+def check_options(protocols: Sequence[str], *, few: bool, epochs: bool) -> None:
+    """Refuse options that none of the protocols looks at.
+
+    Args:
+        protocols: Names of `PROTOCOLS`.
+        few: Whether numbers of labels are given.
+        epochs: Whether a number of epochs is.
+
+    Raises:
+        ConfigError: One is given in vain.
+    """
+    entries = [PROTOCOLS[name] for name in protocols]
+    for name, given, looks in (
+        ("few", few, [entry.learns for entry in entries]),
+        ("epochs", epochs, [entry.steps for entry in entries]),
+    ):
+        if given and not any(looks):
+            raise ConfigError(
+                f"{', '.join(protocols)} does not look at --{name}", f"leave --{name} out"
+            )
 
 
 def are_numbers(protocols: Sequence[str]) -> bool:

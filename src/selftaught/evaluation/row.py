@@ -34,6 +34,8 @@ class Row:
     delta_high: float | None = None
     train: int | None = None
     """Labelled images that were learnt from; None where none were."""
+    images: int | None = None
+    """Images, queries or objects that the figure is of."""
 
 
 def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -53,7 +55,7 @@ def as_text(rows: Sequence[Row]) -> str:
     for row in rows:
         groups[row.protocol, row.split].append(row)
     parts = [
-        "\n".join([f"{protocol}, {split}", *_aligned(_block(group))])
+        "\n".join([f"{protocol}, {counted(split, group)}", *_aligned(_block(group))])
         for (protocol, split), group in groups.items()
     ]
     notes = dict.fromkeys(f"{row.protocol}: {row.note}" for row in rows if row.note)
@@ -61,10 +63,18 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n\n".join([*parts, *(["\n".join([*legend, *notes])] if legend or notes else [])])
 
 
+def counted(split: str, group: Sequence[Row]) -> str:
+    """The images in words, with their number where that is not in the words already."""
+    number, train = group[0].images, group[0].train
+    told = number is None or split[:1].isdecimal()
+    words = split if told else f"{split}: {number:,} images"
+    return words if train is None else f"{words}; {train:,} learnt from"
+
+
 _BETTER, _WORSE = "<", ">"
 _LEGEND = (
     "Values with 95 % intervals; < less than this encoder's, > more: the paired 95 % interval of "
-    "the difference, shown for the first of few figures, does not hold 0."
+    "the difference from it does not hold 0."
 )
 _ACROSS = 3  # metrics that stand side by side
 
@@ -95,7 +105,8 @@ def _block(group: Sequence[Row]) -> list[list[str]]:
     if is_long(group):
         return turned(group)
     metrics = list(dict.fromkeys(row.metric for row in group))
-    lines = [["", *metrics, "this minus it", "seconds"]]
+    minus = "this minus it" + (f", {metrics[0]}" if metrics[1:] else "")
+    lines = [["", *metrics, minus, "seconds"]]
     for name in dict.fromkeys(row.representation for row in group):
         own = [row for row in group if row.representation == name]
         by_metric = [[row for row in own if row.metric == metric] for metric in metrics]
@@ -113,7 +124,8 @@ def _cell(seeds: Sequence[Row]) -> str:
         return ""
     value = f"{sum(row.value for row in seeds) / len(seeds):.3f}"
     interval = _widest([(row.low, row.high) for row in seeds], ".3f")
-    return f"{value} ({interval}) {_mark(seeds)}" if interval else value
+    marked = f"{_mark(seeds)} {value}".strip()
+    return f"{marked} ({interval})" if interval else marked
 
 
 def _mark(seeds: Sequence[Row]) -> str:

@@ -44,6 +44,11 @@ class Lead:
         return self.sure and self.points < 0
 
     @property
+    def within(self) -> float:
+        """How far apart they may be, in points, as far as anybody can tell."""
+        return abs(self.points) + self.half
+
+    @property
     def amount(self) -> str:
         """How far apart they are, in words."""
         return f"{abs(self.points):.1f} ± {self.half:.1f} points"
@@ -128,7 +133,7 @@ def _beside(name: str, leads: Sequence[Lead]) -> str:
     if ahead and not behind:
         return f"Your encoder is ahead of {name} by {_listed(ahead)}{_level(leads)}."
     if not ahead:
-        return f"{name} is as good: no difference can be told."
+        return f"Beside {name} no difference can be told ({_within(leads)})."
     return (
         f"It depends on the labels: your encoder is ahead of {name} by {_listed(ahead)}, and "
         f"behind by {_listed(behind)}{_level(leads)}."
@@ -139,11 +144,17 @@ def _scratch(leads: Sequence[Lead]) -> str:
     """Is it worth training without labels, or would the labels alone have done?"""
     words = {True: "worse", False: "better"}
     parts = [
-        f"{'as good' if not lead.sure else words[lead.ahead]} with {lead.labels}"
-        + (f" (by {lead.amount})" if lead.sure else "")
+        f"{words[lead.ahead]} with {lead.labels} (by {lead.amount})"
+        if lead.sure
+        else f"no different, as far as can be told, with {lead.labels} ({_within([lead])})"
         for lead in leads
     ]
     return f"Training the same network from scratch on the labels alone is {', '.join(parts)}."
+
+
+def _within(leads: Sequence[Lead]) -> str:
+    """How large a difference may have been missed."""
+    return f"within {max(lead.within for lead in leads):.1f} points"
 
 
 def _costs(rows: Sequence[Row], ours: str, others: Sequence[str]) -> list[str]:
@@ -166,5 +177,6 @@ def _listed(leads: Sequence[Lead]) -> str:
 
 def _level(leads: Sequence[Lead]) -> str:
     """With how many labels neither is ahead."""
-    level = [lead.labels for lead in leads if not lead.sure]
-    return f"; with {', '.join(level)} they are level" if level else ""
+    level = [lead for lead in leads if not lead.sure]
+    labels = ", ".join(lead.labels for lead in level)
+    return f"; with {labels} no difference can be told ({_within(level)})" if level else ""

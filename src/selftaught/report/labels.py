@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from selftaught.evaluation.protocols import SCRATCH
 from selftaught.evaluation.row import Row
 from selftaught.report import plots
 from selftaught.report.page import Html, figure, grid
 
 _SHOWN = "accuracy"
 _MOST = 6  # curves that can be told apart
+_ALWAYS = ("random init", "raw pixels", SCRATCH)
 
 
 def labels_figures(rows: Sequence[Row]) -> list[Html]:
@@ -17,16 +19,31 @@ def labels_figures(rows: Sequence[Row]) -> list[Html]:
         if row.metric == _SHOWN and row.train:
             by_protocol.setdefault(row.protocol.partition(", ")[0], []).append(row)
     drawn = [
-        figure(_plot(name, of_one), "Means of seeds; the horizontal axis grows by factors.")
+        _figure(name, {of: _curve(of_one, of) for of in _in_order(of_one)})
         for name, of_one in by_protocol.items()
         if len({row.train for row in of_one}) > 1
     ]
     return [grid(drawn)] if drawn else []
 
 
-def _plot(name: str, rows: Sequence[Row]) -> Html:
-    lines = {of: _curve(rows, of) for of in dict.fromkeys(row.representation for row in rows)}
-    lines = dict(list(lines.items())[:_MOST])
+def _in_order(rows: Sequence[Row]) -> list[str]:
+    """The representations: the first, what stands in every table, then the others."""
+    first, *others = dict.fromkeys(row.representation for row in rows)
+    return [first, *sorted(others, key=lambda name: name not in _ALWAYS)]
+
+
+def _figure(name: str, lines: dict[str, plots.Points]) -> Html:
+    """The plot, and what a reader must know of it."""
+    drawn, left_out = dict(list(lines.items())[:_MOST]), list(lines)[_MOST:]
+    words = ["Means of seeds."]
+    if plots.grow_by_factors(next(iter(drawn.values()))[0]):
+        words.append("The horizontal axis grows by factors.")
+    if left_out:
+        words.append(f"Not drawn: {', '.join(left_out)}.")
+    return figure(_plot(name, drawn), " ".join(words))
+
+
+def _plot(name: str, lines: dict[str, plots.Points]) -> Html:
     told = (f"{of} {y[0]:.3f} to {y[-1]:.3f}" for of, (_, y) in lines.items())
     alt = f"Accuracy over labelled images, {name}: {'; '.join(told)}"
     title = f"Accuracy, {name}"

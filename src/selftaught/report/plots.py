@@ -130,11 +130,16 @@ def _drawing() -> AbstractContextManager[None]:
     return rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"})
 
 
+def grow_by_factors(x: Sequence[float] | NDArray[np.float64]) -> bool:
+    """Whether a few rising places are so far apart that factors tell more than differences."""
+    return 2 < len(x) <= _FEW and x[0] > 0 and bool(x[-1] >= _FACTOR * x[0])
+
+
 def _spread_evenly(axes: "Axes", x: NDArray[np.float64]) -> None:
     """A logarithmic axis for a few places that grow by factors."""
     from matplotlib.ticker import NullLocator
 
-    if not 2 < len(x) <= _FEW or x[0] <= 0 or x[-1] < _FACTOR * x[0]:
+    if not grow_by_factors(x):
         return
     axes.set_xscale("log")
     ticks = x[:: -(-len(x) // 6)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selftaught.evaluation.row import Row, is_long, turned
+from selftaught.evaluation.row import Row, counted, is_long, turned
 from selftaught.report import plots
 from selftaught.report.labels import labels_figures
 from selftaught.report.page import (
@@ -243,7 +243,7 @@ def table_section(rows: Sequence[Row], *, title: str = "Evaluation", words: str 
     parts = [paragraph(words), *labels_figures(rows)]
     for (protocol, split), group in groups.items():
         parts += _long_table(protocol, split, group) if is_long(group) else _tables(group)
-    notes = dict.fromkeys(row.note for row in rows if row.note)
+    notes = dict.fromkeys(f"{row.protocol}: {row.note}" for row in rows if row.note)
     return Section(title, Html("".join(parts) + (bullets(notes) if notes else "")))
 
 
@@ -258,7 +258,10 @@ def _tables(group: Sequence[Row]) -> list[Html]:
     for row in group:
         by_metric[row.metric].append(row)
     return [
-        Html(_heading(f"{of_one[0].protocol}: {metric}", of_one[0].split) + _comparison(of_one))
+        Html(
+            _heading(f"{of_one[0].protocol}: {metric}", counted(of_one[0].split, of_one))
+            + _comparison(of_one)
+        )
         for metric, of_one in by_metric.items()
     ]
 
@@ -271,7 +274,7 @@ def _long_table(protocol: str, split: str, group: Sequence[Row]) -> list[Html]:
         "< less than this encoder's, > more: the paired 95 % interval of the difference does not "
         "hold 0."
     )
-    return [Html(_heading(protocol, split) + drawn + marks)]
+    return [Html(_heading(protocol, counted(split, group)) + drawn + marks)]
 
 
 def _heading(words: str, split: str) -> str:
