@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import selftaught
 from selftaught.cli import DONE, USER, main
 from selftaught.encoders.encoder import EncoderConfig, build
 from selftaught.encoders.folder import save_encoder
-from selftaught.errors import ConfigError, DataError, UserError
+from selftaught.errors import ConfigError, DataError, FileError, UserError
+from selftaught.evaluating import keep_evaluation, kept_rows
+from selftaught.evaluation.row import Row
 from tests.support.html_page import Page
 from tests.support.made_clips import write_clip
 from tests.unit.test_tracking import dahlia
@@ -116,6 +119,37 @@ def test_numbers_are_predicted_where_labels_are_fractions(work: Path) -> None:
     assert {row["metric"] for row in classes} == {"R2", "mean absolute error"}
 
 
+def test_what_is_asked_twice_is_answered_once(work: Path) -> None:
+    rows = rows_of(work, "digits", "linear", few=("2", "2", "02"))
+    assert {row["protocol"] for row in rows} == {"linear, 2 labels a class"}
+    assert len(rows) == 3 * 5  # this encoder, three random ones, raw pixels
+    twice = selftaught.evaluate(work / "enc", work / "digits", protocol=("knn", "knn")).value
+    assert len(twice) == 3 * 5
+
+
+def test_of_two_verdicts_a_run_keeps_the_later(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    worth = [f"worth, {n}" for n in ("1 label a class", "all labels")]
+    row = asdict(Row("it", "knn", "test", "accuracy", 0, 0.5, None, None, 1.0))
+    asked = [[*worth, "cost"], ["knn"], ["worth, 2 labels a class"]]
+    for protocols in asked:
+        keep_evaluation(tmp_path, "/images", [row | {"protocol": name} for name in protocols])
+    keep_evaluation(tmp_path, "/others", [row | {"protocol": worth[0]}])
+    kept = [(kept["data"], kept["protocol"]) for kept in kept_rows(tmp_path)]
+    assert kept == [
+        *(("/images", name) for name in ("knn", "worth, 2 labels a class")),
+        ("/others", worth[0]),
+    ]
+
+
+def test_a_damaged_table_of_evaluations_is_named(tmp_path: Path) -> None:
+    row = asdict(Row("it", "knn", "test", "accuracy", 0, 0.5, None, None, 1.0)) | {"data": "x"}
+    for wrong in (None, "much", [1]):
+        (tmp_path / "evaluation.json").write_text(json.dumps([row | {"value": wrong}]))
+        with pytest.raises(FileError, match=r"evaluation.json is not a table of evaluations"):
+            kept_rows(tmp_path)
+
+
 def test_the_verdict_leads_text_and_page(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "worth.html"
     other = str(work / "other")
@@ -182,8 +216,11 @@ def test_masks_are_followed_beside_what_stays(work: Path) -> None:
         ({"protocol": ("retrieval",), "set": ("longst=3",)}, "no setting 'longst'.*longest"),
         ({"protocol": ("retrieval",), "set": ("longest=big",)}, "--set longest='big'"),
         ({"protocol": ("retrieval",), "whiten": "places"}, "holds images that are searched"),
-        ({"protocol": ("retrieval",), "against": ("colours",)}, "named twice"),
+        ({"protocol": ("retrieval",), "against": ("colours",)}, "every table has a row"),
         ({"few": ("ten",)}, "few is ten"),
+        ({"protocol": ("clusters",), "few": ("2",)}, "clusters does not look at --few"),
+        ({"protocol": ("knn",), "epochs": 3}, "knn does not look at --epochs"),
+        ({"against": ("raw pixels",)}, "every table has a row 'raw pixels'"),
         ({"against": ("enc", "enc")}, "named twice"),
     ],
 )

@@ -103,6 +103,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         find(str(tmp_path))
 
 
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label,label\na.png,x,y\n")
+    with pytest.raises(DataError, match=r"t.csv has several columns 'label': rename one"):
+        find(str(tmp_path / "t.csv"))
+
+
 @pytest.mark.parametrize(
     ("files", "remedy"),
     [

@@ -226,7 +226,7 @@ def test_test_without_train(tmp_path):
 def test_too_few_to_split(tmp_path):
     with pytest.raises(DataError, match="too few labelled images to split"):
         label(checked_arrays(tmp_path, label=["a", "b"], split=["train", "train"]))
-    with pytest.raises(DataError, match="no labelled image is for train or test, .* '', 'dev'"):
+    with pytest.raises(DataError, match=r"no labelled image is for train or test, .* '', 'dev'"):
         label(checked_arrays(tmp_path, label=["a", "b"], split=["dev", ""]))
 
 
