@@ -179,7 +179,7 @@ def test_rows_as_text_and_as_json() -> None:
     assert table.splitlines() == [
         "knn, test (given)",
         "                                                accuracy     this minus it  seconds",
-        "  this encoder                    0.750 (0.700 to 0.800)                          1.5",
+        "  this encoder                    0.750 (0.700 to 0.800)                        1.5",
         "  random init, mean of 2 seeds  < 0.550 (0.600 to 0.800)  +0.100 to +0.300      3.0",
     ]
     assert notes.endswith("does not hold 0.\nknn: k = 200 was clipped to 9")
