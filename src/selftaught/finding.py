@@ -215,11 +215,14 @@ def _verified(
             "keypoints",
             "put them back where they were when the index was built, or leave --verify out",
         )
-    return [
-        of_row[row]
-        | {"inliers": verifier.inliers(query, row), "verified": verifier.verified(query, row)}
-        for row in order
-    ]
+    return [of_row[row] | _geometry(verifier, query, row) for row in order]
+
+
+def _geometry(verifier: Verifier, query: int, row: int) -> dict[str, Any]:
+    """What comparing them showed; inliers are None where there is nothing to compare."""
+    if not (len(verifier.queries[query]) and len(verifier.database[row])):
+        return {"inliers": None, "verified": False}
+    return {"inliers": verifier.inliers(query, row), "verified": verifier.verified(query, row)}
 
 
 def _pixels(query: str) -> NDArray[Any]:
@@ -302,6 +305,7 @@ def _listed(head: str, images: Sequence[dict[str, Any]], several: bool) -> str:
         cosine = f"{image['cosine']:.4f}  " if "cosine" in image else ""
         if "inliers" in image:
             count = f"{image['inliers']} inliers" if image["verified"] else "not verified"
+            count = "not compared" if image["inliers"] is None else count
             cosine += f"{count:<13}  "
         label = f"  ({shown(str(image['label']))})" if "label" in image else ""
         gone = "  [the file is gone]" if image["gone"] else ""
@@ -319,7 +323,8 @@ def _gone(value: dict[str, Any]) -> str:
     value["gone"] = gone = sorted(rows.values())
     if not gone:
         return ""
-    return f"\n\n{len(gone):,} of these images are not there any more, such as {shown(gone[0])}."
+    are = "is" if len(gone) == 1 else "are"
+    return f"\n\n{len(gone):,} of these images {are} not there any more, such as {shown(gone[0])}."
 
 
 def _tile(pictures: Pictures, row: int) -> Tile:

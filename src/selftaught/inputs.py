@@ -40,17 +40,19 @@ def open_images(data: str, machine: Machine) -> Images:
 
 
 def open_files(paths: Sequence[Path], machine: Machine) -> Images:
-    """These files, each once; what is left out, and why, is said on stderr.
+    """These files, each once and all of them.
 
     Raises:
-        DataError: None can be used.
+        DataError: One cannot be used.
     """
     real = dict.fromkeys(path.parent.resolve() / path.name for path in paths)
     root = Path(os.path.commonpath([path.parent for path in real]))
     source = Source(str(root), root, tuple(path.relative_to(root).as_posix() for path in real))
     cache, threads = cache_folder(machine.cache), machine.threads
     checked = check(source, cache=cache, threads=threads)
-    _say_left_out(checked)
+    for name, reason in zip(*checked.rejected.to_pydict().values(), strict=True):
+        what = f"{shown(str(root / name))} cannot be used ({reason})"
+        raise DataError(what, "restore it, or take it out of the set")
     return assemble.opened(Config(data=DataSettings(str(root))), cache, threads, checked)
 
 

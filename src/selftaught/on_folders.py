@@ -92,9 +92,8 @@ def _retrieval(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Ro
     settings = _settings(retrieval.Settings, chosen, recipe=_settings(Recipe, chosen))
     _all_known(chosen, retrieval.Settings, Recipe)
     settings = replace(settings, device=pick_device(chosen.device), threads=chosen.threads)
-    searched = [*places.database, *(query.path for query in places.queries)]
-    images = open_files(searched, chosen)
-    others = _paths(chosen.whiten, searched, chosen) if chosen.whiten else []
+    images = open_files([*places.database, *(query.path for query in places.queries)], chosen)
+    others = _paths(chosen.whiten, images, chosen) if chosen.whiten else []
     subjects = _subjects(encoders, images, chosen)
     first = settings.reranked
     by_sift = _verifier(places, sift, first) if chosen.verify == "sift" else None
@@ -103,8 +102,11 @@ def _retrieval(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Ro
         ours = _whitened(subject, settings, others)
         rerank = _by_cells(subject, places, first) if chosen.verify == "maps" else by_sift
         answer = retrieval.retrieval(subject, places, ours, rerank=rerank).answer
-        if chosen.verify and rerank is None:
-            answer = replace(answer, note=f"{answer.note}; {subject.name} has no maps to verify by")
+        lacks = ["verify by"] * (chosen.verify is not None and rerank is None)
+        lacks += ["whiten"] * (bool(others) and ours is settings)
+        if lacks:
+            note = f"{answer.note}; {subject.name} has no maps to {' or '.join(lacks)}"
+            answer = replace(answer, note=note)
         return answer
 
     called = "retrieval" + (f", verified by {chosen.verify}" if chosen.verify else "")
@@ -166,7 +168,7 @@ def _query_pixels(query: Query) -> NDArray[Any]:
     return cut(image_HWC, query.box, image_HWC.shape[:2])
 
 
-def _paths(data: str, searched: Sequence[Path], chosen: evaluate_options.Evaluate) -> list[Path]:
+def _paths(data: str, searched: Images, chosen: evaluate_options.Evaluate) -> list[Path]:
     """The files of another set of images.
 
     Raises:
@@ -177,10 +179,12 @@ def _paths(data: str, searched: Sequence[Path], chosen: evaluate_options.Evaluat
     if root is None:
         raise ConfigError(f"the images of --whiten {data} are no files", "give a folder of images")
     paths = [root / checked.source.names[i] for i in checked.index_N.tolist()]
-    both = {path.resolve() for path in paths} & {path.resolve() for path in searched}
+    sums = zip(paths, checked.images["sha256"].to_pylist(), strict=True)
+    known = set(searched.checked.images["sha256"].to_pylist())
+    both = [path for path, one in sums if one in known]
     if both:
         raise ConfigError(
-            f"--whiten {data} holds images that are searched, such as {shown(str(min(both)))}",
+            f"--whiten {data} holds images that are searched, such as {shown(str(both[0]))}",
             "give other images: whitening must not know those it is judged on",
         )
     return paths
@@ -199,13 +203,27 @@ def _tracking(encoders: Encoders, chosen: evaluate_options.Evaluate) -> list[Row
     subjects = _subjects(encoders, images, chosen)
 
     def answered(subject: Representation) -> Answer:
-        return _of_objects(tracking.tracking(subject, clips, settings, device=device))
+        tracked = tracking.tracking(subject, clips, settings, device=device)
+        return replace(_of_objects(tracked), note=_how_tracked(subject, settings))
 
     first = next(iter(encoders.values()))
     colours = tracking.colours(first, settings, **_how(chosen))
     contest = [_Entrant.of(subject, answered) for subject in (*subjects, colours)]
     contest.append(_Entrant("no motion", lambda: _of_objects(tracking.no_motion(clips))))
     return _table(_called("tracking", chosen), contest, chosen.seed)
+
+
+def _how_tracked(subject: Representation, settings: tracking.Settings) -> str:
+    """Whose map it was, and how fine."""
+    if subject.name == tracking.COLOURS:
+        return f"{subject.name}: mean pixels of each position of this encoder's map"
+    assert subject.encoder is not None
+    strides = subject.encoder.strides
+    stage = tracking.chosen_stage(strides, settings.stage, called=subject.name)
+    cell, side = strides[stage], settings.side
+    return (
+        f"{subject.name}: {stage}, a position for {cell} px of frames whose shorter side is {side}"
+    )
 
 
 def _of_objects(tracked: Sequence[tracking.Tracked]) -> Answer:

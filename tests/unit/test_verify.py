@@ -365,7 +365,12 @@ def test_all_query_places_onto_one_place_is_no_transform() -> None:
 
 
 def ranked(
-    monkeypatch: pytest.MonkeyPatch, inliers: list[int], *, upright: bool = False, **rules: int
+    monkeypatch: pytest.MonkeyPatch,
+    inliers: list[int],
+    *,
+    upright: bool = False,
+    cells: int = 1,
+    **rules: int,
 ) -> list[int]:
     """The order of candidates with so many inliers."""
 
@@ -374,7 +379,7 @@ def ranked(
 
     monkeypatch.setattr(verify, "verify", counted)
     candidates: Any = inliers
-    query = made(np.random.default_rng(0), 1, upright=upright)
+    query = made(np.random.default_rng(0), cells, upright=upright)
     return rerank(query, candidates, **rules).tolist()
 
 
@@ -394,6 +399,8 @@ def test_cells_need_more_inliers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranked(monkeypatch, inliers[::-1]) == [0, 1]
     assert ranked(monkeypatch, inliers, upright=True) == [1, 0]
     assert ranked(monkeypatch, [verify.LEAST, 9], upright=True) == [0, 1]
+    assert ranked(monkeypatch, [21, 22], upright=True, cells=220) == [1, 0]
+    assert ranked(monkeypatch, [20, 21], upright=True, cells=220) == [0, 1]
 
 
 def test_a_verifier_finds_the_photograph_that_a_query_is_a_view_of() -> None:

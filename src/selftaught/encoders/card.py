@@ -30,9 +30,8 @@ _CARD = """\
 library_name: {library}
 tags:
 - image-feature-extraction
-- self-supervised
 ---
-# {name}, self-taught
+# {name}, an image encoder
 
 {card}
 

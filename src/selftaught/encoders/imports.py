@@ -5,6 +5,7 @@ any other network of timm's by its own names, once it is said which. Nothing is 
 tensor that is missing, too many or of another shape is named, unless it is clearly of a head.
 """
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from selftaught.encoders.layouts import (
 from selftaught.encoders.resnets import named_by_layers, named_by_numbers, named_by_simclr
 from selftaught.encoders.timms import usual_intensity, usual_side
 from selftaught.encoders.torchvisions import timms_mobilenet, torchvisions_mobilenet
-from selftaught.errors import ConfigError, FileError
+from selftaught.errors import ConfigError, FileError, shown
 from selftaught.files import load_tensors
 
 LAYOUTS = (
@@ -204,7 +205,8 @@ def _check(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, 
         more = f", and {len(wrong) - 1} more do not fit {name}" if len(wrong) > 1 else ""
         raise FileError(
             f"{path}: {wrong[0]} has shape {theirs}, not {ours}{more}",
-            "name its network with --encoder, or its --image-size",
+            "name its network with --encoder, or its --image-size; networks whose first layer or "
+            "kernels differ from the published ones are not known",
         )
 
 
@@ -218,7 +220,9 @@ def _read(path: Path) -> Any:
         return load_tensors(path)
     try:
         _check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileError:
         raise
     except Exception as error:  # what a damaged or hostile file makes torch raise is not bounded
@@ -235,8 +239,10 @@ def _check_archive(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
-        if claimed > path.stat().st_size:
-            raise FileError(f"{path} claims more bytes than it has", "fetch it again")
+            if claimed > path.stat().st_size:
+                raise FileError(f"{path} claims more bytes than it has", "fetch it again")
+            if (bad := archive.testzip()) is not None:  # torch.load does not look at checksums
+                raise FileError(f"{path} is damaged ({shown(bad)})", "fetch it again")
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:

@@ -26,7 +26,9 @@ PIXELS = {
 
 LICENCE = "Mind the licence of whoever trained these weights: the file does not name it."
 
-_SECOND = re.compile(r"momentum|target|encoder_k|student")  # taken only where nothing else fits
+_SECOND = re.compile(
+    r"momentum|target|encoder_k|student|(^|_)ema(\.|_|$)"
+)  # taken only where nothing else fits
 _ASIDE = re.compile(
     r"(^|_)(fc|heads?|classif\w*|linear|proj\w*|predict\w*|prototypes?|mlp|logits|queue|decoder"
     r"|mask_token|top_layer|l[12]|momentum|target|encoder_k|student|ema)\d*(_|$)"

@@ -274,7 +274,7 @@ def _described(
 
 def _map(encoder: Encoder, x_1CHW: Tensor, stage: str) -> Tensor:
     """A stage's map (c, h, w), float32."""
-    remedy = "describe images by its plain vectors (pool 'vector'), or choose another size"
+    remedy = "describe images by its plain vectors (--set pool=vector), or choose another size"
     height, width = x_1CHW.shape[2:]
     with sized(encoder.config.architecture, height, width, remedy):
         return encoder.stages(x_1CHW)[stage][0].float()

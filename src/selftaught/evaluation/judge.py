@@ -25,6 +25,11 @@ from selftaught.evaluation.row import Row
 from selftaught.evaluation.trial import Answer, Protocol, Trial
 from selftaught.rng import Key, uniform
 
+FEWEST = 10
+"""Images, queries or objects below which resampling them tells nothing."""
+
+_SURE = 4  # standard errors of a mean of resamples that make a bias
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -38,8 +43,13 @@ class Measured:
 
     @classmethod
     def centred(cls, value: float, resampled_B: NDArray[np.float64]) -> "Measured":
-        """Without the bias of resampling: doubled images make precision and NMI look better."""
-        shifted_B = resampled_B - np.nanmean(resampled_B) + value
+        """Without the bias of resampling: doubled images make precision and NMI look better.
+
+        What may as well be chance is no bias: a mean stays as it was resampled.
+        """
+        bias, chance = np.nanmean(resampled_B) - value, np.nanstd(resampled_B)
+        chance /= len(resampled_B) ** 0.5
+        shifted_B = resampled_B - (bias if abs(bias) > _SURE * chance else 0.0)
         all_B = [*resampled_B, value]
         is_share = np.nanmin(all_B) >= 0 and np.nanmax(all_B) <= 1
         return cls(value, shifted_B.clip(0, 1) if is_share else shifted_B)
@@ -68,9 +78,9 @@ class Judged:
     def rows(
         self, protocol: str, split: str = "", first: "Judged | None" = None, note: str = ""
     ) -> list[Row]:
-        """A row a metric; `first` is what it is compared with. One image has no interval."""
+        """A row a metric; `first` is what it is compared with. Few images have no interval."""
         rows = []
-        several = len(self.answer.rows) > 1
+        several = len(self.answer.rows) >= FEWEST
         for metric, measured in self.figures.items():
             low, high = self._interval(metric) if several else (None, None)
             row = Row(

@@ -274,9 +274,11 @@ def _note(
     if recipe.whitening is not None:
         how.append(f"whitened to {len(recipe.whitening.variances_P)}")
     if settings.augment:
-        how.append(f"neighbours averaged into the database: {settings.augment}")
+        near = min(settings.augment, len(places.database) - 1)
+        how.append(f"neighbours averaged into the database: {near}")
     if settings.expand:
-        how.append(f"images found first, averaged into queries: {settings.expand}")
+        found = min(settings.expand, len(places.database))
+        how.append(f"images found first, averaged into queries: {found}")
     without = int(np.isnan(values["mAP"]).sum())
     if without:
         how.append(f"queries without a right image, left out: {without}")

@@ -50,6 +50,8 @@ from selftaught.views.tensors import resize
 _REMEDY = "choose another --set side, or another encoder"
 _MOST = 8192  # pixels a side, and whatever else is counted
 
+COLOURS = "colours"
+"""What mean pixels are called."""
 STRIDE = 8
 """The map is that of the last stage with a stride of at most so many pixels."""
 
@@ -159,9 +161,7 @@ def colours(
     stage = chosen_stage(encoder.strides, wanted, called="this encoder")
     config = replace(encoder.config, architecture="colours", front="none", options={})
     trunk = _Colours(stage, encoder.strides[stage])
-    return EncoderRepresentation(
-        "colours", Encoder(config, trunk, dim=config.in_channels + 1), **how
-    )
+    return EncoderRepresentation(COLOURS, Encoder(config, trunk, dim=config.in_channels + 1), **how)
 
 
 class _Colours(nn.Module):
