@@ -221,9 +221,7 @@ def _how_tracked(subject: Representation, settings: tracking.Settings) -> str:
     strides = subject.encoder.strides
     stage = tracking.chosen_stage(strides, settings.stage, called=subject.name)
     cell, side = strides[stage], settings.side
-    return (
-        f"{subject.name}: {stage}, a position for {cell} px of frames whose shorter side is {side}"
-    )
+    return f"{subject.name}: {stage}, cells of {cell} px in frames whose shorter side is {side}"
 
 
 def _of_objects(tracked: Sequence[tracking.Tracked]) -> Answer:

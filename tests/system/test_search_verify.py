@@ -34,6 +34,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     turned = warped(part(SEEN), np.random.default_rng(1)).image_HWC
     Image.fromarray(turned).save(root / "turned.png")
     Image.fromarray(part(SEEN)[16:, 16:]).save(root / "cut.png")
+    Image.fromarray(part(SEEN)[::2, ::2]).save(root / "half.png")
     Image.new("RGB", (200, 200)).save(root / "black.png")
     selftaught.index(root / "enc", root / "photos", out=root / "index", **options(root))
     return root
@@ -82,8 +83,8 @@ def test_only_the_first_are_compared(work: Path) -> None:
     assert found[0]["row"] == SEEN
 
 
-def test_a_part_finds_its_image_by_maps(work: Path) -> None:
-    found = near(work, work / "cut.png", top=3, verify="maps")
+def test_a_smaller_one_finds_its_image_by_maps(work: Path) -> None:
+    found = near(work, work / "half.png", top=3, verify="maps")
     assert found[0]["row"] == SEEN and found[0]["verified"]
 
 

@@ -399,8 +399,9 @@ def test_cells_need_more_inliers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranked(monkeypatch, inliers[::-1]) == [0, 1]
     assert ranked(monkeypatch, inliers, upright=True) == [1, 0]
     assert ranked(monkeypatch, [verify.LEAST, 9], upright=True) == [0, 1]
-    assert ranked(monkeypatch, [21, 22], upright=True, cells=220) == [1, 0]
-    assert ranked(monkeypatch, [20, 21], upright=True, cells=220) == [0, 1]
+    assert ranked(monkeypatch, [14, 15], upright=True, cells=150) == [1, 0]
+    assert ranked(monkeypatch, [13, 14], upright=True, cells=150) == [0, 1]
+    assert ranked(monkeypatch, [19, 20], upright=True, cells=900) == [1, 0]
 
 
 def test_a_verifier_finds_the_photograph_that_a_query_is_a_view_of() -> None:
