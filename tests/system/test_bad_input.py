@@ -234,7 +234,7 @@ OTHERS: dict[str, tuple[list[object], str]] = {
     "a misspelt protocol": (["evaluate", "run", "classes", "--protocol", "nn"], "'knn'"),
     "no labels": (["evaluate", "run", "photos"], "put each class into a folder"),
     "no such label": (["evaluate", "run", "classes", "--label", "kind"], "kind"),
-    "few of nothing": (["evaluate", "run", "classes", "--few", 0], "1 image a class at least"),
+    "few of nothing": (["evaluate", "run", "classes", "--few", 0], "give a number of images a class"),
     "images of other channels": (["evaluate", "run", "colour"], "channels"),
     "vectors of other channels": (["embed", "run", "colour", "--out", "v.parquet"], "channels"),
     "no run": (["evaluate", "rum", "classes"], "'run'"),

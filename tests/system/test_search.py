@@ -140,7 +140,7 @@ def test_an_image_that_is_gone_is_listed_and_has_an_empty_tile(work: Path) -> No
     first, second = answer.value["queries"][0]["neighbours"]
     assert (first["path"], first["gone"], second["gone"]) == (nearest, True, False)
     assert answer.value["gone"] == [nearest]
-    assert "[the file is gone]" in answer.text and "1 of these images are not there" in answer.text
+    assert "[the file is gone]" in answer.text and "1 of these images is not there" in answer.text
     sheet = np.asarray(opened("sheet.png"))
     query, empty, there = (sheet[8:96, 4 + 100 * n + 4 : 100 * n + 96] for n in range(3))
     assert (empty == 255).all() and query.std() > 10 and there.std() > 10

@@ -251,7 +251,7 @@ def test_what_has_no_maps_is_described_by_its_vector(tmp_path: Path) -> None:
 def test_a_fixed_input_size_is_named_and_its_vector_can_be_asked_for(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 40, 50)
     encoder = build(EncoderConfig("test_vit", image_size=32), seed=0)
-    with pytest.raises(ConfigError, match=r"has no map of an image of 51 x 64 px.*'vector'"):
+    with pytest.raises(ConfigError, match=r"has no map of an image of 51 x 64 px.*pool=vector"):
         descriptors(encoder, [picture], Recipe(longest=64))
     assert not torch.is_inference_mode_enabled()
     (vector,) = descriptors(encoder, [picture], Recipe("vector"))
