@@ -14,6 +14,8 @@ from selftaught.cli import DONE, main
 from tests.support.command_line import command, environment, selftaught
 from tests.support.mistakes import refused, tree, write_images
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--image-size", 16, "--batch-size", 16, "--epochs", 1, "--set", "network.width=4"]
 CLUSTERS = ["--method", "deepcluster", "--batch-size", 16, "--set"]
 
@@ -234,7 +236,10 @@ OTHERS: dict[str, tuple[list[object], str]] = {
     "a misspelt protocol": (["evaluate", "run", "classes", "--protocol", "nn"], "'knn'"),
     "no labels": (["evaluate", "run", "photos"], "put each class into a folder"),
     "no such label": (["evaluate", "run", "classes", "--label", "kind"], "kind"),
-    "few of nothing": (["evaluate", "run", "classes", "--few", 0], "give a number of images a class"),
+    "few of nothing": (
+        ["evaluate", "run", "classes", "--few", 0],
+        "a number of images a class",
+    ),
     "images of other channels": (["evaluate", "run", "colour"], "channels"),
     "vectors of other channels": (["embed", "run", "colour", "--out", "v.parquet"], "channels"),
     "no run": (["evaluate", "rum", "classes"], "'run'"),
@@ -301,7 +306,6 @@ def test_more_labels_a_class_than_there_are(
 # ---- as processes of their own
 
 
-@pytest.mark.slow
 def test_a_mistake_in_a_process_of_its_own(place: Path, cache: Path) -> None:
     done = selftaught("pretrain", "empty", "--out", "new", "--cache", cache, cwd=place)
     assert (done.returncode, done.stdout) == (2, "")
@@ -309,7 +313,6 @@ def test_a_mistake_in_a_process_of_its_own(place: Path, cache: Path) -> None:
     assert done.stderr.count("\n") == 1 and not (place / "new").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"], ["methods"]])
 def test_a_reader_that_has_seen_enough_is_no_fault(arguments: list[str]) -> None:
     """selftaught --help | head -1."""
@@ -328,7 +331,6 @@ def test_a_reader_that_has_seen_enough_is_no_fault(arguments: list[str]) -> None
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_log(original: Path, tmp_path: Path) -> None:
     """selftaught pretrain ... 2>&1 | head -1."""
     read, write = os.pipe()
@@ -348,7 +350,6 @@ def test_a_run_goes_on_when_nobody_reads_its_log(original: Path, tmp_path: Path)
     assert (tmp_path / "run/encoder/model.safetensors").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_names_that_are_not_utf8_are_printed(tmp_path: Path, encoding: str) -> None:
     folder = write_images(tmp_path / "photos", 4)
@@ -365,7 +366,6 @@ def test_names_that_are_not_utf8_are_printed(tmp_path: Path, encoding: str) -> N
     assert done.stdout.isascii() or encoding == "utf-8"
 
 
-@pytest.mark.slow
 def test_images_whose_name_is_not_utf8(tmp_path: Path, cache: Path) -> None:
     write_images(tmp_path / "photos", 16)
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xf6tos"))

@@ -12,6 +12,8 @@ from selftaught.api import COMMANDS
 from selftaught.cli import USER, main
 from tests.support.command_line import environment, selftaught
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = ROOT / "tests/golden/command_line.txt"
 
@@ -38,7 +40,6 @@ def test_the_snapshot_is_named_in_the_changelog() -> None:
     assert f"command line {digest}" in changelog, f"say in CHANGELOG.md: command line {digest}"
 
 
-@pytest.mark.slow
 def test_no_command_has_more_than_twenty_flags_of_its_own() -> None:
     for name in COMMANDS:
         flags = set(re.findall(r"^  --([a-z-]+)", selftaught(name, "--help").stdout, re.M))

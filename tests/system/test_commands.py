@@ -18,6 +18,8 @@ from selftaught.files import read_json
 from tests.support.bad_files import write_bad, write_good
 from tests.support.runs import lines, pretrain
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("--set", "loop.total_steps=6")
 
 
@@ -140,7 +142,6 @@ def test_a_folder_that_has_the_name_of_a_packaged_set(
     assert "usable images: 1797" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "dtype"), [(1, "uint16"), (2, "float32"), (5, "uint8")])
 def test_any_number_of_channels_goes_the_whole_way(
     tmp_path: Path, channels: int, dtype: str, capsys: pytest.CaptureFixture[str]
@@ -164,7 +165,6 @@ def test_any_number_of_channels_goes_the_whole_way(
         assert drawn.width > 100
 
 
-@pytest.mark.slow
 def test_I1_a_folder_with_bad_files_trains_on_exactly_the_good_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,7 @@ def test_memory_is_used_again_when_nothing_holds_it() -> None:
     assert buffers.take((2, 3, 5, 5)).shape == (2, 3, 5, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hold",
     [

@@ -24,6 +24,8 @@ from selftaught.evaluation.trial import Answer, Trial
 from selftaught.training.schedule import lr_at
 from tests.oracles import lars
 
+pytestmark = pytest.mark.slow
+
 NO_NORM = "test_vit"
 """A small transformer of timm's: layer norm, and with stochastic depth it draws random numbers."""
 
@@ -222,7 +224,6 @@ def flipped(trial: Trial) -> tuple[Trial, Trial]:
     return replace(learn, labels=1 - learn.labels), finetune.part(trial, held)
 
 
-@pytest.mark.slow
 def test_the_best_moment_of_all_learning_rates_is_kept(digits: tuple[Images, Labelled]) -> None:
     trial, _ = trial_of(digits, 160, classes=2)
     learn, held = flipped(trial)
@@ -381,7 +382,6 @@ def test_the_table_says_that_random_init_is_the_network_from_scratch(
 # It works.
 
 
-@pytest.mark.slow
 def test_all_weights_know_more_than_the_frozen_ones(digits: tuple[Images, Labelled]) -> None:
     trial, truth = trial_of(digits, 500)
     subject = random_init(encoder_for(trial.images).config, trial.images, trial.train, seed=0)
@@ -390,7 +390,6 @@ def test_all_weights_know_more_than_the_frozen_ones(digits: tuple[Images, Labell
     assert scratch > frozen + 0.03 and scratch > 0.9
 
 
-@pytest.mark.slow
 def test_an_encoder_that_knows_much_beats_the_network_from_scratch(
     digits: tuple[Images, Labelled],
 ) -> None:

@@ -26,6 +26,8 @@ from selftaught.groups.names import write_names
 from selftaught.vectors import Vectors
 from tests.support.sets import file_set
 
+pytestmark = pytest.mark.slow
+
 ODD = 'it\'s <b>&"odd".png'
 
 
@@ -133,7 +135,6 @@ def test_names_need_images_in_common() -> None:
     assert kept_names(names, old, other) == {}
 
 
-@pytest.mark.slow
 def test_a_report_is_renewed_with_the_names_and_the_choice(home: Path) -> None:
     make(home, "renewed", k="auto", label="folders")
     page, folder = home / "renewed/report.html", home / "renewed"
@@ -263,7 +264,6 @@ def lines(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-@pytest.mark.slow
 def test_the_algorithms_and_the_choice_of_k(home: Path) -> None:
     answer = make(home, "two", by="max-margin", k=2)
     two, bound = answer.value, "The two clusters may differ by at most 10 % of the images."
@@ -354,7 +354,6 @@ def test_labels_that_are_lists_are_none(tmp_path: Path) -> None:
 # --- faults
 
 
-@pytest.mark.slow
 def test_too_many_images_for_max_margin_are_refused_before_any_is_encoded(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,7 +380,6 @@ def test_another_encoder_is_refused(home: Path) -> None:
     assert not (home / "x.csv").exists()
 
 
-@pytest.mark.slow
 def test_an_encoder_that_has_moved_is_named(home: Path) -> None:
     shutil.copytree(home / "encoder", home / "moved")
     made = selftaught.cluster(
@@ -516,7 +514,6 @@ def test_answers_are_not_lost_to_another_command(home: Path) -> None:
     assert "three" in ask.read_text()
 
 
-@pytest.mark.slow
 def test_an_older_output_stays_until_the_new_one_is_whole(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

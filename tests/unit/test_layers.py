@@ -28,6 +28,8 @@ from selftaught.features import views
 from selftaught.views.policy import evaluation
 from tests.support.sets import array_set
 
+pytestmark = pytest.mark.slow
+
 
 class Trunk(nn.Module):
     """A stand-in: maps of given channels and sides, each the image in gray, resized."""
@@ -231,7 +233,6 @@ def test_stages_that_the_first_lacks_have_rows_without_differences(few: Images) 
     assert rows["other", "c accuracy"].delta_low is None
 
 
-@pytest.mark.slow
 def test_stages_of_a_network_know_digits(tmp_path: Path) -> None:
     images = open_images("digits", cache=tmp_path)
     labels = label(images.checked)

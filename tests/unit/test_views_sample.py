@@ -97,6 +97,7 @@ def p_alike(ours, theirs) -> float:
     return stats.ks_2samp(ours, theirs, method="asymp").pvalue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(32, 32), (375, 500), (50, 9), (1, 50), (3, 2), (1, 1)])
 @pytest.mark.parametrize("crop", [RandomCrop(), RandomCrop((0.2, 1.0), (0.5, 2.0))])
 def test_boxes_are_distributed_as_torchvisions(sizes, crop):

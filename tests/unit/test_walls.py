@@ -27,6 +27,8 @@ from tests.support.html_page import Page
 from tests.support.reports import HOSTILE
 from tests.support.sets import file_set
 
+pytestmark = pytest.mark.slow
+
 MOST = Most(4, 3, 2)
 
 
