@@ -195,6 +195,7 @@ def test_marks_say_which_way_the_paired_interval_lies() -> None:
 def test_the_images_are_counted_once() -> None:
     row = Row("it", "knn", "test (given)", "accuracy", 0, 0.75, 0.7, 0.8, 1.5, train=9, images=1234)
     assert as_text([row]).startswith("knn, test (given): 1,234 images; 9 learnt from\n")
+    assert "this minus it" not in as_text([row])
     queries = replace(row, split="12 queries", images=12, train=None)
     assert as_text([queries]).startswith("knn, 12 queries\n")
 

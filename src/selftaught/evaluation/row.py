@@ -106,7 +106,8 @@ def _block(group: Sequence[Row]) -> list[list[str]]:
         return turned(group)
     metrics = list(dict.fromkeys(row.metric for row in group))
     minus = "this minus it" + (f", {metrics[0]}" if metrics[1:] else "")
-    lines = [["", *metrics, minus, "seconds"]]
+    paired = any(row.delta_low is not None for row in group)
+    lines = [["", *metrics, *([minus] if paired else []), "seconds"]]
     for name in dict.fromkeys(row.representation for row in group):
         own = [row for row in group if row.representation == name]
         by_metric = [[row for row in own if row.metric == metric] for metric in metrics]
@@ -114,7 +115,8 @@ def _block(group: Sequence[Row]) -> list[list[str]]:
         called = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
         seconds = sum(row.seconds for row in by_metric[0])
         delta = _widest([(row.delta_low, row.delta_high) for row in by_metric[0]], "+.3f")
-        lines.append([called, *map(_cell, by_metric), delta, f"{seconds:.1f}"])
+        cells = [*map(_cell, by_metric), *([delta] if paired else [])]
+        lines.append([called, *cells, f"{seconds:.1f}"])
     return lines
 
 
