@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,14 @@ def evaluated(run: str, labelled: str, **how: Any) -> list[Row]:
 
 
 def kept(path: Path, work: Callable[[], list[Row]]) -> list[Row]:
-    """Rows that an interrupted run has left there, or else those of the work, left there."""
+    """Rows that an interrupted run has left there, or else those of the work, left there.
+
+    Encoders are called by the last part of their paths.
+    """
     if not path.exists():
         files.write_json(path, as_dicts(work()))
-    return [Row(**row) for row in json.loads(path.read_text())]
+    rows = [Row(**row) for row in json.loads(path.read_text())]
+    return [replace(row, representation=Path(row.representation).name) for row in rows]
 
 
 def on_corridor(first: str, folder: str, others: Sequence[str]) -> list[Row]:
@@ -122,20 +127,12 @@ def page(rows: Sequence[Row], corridor: Sequence[Row], chosen: argparse.Namespac
         "## What encoders are worth",
         budget,
         "\n".join(f"* {sentence}" for sentence in verdict(rows)),
-        f"```\n{_short(as_text(rows))}\n```",
+        f"```\n{as_text(rows)}\n```",
         "A corridor, walked twice (111 queries, 256 px on the longer side):",
-        f"```\n{_short(as_text(corridor))}\n```",
+        f"```\n{as_text(corridor)}\n```",
         again,
     ]
     return "\n\n".join(parts)
-
-
-def _short(text: str) -> str:
-    """Encoders by the last part of their paths."""
-    words = [word for word in text.split() if word.count("/") > 1]
-    for word in sorted(set(words), key=len, reverse=True):
-        text = text.replace(word, Path(word).name.ljust(len(word)))
-    return text
 
 
 if __name__ == "__main__":
