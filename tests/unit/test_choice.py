@@ -13,6 +13,8 @@ from selftaught.clustering.choice import Choice, Point, choose_k
 from selftaught.clustering.kmeans import kmeans
 from selftaught.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def blobs(k: int, D: int, apart: float, n: int = 600, seed: int = 0) -> NDArray[np.float32]:
     """Round clusters of deviation 1, no two centres nearer than `apart`."""
@@ -61,7 +63,6 @@ def check(found: Choice) -> None:
 # --- what it says
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("k", "D", "apart"), [(2, 1, 8), (2, 40, 8), (3, 2, 8), (5, 10, 7), (7, 3, 8), (10, 50, 8)]
 )
@@ -72,20 +73,17 @@ def test_round_clusters_are_counted(k: int, D: int, apart: float) -> None:
     assert f"k = {k}: " in found.sentence and "come out the same again" in found.sentence
 
 
-@pytest.mark.slow
 def test_of_many_clusters_the_number_is_about_right() -> None:
     """k-means itself misses some of them, and finds the rest with more clusters than there are."""
     found = choose_k(blobs(30, 64, 9, n=1800), seed=0)
     assert found.clear and 27 <= found.k <= 40
 
 
-@pytest.mark.slow
 def test_clusters_of_directions_are_counted() -> None:
     found = choose_k(unit(blobs(6, 30, 9)), seed=0)
     assert (found.k, found.clear) == (6, True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NONE)
 def test_data_without_clusters_have_no_clear_number(name: str) -> None:
     for seed in range(2):
@@ -95,7 +93,6 @@ def test_data_without_clusters_have_no_clear_number(name: str) -> None:
         assert found.sentence.startswith("There is no clear number of clusters")
 
 
-@pytest.mark.slow
 def test_real_digits_have_about_ten() -> None:
     from sklearn.datasets import load_digits
 
@@ -216,7 +213,6 @@ def test_candidates_close_in_on_the_best(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [p.k for p in module._sweep(Peaked(), 5)] == [2, 3, 4, 5]
 
 
-@pytest.mark.slow
 def test_the_seed_decides_and_every_form_is_taken(tmp_path: Path) -> None:
     x = blobs(3, 4, 7, n=90)
     np.save(tmp_path / "x.npy", x)
@@ -227,7 +223,6 @@ def test_the_seed_decides_and_every_form_is_taken(tmp_path: Path) -> None:
     assert choose_k(x.astype(np.float16), seed=1).k == 3
 
 
-@pytest.mark.slow
 def test_of_many_vectors_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROWS", 60)
     found = choose_k(blobs(3, 4, 7, n=900), seed=0)

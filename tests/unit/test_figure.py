@@ -14,6 +14,8 @@ from selftaught.report.contents import sheet
 from selftaught.views.policy import CenterCrop, Flip, Jitter, Policy, RandomCrop, ViewSpec
 from tests.support.sets import array_set
 
+pytestmark = pytest.mark.slow
+
 PAPER = [
     *("original", "crop and resize", "crop, resize and flip", "colour drop", "colour jitter"),
     *("rotate", "cutout", "Gaussian noise", "Gaussian blur", "Sobel filtering"),

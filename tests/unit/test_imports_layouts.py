@@ -24,6 +24,8 @@ from selftaught.views.policy import Intensity
 from tests.oracles import simclr_resnet
 from tests.support.mistakes import refused
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 UNIT = Intensity(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 Tensors = dict[str, Tensor]
@@ -82,7 +84,6 @@ def check_equal(found: Imported, expected: Callable[[Tensor], Tensor], *, side: 
 # Layouts
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_the_golden_resnets_are_what_torchvision_builds_and_what_timm_does(name: str) -> None:
     built = getattr(torchvision.models, name)(weights=None).state_dict()
@@ -147,7 +148,6 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_encoder_is_found_behind_the_prefix_of_whoever_trained_it(
     program: str, tmp_path: Path
@@ -167,7 +167,6 @@ def test_every_program_of_the_golden_file_is_tested() -> None:
     assert {line.split()[0] for line in lines if line[0] != "#"} == PROGRAMS.keys()
 
 
-@pytest.mark.slow
 def test_timms_mobilenet_is_known_by_its_own_names(tmp_path: Path) -> None:
     tensors = values(golden("timm_mobilenetv2_100"))
     torch.save({"model": tensors}, tmp_path / "x.pth")
@@ -189,7 +188,6 @@ def test_every_resnet_is_known_by_its_blocks_and_shapes(name: str) -> None:
     assert shapes(match.tensors) == shapes(timms.state_dict())
 
 
-@pytest.mark.slow
 def test_a_second_network_beside_one_without_a_prefix_is_left_out(tmp_path: Path) -> None:
     tensors = values(golden("torchvision_resnet18"))
     torch.save(tensors | {f"target.{n}": -t for n, t in tensors.items()}, tmp_path / "x.pth")
@@ -199,7 +197,6 @@ def test_a_second_network_beside_one_without_a_prefix_is_left_out(tmp_path: Path
     assert found.notes == ("Left out: fc (1,000 outputs), target (122 tensors).",)
 
 
-@pytest.mark.slow
 def test_other_words_for_shortcuts_and_stages_after_nothing_that_pools(tmp_path: Path) -> None:
     network = torchvisions("resnet34", small=True)
     network.load_state_dict(values(shapes(network.state_dict())))
@@ -229,7 +226,6 @@ def test_the_plain_resnet_adds_what_the_branches_give() -> None:
     assert torch.equal(simclr_resnet.resnet(x, weights), torch.full((1, 2048), 4.0))
 
 
-@pytest.mark.slow
 def test_a_converted_simclr_takes_pixels_from_0_to_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,7 +246,6 @@ def test_a_converted_simclr_takes_pixels_from_0_to_1(
     assert not any("Pixels" in note for note in imagenet.notes)
 
 
-@pytest.mark.slow
 def test_a_simclr_with_selective_kernels_or_wider_layers_is_none_that_is_known(
     tmp_path: Path,
 ) -> None:
@@ -266,7 +261,6 @@ def test_a_simclr_with_selective_kernels_or_wider_layers_is_none_that_is_known(
 # --encoder and --pixels
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "prefix"),
     [
@@ -297,7 +291,6 @@ def test_any_network_of_timms_is_taken_by_its_name(
     assert bool(left_out) == bool(head) and all("fc (10 outputs)" in note for note in left_out)
 
 
-@pytest.mark.slow
 def test_a_name_finds_the_layout_of_its_network_too(tmp_path: Path) -> None:
     tree, tensors, _ = wrapped("lightly")
     torch.save(tree, tmp_path / "x.pth")
@@ -310,7 +303,6 @@ def test_a_name_finds_the_layout_of_its_network_too(tmp_path: Path) -> None:
     assert "checkpoint of resnet50" in caught.value.remedy
 
 
-@pytest.mark.slow
 def test_weights_of_another_size_and_pixels_of_timms_own_weights_are_named(tmp_path: Path) -> None:
     name = "vit_tiny_patch16_224"
     network: Any = timm.create_model(name, img_size=96, num_classes=0)
@@ -358,7 +350,6 @@ REFUSED: list[tuple[Callable[[Tensors], Any], str]] = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("change", "says"), REFUSED)
 def test_what_is_missing_or_too_much_or_does_not_fit_is_named_in_one_line(
     change: Callable[[Tensors], Any],

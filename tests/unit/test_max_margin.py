@@ -15,6 +15,8 @@ from selftaught.clustering.max_margin import max_margin
 from selftaught.errors import UserError
 from tests.oracles import max_margin as oracle
 
+pytestmark = pytest.mark.slow
+
 
 def signs(labels: torch.Tensor) -> tuple[int, ...]:
     return tuple((2 * labels - 1).tolist())
@@ -31,7 +33,6 @@ def test_the_oracle_is_the_margin_worked_out_by_hand() -> None:
     assert labels == {(-1, -1, 1, 1)} and least == pytest.approx(0.5 * (2 / 1.9) ** 2, rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_it_is_nearly_the_best_of_all_balanced_labellings(seed: int) -> None:
     """Vectors without any clusters, where alternating is at its worst."""
@@ -90,7 +91,6 @@ def test_the_cut_has_the_least_absolute_loss_of_all() -> None:
 # --- what it is for
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pair", [(3, 8), (2, 7), (8, 9)])
 def test_it_tells_digits_apart_better_than_k_means(pair: tuple[int, int]) -> None:
     x, y = load_digits(return_X_y=True)

@@ -36,6 +36,8 @@ from selftaught.report.sections import (
 from tests.support.html_page import Page
 from tests.support.reports import HOSTILE, metrics, photograph, rows, sections, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> str:
@@ -92,7 +94,6 @@ def test_the_report_is_the_file_of_the_run_and_carries_its_name(tmp_path):
     assert "<h1>solar &amp; cells" in path.read_text()
 
 
-@pytest.mark.slow
 def test_the_same_run_writes_the_same_bytes(source, tmp_path):
     assert write(tmp_path).read_text() == source
 

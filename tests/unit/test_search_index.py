@@ -17,6 +17,8 @@ from selftaught.search.index import INDEX, Index, open_index
 from selftaught.search.stack import Stack
 from selftaught.vectors import Vectors
 
+pytestmark = pytest.mark.slow
+
 
 def digits(start: int, stop: int) -> Vectors:
     """Pixels of handwritten digits as vectors."""

@@ -27,6 +27,8 @@ from tests.support.made_clips import CutOut, write_clip, write_voc_clips
 from tests.support.photographs import photographs
 from tests.support.real_images import unpacked
 
+pytestmark = pytest.mark.slow
+
 SMALL = Settings(side=120, radius=6)
 
 
@@ -370,7 +372,6 @@ def test_features_follow_what_moves_and_the_first_mask_does_not(
 
 
 @pytest.mark.data
-@pytest.mark.slow
 def test_things_of_many_photographs_are_followed(tmp_path: Path) -> None:
     write_voc_clips(tmp_path, unpacked("coco256_voc", tmp_path), count=6, size=(120, 160))
     clips = read_clips(tmp_path)

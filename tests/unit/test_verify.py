@@ -23,6 +23,8 @@ from tests.oracles import verify as oracle
 from tests.support.photographs import photograph, photographs
 from tests.support.warps import miss, warped
 
+pytestmark = pytest.mark.slow
+
 EYE = np.eye(128, dtype=np.float32)
 
 
@@ -244,7 +246,6 @@ def test_an_image_lies_in_itself_as_it_is(photos: list[Local]) -> None:
     np.testing.assert_allclose(found.transform_23, np.eye(2, 3), atol=1e-9)
 
 
-@pytest.mark.slow
 def test_other_images_are_not_verified(photos: list[Local]) -> None:
     for one, other in permutations(photos, 2):
         assert verify.verify(one, other).inliers < verify.LEAST
@@ -270,7 +271,6 @@ def with_outliers(rng: np.random.Generator, one: Local, other: Local, share: flo
     return explained(one, other, pairs)
 
 
-@pytest.mark.slow
 def test_warps_of_photographs_are_found_among_outliers() -> None:
     """Within 3 px at the corners, although 30 % of the matches are wrong, in 95 % of 500 warps."""
     rng, misses = np.random.default_rng(0), []
@@ -286,7 +286,6 @@ def test_warps_of_photographs_are_found_among_outliers() -> None:
     assert (np.array(misses) <= 3).mean() >= 0.95
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zoom", [0.6, 1.0, 1.5])
 def test_cells_of_an_encoder_find_a_part_of_an_image(zoom: float) -> None:
     encoder = build(EncoderConfig("resnet18", image_size=128, stem="standard"), seed=0)
