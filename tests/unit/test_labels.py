@@ -109,11 +109,13 @@ def test_classes_are_sorted_and_gaps_are_none(values, classes, indices, tmp_path
 
 
 def test_many_fractions_are_targets(tmp_path):
-    values = np.random.default_rng(0).random(50).astype(object)
+    targets = np.random.default_rng(0).random(50)
+    targets[7] = np.nan
+    values = targets.astype(object)
     values[7] = None
     found = label(checked_arrays(tmp_path, weight=values))
     assert found.classes == () and found.labels_N.dtype == np.float64
-    np.testing.assert_equal(found.labels_N, np.where(values == None, np.nan, values).astype(float))  # noqa: E711
+    np.testing.assert_equal(found.labels_N, targets)
     assert len(found.test) == 10 and len(found.train) == 39
     assert label(checked_arrays(tmp_path, weight=np.arange(50.0) // 2)).classes[:2] == ("0", "1")
 
