@@ -5,6 +5,9 @@ import sys
 import threading
 from collections.abc import Iterator
 
+LONG = 10.0
+"""Seconds after which a part of a long work is named."""
+
 
 @contextlib.contextmanager
 def meanwhile(text: str, *, after: float = 1.5) -> Iterator[None]:

@@ -37,7 +37,7 @@ from selftaught.evaluation.row import Row
 from selftaught.evaluation.trial import Answer
 from selftaught.inputs import open_files, open_images
 from selftaught.machine import pick_device
-from selftaught.meanwhile import meanwhile
+from selftaught.meanwhile import LONG, meanwhile
 from selftaught.search.local import Cells, Describe, Features, sift
 from selftaught.search.verify import Verifier
 from selftaught.search.words import Words
@@ -45,7 +45,6 @@ from selftaught.search.words import Words
 Encoders = Mapping[str, Encoder]
 Answered = Callable[[Representation], Answer]
 
-_LONG = 10  # seconds after which it is said what is at work
 _WORDS, _EACH = 10_000, 40  # words of SIFT at most; descriptors a word at least
 
 
@@ -279,7 +278,7 @@ def _table(called: str, contest: Sequence[_Entrant], seed: int) -> list[Row]:
     first: Judged | None = None
     for entrant in contest:
         start = time.perf_counter()
-        with meanwhile(f"{called}: {entrant.name}.", after=_LONG):
+        with meanwhile(f"{called}: {entrant.name}.", after=LONG):
             answer = entrant.answer()
         seconds = time.perf_counter() - start
         figures = Judge(np.zeros(len(answer.rows), np.int64)).figures([answer], seed)

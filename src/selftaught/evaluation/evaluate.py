@@ -26,7 +26,7 @@ from selftaught.evaluation.representation import (
 from selftaught.evaluation.row import Row, as_dicts, as_text
 from selftaught.evaluation.trial import Protocol, Trial
 from selftaught.evaluation.verdict import verdict
-from selftaught.meanwhile import meanwhile
+from selftaught.meanwhile import LONG, meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 THIS = "this encoder"
 """What tables call the encoder in question."""
-
-_LONG = 10  # seconds after which it is said what is at work
 
 __all__ = [
     "PROTOCOLS",
@@ -168,7 +166,7 @@ def measured(
         contest = entry.contest(subjects)
         if entry.vectors:
             for subject in subjects:
-                with meanwhile(f"Vectors of {subject.name}.", after=_LONG):
+                with meanwhile(f"Vectors of {subject.name}.", after=LONG):
                     subject.vectors(trial.images)  # not timed: protocols share them
         for called, trials, note in _questions(name, entry, trial, few):
             yield compared(judge, contest, trials, called, labels.split, note)
@@ -188,7 +186,7 @@ def compared(
     rows: list[Row] = []
     first: Judged | None = None
     for protocol, subject in contest:
-        with meanwhile(f"{called}: {subject.name}.", after=_LONG):
+        with meanwhile(f"{called}: {subject.name}.", after=LONG):
             judged = judge.judge(protocol, subject, trials)
         rows += judged.rows(called, split, first, note)
         first = first or judged
