@@ -1,11 +1,12 @@
-"""DeepCluster with the paper's AlexNet and Sobel filters on Imagenette: what a few epochs cost.
+"""Measure the cost of a few DeepCluster epochs with AlexNet and Sobel filters on Imagenette.
 
     python -m benchmarks.alexnet_imagenette --data DIR [--epochs 3] [--batch-size 64] [--out RUN]
 
-DIR is Imagenette of 128 px: class folders in train/. One run of `selftaught pretrain` in a process
-of its own, k = 100, on all training images without their labels; its time and the most memory that
-it held; its clusters epoch by epoch, and its first-layer filters as docs/alexnet_filters.webp. A
-few hundred steps are no training: the paper's AlexNet saw some 2.5 million.
+DIR is Imagenette at 128 px: class folders in train/. The script runs `selftaught pretrain` once, in
+a separate process, with k = 100, on all training images without their labels. It reports the time
+and the peak memory of the run and its clusters epoch by epoch, and saves the first-layer filters as
+docs/alexnet_filters.webp. A few hundred steps are not a full training: the paper's AlexNet took
+some 2.5 million.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 from benchmarks.measure import hardware, publish, versions
 from selftaught.encoders.folder import open_encoder
-from selftaught.report.filters import filters_sheet, first_filters
+from selftaught.reports.run.filters import filters_sheet, first_filters
 from selftaught.training import log
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,16 +29,16 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took: seconds of wall clock, and MiB of memory at its peak."""
+    """Cost of a process: seconds of wall-clock time, and peak memory in MiB."""
 
     seconds: float
     mib: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, draw, and write the section of docs/results.md."""
+    """Train, draw the filters, and write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    cost = trained(chosen)
+    cost = run_pretrain(chosen)
     w_FCkk = first_filters(open_encoder(str(chosen.out)))
     assert w_FCkk is not None
     (DOCS / "alexnet_filters.webp").write_bytes(filters_sheet(w_FCkk, gradients=True))
@@ -57,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def trained(chosen: argparse.Namespace) -> Cost:
-    """One run of pretrain, and what it took."""
+def run_pretrain(chosen: argparse.Namespace) -> Cost:
+    """Run pretrain and measure its cost."""
     command = [sys.executable, "-m", "selftaught.cli", "pretrain", str(chosen.data / "train")]
     command += ["--method", "deepcluster", "--encoder", "alexnet", "--image-size", "128"]
     command += ["--set", "k=100", "--epochs", str(chosen.epochs)]
@@ -67,12 +68,12 @@ def trained(chosen: argparse.Namespace) -> Cost:
     child = subprocess.Popen(command)
     _, status, used = os.wait4(child.pid, 0)
     if status:
-        raise SystemExit(f"pretrain ended with {os.waitstatus_to_exitcode(status)}")
+        raise SystemExit(f"pretrain failed with exit code {os.waitstatus_to_exitcode(status)}")
     return Cost(time.perf_counter() - start, used.ru_maxrss / 1024)
 
 
 def page(lines: Sequence[dict[str, Any]], cost: Cost, chosen: argparse.Namespace) -> str:
-    """What docs/results.md says."""
+    """The section of docs/results.md."""
     last, by_epoch = lines[-1], {line["epoch"]: line for line in lines}
     training = last["seconds"] - last["begin_seconds"]
     rate = last["step"] * chosen.batch_size / training
@@ -87,20 +88,20 @@ def page(lines: Sequence[dict[str, Any]], cost: Cost, chosen: argparse.Namespace
             "## AlexNet with Sobel filters, without a GPU",
             "",
             f"Imagenette's training images at 128 px, k = 100, batches of {chosen.batch_size}: "
-            f"{last['step']:,} steps in {cost.seconds / 60:.1f} min, of which "
-            f"{last['begin_seconds'] / 60:.1f} min were features and clustering; {rate:.0f} "
-            f"images/s in training; {cost.mib:,.0f} MiB of memory at most. A few hundred steps "
-            "are no training: they show what it costs.",
+            f"{last['step']:,} steps in {cost.seconds / 60:.1f} min, including "
+            f"{last['begin_seconds'] / 60:.1f} min for features and clustering; {rate:.0f} "
+            f"images/s in training; {cost.mib:,.0f} MiB of peak memory. A few hundred steps show "
+            "only the cost; they are not a full training.",
             "",
-            "| epoch | loss at its end | NMI to the last | NMI to the labels | largest share |",
+            "| epoch | final loss | NMI to the previous | NMI to the labels | largest cluster |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            "![The first layer's filters: a colour is the direction in which the image grows "
+            "![First-layer filters: the colour is the direction in which the image gets "
             "brighter](alexnet_filters.webp)",
             "",
             f"{hardware()}; {place}.",
-            "`python -m benchmarks.alexnet_imagenette` measures it anew.",
+            "Reproduce with `python -m benchmarks.alexnet_imagenette`.",
         ]
     )
 

@@ -1,18 +1,18 @@
-"""Which augmentations make a representation: single operations and pairs, on one branch.
+"""Measure how single augmentations and pairs of them affect the learned representation.
 
     python -m benchmarks.augmentations --data DIR [--seconds 120] [--cells N] [--share I OF]
 
-In the form of SimCLR's figure 5 (Chen et al. 2020, section 3.1): one view is the image as it is,
-the other has one operation, or two, done to it. DIR holds train.npz and test.npz of CIFAR-10.
-resnet8 is trained on the training images without their labels, and judged by the protocol `linear`
-on all test images. Deviations: no crop precedes, for all images have one size; and a pair has one
-order, that of views/policy.py.
+The design follows figure 5 of SimCLR (Chen et al. 2020, section 3.1): one view is the plain image,
+and the other has one or two operations applied. DIR holds train.npz and test.npz of CIFAR-10.
+resnet8 is trained on the training images without their labels, and evaluated with the protocol
+`linear` on all test images. Two deviations: no crop comes first, because all images have the same
+size, and the operations of a pair have one order, that of views/policy.py.
 
-7 operations alone, with three seeds, and their 21 pairs, beside three networks without training.
-The first run fixes how many steps all take: those that fit --seconds. A run that --out holds is not
-done again; --cells N does the next N only; --share I OF is the I-th of OF processes at work at
-once, one of which a core is faster than one on all. docs/ is written when all are there, or with
---publish.
+There are 7 single operations with three seeds each, their 21 pairs, and three untrained networks.
+The first run fixes the number of steps of all runs: as many as fit into --seconds. Runs already in
+--out are not repeated. --cells N does only the next N. --share I OF does the I-th of OF shares, for
+processes that run at once; one process per core is faster than one on all cores. docs/ is written
+when all runs are done, or with --publish.
 """
 
 import argparse
@@ -31,18 +31,19 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import measure
-from selftaught import assemble
-from selftaught.config import Config, with_overrides
-from selftaught.data.batches import Feed
+from selftaught.data.feed import Feed
 from selftaught.data.labels import label
-from selftaught.data.store import open_images
+from selftaught.data.open_images import open_images
 from selftaught.encoders.encoder import Encoder
-from selftaught.evaluation.linear import linear
+from selftaught.evaluation.protocols.linear import linear
 from selftaught.evaluation.representation import EncoderRepresentation, random_init
 from selftaught.evaluation.trial import Trial
-from selftaught.machine import cores
+from selftaught.foundation.machine import Machine, cores
 from selftaught.methods.simclr import SimCLR, SimCLROptions
-from selftaught.presets import preset
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, with_overrides
+from selftaught.recipe.presets import preset
+from selftaught.recipe.view_settings import OPERATIONS as SETTINGS_OF
 from selftaught.training.loop import seconds_per_step, steps_within
 from selftaught.training.training import Training
 from selftaught.views import policy as views
@@ -60,17 +61,17 @@ OPERATIONS: dict[str, tuple[Any, ...]] = {
     "blur": (views.Blur(p=1.0),),
     "rotate": (views.Rotate(p=0.75),),
 }
-"""In the order of the figure. Rotate: each of the four angles as likely."""
+"""In the order of the figure. Rotate: all four angles are equally likely."""
 
 RANDOM = "random init"
-_ORDER = [kind.__name__ for kind in assemble.OPERATIONS]
+_ORDER = [kind.__name__ for kind in SETTINGS_OF]
 SEEDS = (0, 1, 2)
 PLAIN = ViewSpec(Policy(CenterCrop()), SIZE)
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One run: a pair of operations, or twice the same, and a seed; RANDOM: no training."""
+    """One run: two operations, or one twice, and a seed; RANDOM means no training."""
 
     first: str
     second: str
@@ -82,7 +83,7 @@ class Cell:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what is left to do, then write the page if all is there."""
+    """Do the remaining runs, then write the page if all are done."""
     chosen = parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as cache:
         study = Study(chosen.data, Path(cache), chosen.out)
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         left = [cell for cell in list(cells())[share::of] if cell not in study.accuracy]
         for cell in left[: chosen.cells]:
             study.run(cell, chosen.seconds)
-        study.read()  # what the others did meanwhile
+        study.read()  # what other processes have done since
     if chosen.publish or all(cell in study.accuracy for cell in cells()):
         publish(study.accuracy, study.steps)
 
@@ -109,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def cells() -> Iterator[Cell]:
-    """All of them: the diagonal, the pairs, the diagonal with the other seeds, no training."""
+    """All runs: the diagonal, the pairs, the diagonal with the other seeds, no training."""
     yield from (Cell(name, name) for name in OPERATIONS)
     yield from (Cell(*pair) for pair in combinations(OPERATIONS, 2))
     yield from (Cell(name, name, seed) for seed in SEEDS[1:] for name in OPERATIONS)
@@ -117,7 +118,7 @@ def cells() -> Iterator[Cell]:
 
 
 def policy(*names: str) -> Policy:
-    """The operations of some names, in the order in which views/policy.py does them."""
+    """The named operations, in the order in which views/policy.py applies them."""
     parts = [part for name in dict.fromkeys(names) for part in OPERATIONS[name]]
     boxes = [part for part in parts if isinstance(part, views.RandomCrop)]
     operations = [part for part in parts if not isinstance(part, views.RandomCrop)]
@@ -126,33 +127,33 @@ def policy(*names: str) -> Policy:
 
 
 class Study:
-    """The runs that are done, and what the others need.
+    """The finished runs, and what the remaining ones need.
 
     Attributes:
-        accuracy: Of the runs that are done, a share.
-        steps: That every run takes; 0 as long as none has fixed them.
+        accuracy: Accuracy of the finished runs, as a fraction.
+        steps: Steps per run; 0 until the first run fixes them.
     """
 
     def __init__(self, data: Path, cache: Path, out: Path) -> None:
-        self.unlabelled = open_images(str(data / "train.npz"), cache=cache)
-        self.images = open_images(str(data), cache=cache)
+        self.unlabelled = open_images(str(data / "train.npz"), machine=Machine(cache=cache))
+        self.images = open_images(str(data), machine=Machine(cache=cache))
         self.labels = label(self.images.checked)
         self.out, self.steps, self.accuracy = out, 0, dict[Cell, float]()
         self.read()
 
     def read(self) -> None:
-        """Know the runs that --out holds."""
+        """Read the runs in --out."""
         for line in self.out.read_text().splitlines() if self.out.exists() else []:
             self._note(json.loads(line))
 
     def run(self, cell: Cell, seconds: float) -> None:
-        """Train and judge, and add a line to --out."""
+        """Train and evaluate a cell, and append a line to --out."""
         if cell.first == RANDOM:
-            network = assemble.encoder(self._config(cell), self.images).config
+            network = build.encoder_for(self._config(cell), self.images).config
             subject = random_init(network, self.images, self.labels.train, seed=cell.seed)
         else:
-            encoder = self._trained(cell, seconds)
-            subject = EncoderRepresentation(str(cell), encoder, threads=cores())
+            encoder = self._train(cell, seconds)
+            subject = EncoderRepresentation(str(cell), encoder, machine=Machine(threads=cores()))
         done = asdict(cell) | {"steps": self.steps, "accuracy": self._accuracy(subject)}
         print(f"{cell}: {done['accuracy']:.1%}", flush=True)
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -164,8 +165,8 @@ class Study:
         self.accuracy[Cell(line["first"], line["second"], line["seed"])] = line["accuracy"]
         self.steps = self.steps or line["steps"]
 
-    def _trained(self, cell: Cell, seconds: float) -> Encoder:
-        """An encoder after as many steps as every run takes."""
+    def _train(self, cell: Cell, seconds: float) -> Encoder:
+        """Train an encoder for as many steps as every run takes."""
         if not self.steps:
             self.steps = steps_within(seconds, seconds_per_step(self._training(cell)))
         training = self._training(cell)
@@ -177,12 +178,12 @@ class Study:
         return training.method.encoder
 
     def _training(self, cell: Cell) -> Training:
-        """SimCLR whose first view is the plain image, and whose second is the cell's."""
+        """SimCLR whose first view is the plain image and whose second is the cell's."""
         config, images, device = self._config(cell), self.unlabelled, torch.device("cpu")
         specs = (PLAIN, ViewSpec(policy(cell.first, cell.second), SIZE))
-        torch.manual_seed(cell.seed)  # of the head
+        torch.manual_seed(cell.seed)  # for the head
         options = SimCLROptions(**config.options)
-        method = SimCLR(assemble.encoder(config, images), options, policy=specs)
+        method = SimCLR(build.encoder_for(config, images), options, policy=specs)
         feed = Feed(
             images,
             specs=specs,
@@ -191,14 +192,14 @@ class Study:
             threads=cores(),
             intensity=method.encoder.config.intensity,
         )
-        return Training(method, feed, assemble.plan(config, images, device), device)
+        return Training(method, feed, build.plan_for(config, images, device), device)
 
     def _config(self, cell: Cell) -> Config:
         changes = {"network.image_size": SIZE, "seed": cell.seed, "loop.total_steps": self.steps}
         return with_overrides(Config(), preset("small") | changes)
 
     def _accuracy(self, subject: EncoderRepresentation) -> float:
-        """On all test images, by the protocol `linear`."""
+        """Accuracy on all test images, by the protocol `linear`."""
         train, labels_N = self.labels.train, self.labels.labels_N
         classes = len(self.labels.classes)
         answer = linear(
@@ -212,7 +213,7 @@ class Study:
 
 
 def publish(accuracy: Mapping[Cell, float], steps: int) -> None:
-    """The part of docs/results.md, with its heat map."""
+    """Write the section of docs/results.md and its heat map."""
     heat_map(matrix(accuracy), DOCS / "augmentations.svg")
     text = page(accuracy, steps)
     print(text)
@@ -220,7 +221,7 @@ def publish(accuracy: Mapping[Cell, float], steps: int) -> None:
 
 
 def matrix(accuracy: Mapping[Cell, float]) -> NDArray[np.float64]:
-    """Per cent by pair, symmetric, the diagonal a mean over seeds; NaN where a run is missing."""
+    """Per cent by pair, symmetric; the diagonal is a mean over seeds; NaN for missing runs."""
     names = list(OPERATIONS)
     values = np.full((len(names), len(names)), np.nan)
     for i, first in enumerate(names):
@@ -231,19 +232,19 @@ def matrix(accuracy: Mapping[Cell, float]) -> NDArray[np.float64]:
 
 
 def _seeds(accuracy: Mapping[Cell, float], first: str, second: str) -> list[float]:
-    """Of all seeds that were run."""
+    """Accuracies of all finished seeds."""
     return [accuracy[cell] for seed in SEEDS if (cell := Cell(first, second, seed)) in accuracy]
 
 
 def page(accuracy: Mapping[Cell, float], steps: int) -> str:
-    """What docs/results.md says."""
+    """The section of docs/results.md."""
     header = [
-        "## Which augmentations make a representation",
+        "## Effect of augmentations",
         "",
         "Linear accuracy in per cent on CIFAR-10 (resnet8, all 10,000 test images) after "
-        f"{steps:,} steps of 256 images in which one view was the image itself and the other had "
-        "the operation of the row and that of the column; on the diagonal one operation alone, "
-        f"{_extremes(accuracy)} `python -m benchmarks.augmentations` measures it anew.",
+        f"{steps:,} steps of 256 images. One view was the plain image; the other had the "
+        "operations of the row and of the column. The diagonal shows one operation alone, as "
+        f"{_extremes(accuracy)} Reproduce with `python -m benchmarks.augmentations`.",
         "",
         "![The table as a heat map](augmentations.svg)",
         "",
@@ -260,16 +261,16 @@ def page(accuracy: Mapping[Cell, float], steps: int) -> str:
 
 
 def _extremes(accuracy: Mapping[Cell, float]) -> str:
-    """How far seeds lie apart, and what no training gives."""
+    """The spread over seeds, and the accuracy without training."""
     alone = [_seeds(accuracy, name, name) for name in OPERATIONS]
     apart = max((max(found) - min(found) for found in alone if found), default=0.0)
     random = _seeds(accuracy, RANDOM, RANDOM)
-    words = f"the mean of up to {len(SEEDS)} seeds, which lie at most {100 * apart:.1f} apart."
+    words = f"the mean of up to {len(SEEDS)} seeds, which are at most {100 * apart:.1f} apart."
     return words + (f" No training: {100 * mean(random):.1f}." if random else "")
 
 
 def heat_map(values: NDArray[np.float64], path: Path) -> None:
-    """The matrix as a picture."""
+    """Draw the matrix as a heat map."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -278,8 +279,8 @@ def heat_map(values: NDArray[np.float64], path: Path) -> None:
 
     names = list(OPERATIONS)
     figure, axis = pyplot.subplots(figsize=(7, 6), layout="constrained")
-    shown = axis.imshow(values, cmap="viridis")
-    figure.colorbar(shown, label="linear accuracy on CIFAR-10, per cent")
+    picture = axis.imshow(values, cmap="viridis")
+    figure.colorbar(picture, label="linear accuracy on CIFAR-10, per cent")
     axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axis.set_yticks(range(len(names)), names)
     middle = np.nanmean([np.nanmin(values), np.nanmax(values)])

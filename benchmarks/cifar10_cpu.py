@@ -1,11 +1,12 @@
-"""CIFAR-10 on a CPU: SimCLR with the small encoder, ten minutes, three seeds.
+"""Measure SimCLR with the small encoder on CIFAR-10: ten minutes on a CPU, three seeds.
 
     python -m benchmarks.cifar10_cpu --data DIR [--seconds 600] [--seeds 0 1 2] [--out runs/cifar10]
 
-DIR holds train.npz and test.npz (images uint8 NHWC, labels), the whole of CIFAR-10. Each seed is
-trained by `selftaught pretrain` in a process of its own, as a person would, on the 50,000 training
-images without their labels, and judged on all 10,000 test images by `selftaught evaluate`, beside
-random init and raw pixels. A seed whose figures or whose run are in --out is not measured again.
+DIR holds train.npz and test.npz (images uint8 NHWC, labels) of the complete CIFAR-10. For each
+seed, `selftaught pretrain` trains in a separate process, as a user would, on the 50,000 training
+images without their labels. `selftaught evaluate` then evaluates the encoder on all 10,000 test
+images, alongside random init and raw pixels. Seeds whose figures or run are in --out are not
+measured again.
 """
 
 import argparse
@@ -23,9 +24,9 @@ RECIPE = ["--preset", "small", "--image-size", "32", "--encoder", "resnet8"]
 
 
 def main() -> None:
-    """Train and judge every seed, then write the section of docs/results.md."""
+    """Train and evaluate every seed, then write the section of docs/results.md."""
     chosen = _arguments()
-    rows = [row for seed in chosen.seeds for row in _judged(chosen, seed)]
+    rows = [row for seed in chosen.seeds for row in _figures(chosen, seed)]
     table = _markdown(chosen, rows)
     print(table)
     publish(RESULTS, "cifar10 cpu", f"## CIFAR-10 without a GPU\n\n{table}\n")
@@ -40,20 +41,20 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _judged(chosen: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    run, judged = chosen.out / f"seed{seed}", chosen.out / f"seed{seed}.json"
-    if not judged.exists():
+def _figures(chosen: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    run, figures = chosen.out / f"seed{seed}", chosen.out / f"seed{seed}.json"
+    if not figures.exists():
         if not (run / "encoder/model.safetensors").exists():
             _selftaught(
                 *("pretrain", chosen.data / "train.npz", "--out", run, "--overwrite", *RECIPE),
                 *("--seed", seed, "--seconds", chosen.seconds),
             )
-        judged.write_text(_selftaught("evaluate", run, chosen.data, "--json"))
-    return [{"run": seed, **row} for row in json.loads(judged.read_text())]
+        figures.write_text(_selftaught("evaluate", run, chosen.data, "--json"))
+    return [{"run": seed, **row} for row in json.loads(figures.read_text())]
 
 
 def _steps(chosen: argparse.Namespace, seed: int) -> int:
-    """Steps that a seed's run took in its time."""
+    """Steps that a seed's run completed in its time."""
     return max(int(c.name) for c in (chosen.out / f"seed{seed}/checkpoints").glob("[0-9]*"))
 
 
@@ -64,11 +65,11 @@ def _selftaught(*arguments: object) -> str:
 
 
 def _markdown(chosen: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
-    """Accuracy by protocol and representation, every seed and their mean."""
+    """Accuracy by protocol and representation, for every seed and their mean."""
     lines = [
-        f"SimCLR, resnet8 (width 16, stem stride 2), {chosen.seconds / 60:g} minutes a seed; kNN "
-        "(k = 200, tau = 0.07) and logistic regression on frozen features; 50,000 training and all "
-        "10,000 test images.",
+        f"SimCLR, resnet8 (width 16, stem stride 2), {chosen.seconds / 60:g} minutes per seed; "
+        "kNN (k = 200, tau = 0.07) and logistic regression on frozen features; 50,000 training and "
+        "all 10,000 test images.",
         "",
         "| protocol | representation | "
         + " | ".join(f"seed {s}" for s in chosen.seeds)
@@ -90,9 +91,9 @@ def _markdown(chosen: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
             lines.append(f"| {protocol} | {name} | {cells} |")
     steps = " | ".join(f"{_steps(chosen, seed):,}" for seed in chosen.seeds)
     lines.append(f"| | steps of 256 images | {steps} | |")
-    lines += ["", f"Random init is itself the mean of three networks. {hardware()}; "]
+    lines += ["", f"Random init is the mean of three networks. {hardware()}; "]
     lines[-1] += ", ".join(f"{k} {v}" for k, v in versions().items()) + "."
-    lines.append("`python -m benchmarks.cifar10_cpu` measures it anew.")
+    lines.append("Reproduce with `python -m benchmarks.cifar10_cpu`.")
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
-"""Large photographs, read into a store with and without libjpeg's scaling: time, and difference.
+"""Measure how much libjpeg's scaling speeds up reading large photographs, and the change in pixels.
 
     python -m benchmarks.dct_scaling --data FOLDER [--number 16] [--repeats 9] [--json FILE]
 
-FOLDER holds JPEG photographs. They are enlarged to the sizes of a camera, with a grain such as its
-sensor makes (without it, enlarged photographs are easier to decode than taken ones), and stored as
-JPEG of quality 92. Shrunk to the store size they are compared as stored, and as views of half that.
+FOLDER holds JPEG photographs. They are enlarged to camera sizes, with grain like that of a sensor
+(without it, enlarged photographs are easier to decode than real ones), and saved as JPEG of quality
+92. After shrinking to the store size, they are compared as stored and as views of half that size.
 """
 
 import argparse
@@ -18,23 +18,24 @@ from PIL import Image
 
 from benchmarks import measure
 from benchmarks.measure import Row, compare, markdown
-from selftaught.data.check import Checked, check
-from selftaught.data.images import find
+from selftaught.data.check_images import Checked, check_images
+from selftaught.data.sources import find_images
 from selftaught.data.store import EncodedStore, Store, open_store
+from selftaught.foundation.machine import Machine
 from selftaught.views.engine import make
 from selftaught.views.policy import Intensity, Policy, RandomCrop
 from selftaught.views.sample import sample
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
 SIDES = (1000, 2000, 3000)  # pixels of the shorter side of a photograph
-STORE_SIZES = (448, 192)  # what the recipe takes for views of 224 and of 96 px
+STORE_SIZES = (448, 192)  # what the recipe uses for views of 224 and of 96 px
 POLICY = Policy(RandomCrop(), normalise=False)
-GRAIN, QUALITY = 3.0, 92  # sigma in levels of 255; of the JPEG files
+GRAIN, QUALITY = 3.0, 92  # sigma in levels of 255; JPEG quality
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the pixels of one work differ by, in levels of 255."""
+    """Pixel differences of one row, in levels of 255."""
 
     work: str
     stored: NDArray[np.float64]
@@ -47,7 +48,7 @@ def main() -> None:
     rows, differences = [], []
     for side in SIDES:
         with tempfile.TemporaryDirectory() as folder:
-            checked = _enlarged(chosen.data, Path(folder), side, chosen.number)
+            checked = _write_photographs(chosen.data, Path(folder), side, chosen.number)
             for size in STORE_SIZES:
                 row, difference = _measure(checked, side, size, chosen.repeats)
                 rows.append(row)
@@ -70,8 +71,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _enlarged(data: Path, folder: Path, side: int, number: int) -> Checked:
-    """Some of the photographs as JPEG files whose shorter side has `side` pixels, checked."""
+def _write_photographs(data: Path, folder: Path, side: int, number: int) -> Checked:
+    """Write and check some photographs as JPEG files with `side` px on the shorter side."""
     (folder / "images").mkdir()
     files = sorted(data.rglob("*.jpg"))
     for file in files[:: max(1, len(files) // number)][:number]:
@@ -82,11 +83,13 @@ def _enlarged(data: Path, folder: Path, side: int, number: int) -> Checked:
         pixels = pixels + np.random.default_rng(0).normal(0, GRAIN, pixels.shape)
         grainy = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
         grainy.save(folder / "images" / file.name, quality=QUALITY)
-    return check(find(str(folder / "images")), cache=folder / "cache")
+    return check_images(
+        find_images(str(folder / "images")), machine=Machine(cache=folder / "cache")
+    )
 
 
 def _measure(checked: Checked, side: int, size: int, repeats: int) -> tuple[Row, Difference]:
-    """Reading all images of an encoded store, decoded and shrunk, in one thread."""
+    """Time reading all images of an encoded store, decoded and shrunk, in one thread."""
     scaled, full = (_store(checked, size, dct_scaling=dct) for dct in (True, False))
     rows = np.arange(len(checked))
     work = f"JPEG of {side} px on the shorter side to {size} px"
@@ -109,7 +112,11 @@ def _measure(checked: Checked, side: int, size: int, repeats: int) -> tuple[Row,
 def _store(checked: Checked, size: int, *, dct_scaling: bool) -> Store:
     cache = Path(checked.source.name).parent / "cache"
     store = open_store(
-        checked, cache=cache, store_size=size, dct_scaling=dct_scaling, form="encoded"
+        checked,
+        machine=Machine(cache=cache),
+        store_size=size,
+        dct_scaling=dct_scaling,
+        form="encoded",
     )
     assert isinstance(store, EncodedStore)
     return store
@@ -118,9 +125,10 @@ def _store(checked: Checked, size: int, *, dct_scaling: bool) -> Store:
 def _table(differences: list[Difference]) -> str:
     """Means, 99.9th percentiles and largest differences, in levels of 255."""
     lines = [
-        "What the pixels differ by, in levels of 255:",
+        "Pixel differences, in levels of 255:",
         "",
-        "| work | stored: mean | 99.9 % below | largest | views: mean | 99.9 % below | largest |",
+        "| work | stored: mean | 99.9th percentile | largest "
+        "| views: mean | 99.9th percentile | largest |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in differences:

@@ -1,10 +1,10 @@
-"""Vectors of a folder of images beside the bare network on ready tensors.
+"""Measure the speed of computing vectors for a folder of images, against the bare network.
 
     python -m benchmarks.features DATA [--encoder resnet18] [--image-size 128]
 
 Ours reads decoded pixels from the store, makes the evaluation view and computes f(x) of every
-image; the rival is the same network on one batch of ready float32 tensors again and again. Decoding
-is done once, beforehand: the cache keeps its result, and it is not in either figure.
+image. The rival applies the same network repeatedly to one batch of ready float32 tensors. Decoding
+happens once, beforehand; the cache stores its result, and neither figure includes it.
 """
 
 import argparse
@@ -17,10 +17,11 @@ import torch
 
 from benchmarks import measure
 from benchmarks.measure import compare, markdown
-from selftaught.data.store import Images, open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
-from selftaught.features import evaluating, features
-from selftaught.machine import cache_folder
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
+from selftaught.foundation.machine import Machine, cache_folder
+from selftaught.vectors.features import evaluating, features
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results.md"
@@ -30,19 +31,19 @@ BATCH = 256
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    images = open_images(chosen.data, cache=cache_folder(None))
+    images = open_images(chosen.data, machine=Machine(cache=cache_folder(None)))
     shape = EncoderConfig(
         chosen.encoder,
         images.checked.channels,
         chosen.image_size,
         intensity=images.checked.intensity,
     )
-    encoder = build(shape)
+    encoder = build_encoder(shape)
     N = len(images.store)
     work = f"f(x) of {N:,} images at {chosen.image_size} px, {chosen.encoder}"
     variants = {
         "selftaught": partial(features, encoder, images, batch_size=BATCH, threads=chosen.threads),
-        "bare network": partial(bare, encoder, images),
+        "bare network": partial(bare_network, encoder, images),
     }
     items = {"selftaught": N, "bare network": N // BATCH * BATCH}
     row = compare(work, variants, items=items, repeats=chosen.repeats, warmup=1)
@@ -51,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.json:
         measure.write_json(chosen.json, [row])
     if measure.publishes(chosen):
-        again = "`python -m benchmarks.features DATA` measures it anew."
-        measure.publish(RESULTS, "features", f"## Features\n\n{text}\n{again}")
+        command = "Reproduce with `python -m benchmarks.features DATA`."
+        measure.publish(RESULTS, "features", f"## Features\n\n{text}\n{command}")
 
 
 def parser() -> argparse.ArgumentParser:
     """The script's options."""
     as_written = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    options.add_argument("data", help="images, in any form that selftaught check takes")
+    options.add_argument("data", help="images, in any form that selftaught check accepts")
     options.add_argument("--encoder", default="resnet18")
     options.add_argument("--image-size", type=int, default=128)
     options.add_argument("--threads", type=int, default=2, help="data threads")
@@ -68,8 +69,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def bare(encoder: Encoder, images: Images) -> None:
-    """The network alone, as many whole batches as the images fill."""
+def bare_network(encoder: Encoder, images: Images) -> None:
+    """Run the network alone, on as many whole batches as the images fill."""
     x = np.random.default_rng(0).normal(
         size=(BATCH, encoder.config.in_channels, *2 * (encoder.config.image_size,))
     )

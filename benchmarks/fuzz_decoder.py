@@ -1,9 +1,10 @@
-"""Damaged bytes into the decoder: it gives pixels or says BadImage, never anything else.
+"""Count how the decoder answers damaged files: with pixels or BadImage, and never anything else.
 
     python -m benchmarks.fuzz_decoder [--seconds 600] [--seed 0]
 
-Whole files of every format are cut, flipped, spliced and lengthened. Prints how many were decoded
-and how many refused, by reason; stops at the first file that does anything else, and keeps it.
+Whole files of every format are cut, spliced and lengthened, and bits are flipped. Prints how many
+files were decoded and how many were refused, by reason. Stops at the first file that causes
+anything else, and saves it.
 """
 
 import argparse
@@ -23,7 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF
 
 
 def main() -> int:
-    """Fuzz for the time asked for."""
+    """Fuzz for the requested time."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
@@ -32,7 +33,7 @@ def main() -> int:
     files, found = _whole_files(), Counter[str]()
     end = time.monotonic() + chosen.seconds
     while time.monotonic() < end:
-        data = _damaged(files, random)
+        data = _damaged_file(files, random)
         try:
             decode(data, "fuzz")
             found["decoded"] += 1
@@ -40,11 +41,11 @@ def main() -> int:
             found[bad.reason.split("(")[0].strip()] += 1
         except BaseException:
             Path("fuzz_failure.bin").write_bytes(data)
-            print("this file was neither decoded nor refused: fuzz_failure.bin", file=sys.stderr)
+            print("neither decoded nor refused: saved as fuzz_failure.bin", file=sys.stderr)
             raise
     for reason, number in found.most_common():
         print(f"{number:>9,}  {reason}")
-    print(f"{found.total():>9,}  files in {chosen.seconds:g} s, none did anything else")
+    print(f"{found.total():>9,}  files in {chosen.seconds:g} s, no other outcome")
     return 0
 
 
@@ -56,7 +57,7 @@ def _whole_files() -> list[bytes]:
     return [*files, encoded(alpha, "PNG"), encoded(alpha, "WEBP")]
 
 
-def _damaged(files: list[bytes], random: np.random.Generator) -> bytes:
+def _damaged_file(files: list[bytes], random: np.random.Generator) -> bytes:
     """One of the files with one to four faults."""
     data = bytearray(files[random.integers(len(files))])
     for _ in range(random.integers(1, 5)):

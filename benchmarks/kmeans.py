@@ -1,11 +1,11 @@
-"""k-means: ours against faiss's, from the same start, the last labels included.
+"""Measure the speed of our k-means against faiss's, from the same start, the final labels included.
 
     python -m benchmarks.kmeans [--cases 100 1000] [--threads 1 2] [--device cpu] [--json FILE]
 
-The vectors are those that DeepCluster clusters in form: patches of real photographs, 16 x 16 pixels
-in colour, reduced to 256 numbers by PCA, whitened, and scaled to length 1. The photographs are the
-two that scikit-learn ships. Before anything is timed, both must find the same clusters. On a GPU
-faiss runs there too if its build can, and on the CPU if not.
+The vectors have the form of those that DeepCluster clusters: patches of real photographs, 16 x 16
+pixels in colour, reduced to 256 numbers by PCA, whitened, and scaled to length 1. The photographs
+are the two in scikit-learn. Before any timing, both must find the same clusters. On a GPU, faiss
+runs there too if its build supports it, otherwise on the CPU.
 
 Shapes:  N vectors, D their size, K clusters, E numbers of a patch.
 """
@@ -24,20 +24,20 @@ from torch import Tensor
 from benchmarks import measure
 from benchmarks.measure import Row, append, compare, markdown
 from selftaught.clustering.kmeans import kmeans
-from selftaught.machine import cores
-from selftaught.rng import Key, permutation
+from selftaught.foundation.machine import cores
+from selftaught.foundation.rng import Key, permutation
 
-D, SIDE = 256, 16  # numbers of a vector; pixels of a patch's side
+D, SIDE = 256, 16  # numbers per vector; side of a patch in pixels
 ROOT = Path(__file__).parents[1]
 RESULTS, ROWS = ROOT / "docs/results.md", ROOT / "runs/benchmarks/kmeans.jsonl"
 
 Found = tuple[float, NDArray[np.int64]]
-"""An objective, and the label of each vector."""
+"""The objective, and the label of each vector."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """So many vectors in k clusters, in so many iterations, timed so often."""
+    """N vectors in k clusters, with the numbers of iterations and of timed runs."""
 
     N: int
     k: int
@@ -53,7 +53,7 @@ CASES = {
 
 
 def patches(n: int) -> NDArray[np.float32]:
-    """n patches of two photographs, no two at the same place, (n, E)."""
+    """n patches of two photographs, all from different places, (n, E)."""
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images().images
@@ -71,8 +71,8 @@ def patches(n: int) -> NDArray[np.float32]:
     return found
 
 
-def whitened(x_NE: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first D principal components, each with variance 1, rows of length 1."""
+def whiten(x_NE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first D principal components, with variance 1 each and rows of length 1."""
     x = torch.from_numpy(x_NE)
     x -= x.mean(0)
     variance_E, axis_EE = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
@@ -80,8 +80,8 @@ def whitened(x_NE: NDArray[np.float32]) -> NDArray[np.float32]:
     return torch.nn.functional.normalize(x_ND, dim=1).numpy()
 
 
-def measured(case: Case, x_ND: NDArray[np.float32], threads: int, chosen: Any) -> Row:
-    """Ours against faiss's, in turns."""
+def timing(case: Case, x_ND: NDArray[np.float32], threads: int, chosen: Any) -> Row:
+    """Time ours against faiss's, in turns."""
     import faiss
 
     torch.set_num_threads(threads)
@@ -89,19 +89,19 @@ def measured(case: Case, x_ND: NDArray[np.float32], threads: int, chosen: Any) -
     start_KD = x_ND[permutation(Key(0, "benchmarks/start"), len(x_ND))[: case.k]]
     name, theirs = faiss_clustering(case, x_ND, start_KD, chosen.device)
     mine = our_clustering(case, torch.from_numpy(x_ND).to(chosen.device), start_KD)
-    must_agree(mine(), theirs())
+    check_agreement(mine(), theirs())
     where = chosen.device if chosen.device != "cpu" else f"{threads} thread{'s' * (threads != 1)}"
     return compare(
         f"k-means, {len(x_ND):,} x {D}, k = {case.k:,}, {case.iterations} iterations, {where}",
         {"selftaught": mine, name: theirs},
         repeats=case.turns * chosen.repeats,
-        warmup=0,  # they have just run
+        warmup=0,  # both have just run
         packages=["faiss-cpu", "faiss-gpu"],
     )
 
 
 def our_clustering(case: Case, x_ND: Tensor, start_KD: NDArray[np.float32]) -> Callable[[], Found]:
-    """What the package clusters with."""
+    """Clustering with this package."""
 
     def cluster() -> Found:
         found = kmeans(
@@ -115,7 +115,7 @@ def our_clustering(case: Case, x_ND: Tensor, start_KD: NDArray[np.float32]) -> C
 def faiss_clustering(
     case: Case, x_ND: NDArray[np.float32], start_KD: NDArray[np.float32], device: str
 ) -> tuple[str, Callable[[], Found]]:
-    """faiss, as DeepCluster used it: all vectors, a flat index; and its name for the table."""
+    """Name for the table, and clustering as DeepCluster used faiss: all vectors, flat index."""
     import faiss
 
     on_gpu = device != "cpu" and hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0
@@ -135,11 +135,11 @@ def faiss_clustering(
     return ("faiss" if on_gpu or device == "cpu" else "faiss on the CPU"), cluster
 
 
-def must_agree(ours: Found, theirs: Found) -> None:
-    """The same objective and labels, as far as float32 can tell.
+def check_agreement(ours: Found, theirs: Found) -> None:
+    """Check for equal objectives and labels, within float32 precision.
 
     Raises:
-        ValueError: They differ, and a comparison of times would say nothing.
+        ValueError: They differ, so comparing times would be meaningless.
     """
     differ = abs(ours[0] / theirs[0] - 1)
     same = float((ours[1] == theirs[1]).mean())
@@ -148,12 +148,12 @@ def must_agree(ours: Found, theirs: Found) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows and their part of docs/results.md."""
+    """Measure, print, and write the rows and their section of docs/results.md."""
     chosen = parser().parse_args(arguments)
     cases = [CASES[name] for name in chosen.cases]
-    x_ND = whitened(patches(chosen.vectors or max(case.N for case in cases)))
+    x_ND = whiten(patches(chosen.vectors or max(case.N for case in cases)))
     rows = [
-        measured(case, x_ND[: case.N], threads, chosen)
+        timing(case, x_ND[: case.N], threads, chosen)
         for case in cases
         for threads in (chosen.threads if chosen.device == "cpu" else [cores()])
     ]
@@ -169,8 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 WHAT = (
-    "The vectors are 16 x 16 patches of two photographs, whitened and of length 1; same start, and "
-    "the search for the last labels is included on both sides."
+    "The vectors are 16 x 16 patches of two photographs, whitened and scaled to length 1. Both "
+    "sides start from the same centroids and include the search for the final labels."
 )
 
 
@@ -181,8 +181,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="by k")
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores()}))
     options.add_argument("--device", default="cpu")
-    options.add_argument("--repeats", type=int, default=1, help="multiplies the turns")
-    options.add_argument("--vectors", type=int, help="so many at most, for a trial")
+    options.add_argument("--repeats", type=int, default=1, help="multiplier of the timed runs")
+    options.add_argument("--vectors", type=int, help="at most this many vectors, for a trial run")
     measure.output_options(options)
     return options
 

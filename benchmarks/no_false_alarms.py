@@ -1,9 +1,9 @@
-"""H3: healthy runs raise no alarm. Twenty runs over four data sets, five seeds each.
+"""Count the healthy runs that raise an alarm: twenty runs, on four data sets with five seeds each.
 
     python -m benchmarks.no_false_alarms [--seconds 60] [--seeds 5] [--data DIR]
 
-digits, mnist5k and elpv come from packages, the fourth is the train.npz of CIFAR-10 in DIR (left
-out without it). Prints a line a run and writes the section of docs/results.md.
+digits, mnist5k and elpv come from packages; the fourth set is the train.npz of CIFAR-10 in DIR
+(skipped without --data). Prints one line per data set and writes the section of docs/results.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parents[1] / "docs/results.md"
 
 
 def main() -> int:
-    """Train every set with every seed; ends with 1 if one raised an alarm."""
+    """Train on every set with every seed; return 1 if any run raised an alarm."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seeds", type=int, default=5)
@@ -35,9 +35,10 @@ def main() -> int:
         print(lines[-1], flush=True)
     table = "\n".join(["| images | runs | runs with an alarm |", "|---|---|---|", *lines])
     words = (
-        f"Healthy runs of {chosen.seconds:g} s with the recipe that `check` gives, {hardware()}."
+        f"Healthy runs of {chosen.seconds:g} s with the recipe that `check` recommends, "
+        f"{hardware()}."
     )
-    publish(RESULTS, "no false alarms", f"## Alarms of healthy runs\n\n{words}\n\n{table}\n")
+    publish(RESULTS, "no false alarms", f"## Alarms in healthy runs\n\n{words}\n\n{table}\n")
     return int(raised > 0)
 
 

@@ -1,10 +1,10 @@
-"""NT-Xent, forward and backward: ours against lightly's, a plain cross-entropy, and exp and sums.
+"""Measure the speed of NT-Xent, forward and backward, against lightly's and two plain versions.
 
     python -m benchmarks.nt_xent [--threads 1] [--device cpu] [--repeats 1] [--json FILE]
 
-Each pair takes turns in one process; --repeats multiplies the turns. Before anything is timed,
-losses and gradients must agree. On the CPU, memory stands beside: the peak of a fresh process after
-a loss of 8,192 views, less its peak after one of 64, again for ours and for lightly's.
+Each pair takes turns in one process; --repeats multiplies the turns. Before any timing, losses and
+gradients must agree. On the CPU the script also measures memory: the peak of a fresh process after
+a loss of 8,192 views, minus its peak after one of 64, several times for ours and for lightly's.
 
 Shapes:  N images; D size of z. A loss takes the first views and the second views, (N, D) each.
 """
@@ -25,7 +25,7 @@ from benchmarks.measure import Row, append, compare, markdown
 from selftaught.methods.simclr import nt_xent
 
 TURNS = {512: 101, 2048: 25, 8192: 7, 16384: 3}  # by 2N
-LARGE, SMALL, PROCESSES = 8192, 64, 3  # 2N whose memory is measured, and how often
+LARGE, SMALL, PROCESSES = 8192, 64, 3  # 2N of the memory measurement, and its repeats
 D, TAU = 128, 0.1
 ROOT = Path(__file__).parents[1]
 RESULTS, ROWS = ROOT / "docs/results.md", ROOT / "runs/benchmarks/nt_xent.jsonl"
@@ -34,12 +34,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def ours(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
-    """What the package trains with."""
+    """The loss that this package trains with."""
     return nt_xent(z0_ND, z1_ND, TAU)
 
 
-def plain(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
-    """The shortest right way: all cosines, the diagonal masked, cross-entropy."""
+def plain_cross_entropy(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
+    """The shortest correct version: all cosines, the diagonal masked, cross-entropy."""
     z = F.normalize(torch.cat([z0_ND, z1_ND]), dim=1)
     s = z @ z.T / TAU
     s = s.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
@@ -48,7 +48,7 @@ def plain(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
 
 
 def exp_and_sums(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
-    """Eq. 1 as it is printed, without a care for overflow: the form of solo-learn's loss."""
+    """Eq. 1 as printed, ignoring overflow: the form of solo-learn's loss."""
     z = F.normalize(torch.cat([z0_ND, z1_ND]), dim=1)
     e = torch.exp(z @ z.T / TAU)
     sums = e.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0).sum(1)
@@ -57,38 +57,38 @@ def exp_and_sums(z0_ND: Tensor, z1_ND: Tensor) -> Tensor:
 
 
 def rivals() -> dict[str, Loss]:
-    """Other people's losses, and the plain ones."""
+    """lightly's loss and the plain versions."""
     from lightly.loss import NTXentLoss
 
     return {
         "lightly": NTXentLoss(temperature=TAU),
-        "plain cross-entropy": plain,
+        "plain cross-entropy": plain_cross_entropy,
         "exp and sums": exp_and_sums,
     }
 
 
-def rows_of(views: int, device: str = "cpu") -> list[Tensor]:
-    """First views and second views of a batch of so many, as different as after some training."""
+def view_pair(views: int, device: str = "cpu") -> list[Tensor]:
+    """First and second views of a batch, 2N in all, as different as after some training."""
     numbers = torch.Generator().manual_seed(0)
     z0, noise = torch.randn(2, views // 2, D, generator=numbers)
     return [rows.to(device).requires_grad_() for rows in (z0, z0 + noise)]
 
 
-def measured(views: int, device: str, threads: int, repeats: int) -> list[Row]:
-    """Ours against each rival, on one batch of this many views."""
-    z = rows_of(views, device)
-    where = device if device != "cpu" else _counted(threads)
+def timings(views: int, device: str, threads: int, repeats: int) -> list[Row]:
+    """Time ours against each rival, on one batch of this many views."""
+    z = view_pair(views, device)
+    where = device if device != "cpu" else _thread_count(threads)
     work = f"NT-Xent, forward and backward, 2N = {views:,}, D = {D}, float32, {where}"
     rows = []
     for name, rival in rivals().items():
-        _must_agree(ours, rival, z)
+        _check_agreement(ours, rival, z)
         variants = {"selftaught": _work(ours, z), name: _work(rival, z)}
         warmup = 3 if views < LARGE else 1
         rows.append(compare(work, variants, repeats=repeats, warmup=warmup, packages=["lightly"]))
     return rows
 
 
-def _counted(threads: int) -> str:
+def _thread_count(threads: int) -> str:
     return f"{threads} thread{'s' * (threads != 1)}"
 
 
@@ -96,14 +96,14 @@ def _work(loss: Loss, z: list[Tensor]) -> Callable[[], object]:
     return lambda: torch.autograd.grad(loss(*z), z)
 
 
-def _must_agree(a: Loss, b: Loss, z: list[Tensor]) -> None:
+def _check_agreement(a: Loss, b: Loss, z: list[Tensor]) -> None:
     torch.testing.assert_close(a(*z), b(*z), rtol=1e-5, atol=1e-6)
     for x, y in zip(torch.autograd.grad(a(*z), z), torch.autograd.grad(b(*z), z), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-7)
 
 
 def memory(threads: int) -> Row:
-    """Peak memory of ours and of lightly's, in processes of their own that take turns."""
+    """Peak memory of our loss and of lightly's, in separate processes that take turns."""
     peaks: dict[str, list[float]] = {"selftaught": [], "lightly": []}
     for _ in range(PROCESSES):
         for name, found in peaks.items():
@@ -112,7 +112,7 @@ def memory(threads: int) -> Row:
     ratios = [theirs / mine for mine, theirs in zip(ours, rival, strict=True)]
     ranges = {"ours": ours, "rival": rival, "ratio": ratios}
     return Row(
-        work=f"NT-Xent, peak memory, 2N = {LARGE:,}, D = {D}, float32, threads: {threads}",
+        work=f"NT-Xent, peak memory, 2N = {LARGE:,}, D = {D}, float32, {_thread_count(threads)}",
         ours="selftaught",
         rival="lightly",
         ours_value=statistics.median(ours),
@@ -132,17 +132,17 @@ def _peak_in_a_process(name: str, threads: int) -> float:
 
 
 def peak(name: str) -> float:
-    """MiB that a large loss takes beyond what a small one took."""
+    """MiB that a large loss needs beyond a small one."""
     loss = ours if name == "selftaught" else rivals()[name]
-    z = rows_of(LARGE)
-    _work(loss, rows_of(SMALL))()
+    z = view_pair(LARGE)
+    _work(loss, view_pair(SMALL))()
     before = measure.peak_mib()
     _work(loss, z)()
     return measure.peak_mib() - before
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows and their part of docs/results.md."""
+    """Measure, print, and write the rows and their section of docs/results.md."""
     chosen = parser().parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     if chosen.child:
@@ -151,14 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [
         row
         for views in chosen.views
-        for row in measured(views, chosen.device, chosen.threads, TURNS[views] * chosen.repeats)
+        for row in timings(views, chosen.device, chosen.threads, TURNS[views] * chosen.repeats)
     ]
     report = markdown(rows)
     if chosen.device == "cpu":
         rows.append(used := memory(chosen.threads))
         report += (
-            f"\n{used.work}: {used.ours_value:.0f} MiB, lightly {used.rival_value:.0f} MiB, "
-            f"that is 1/{used.ratio:.0f} of it.\n"
+            f"\n{used.work}: {used.ours_value:.0f} MiB, "
+            f"1/{used.ratio:.0f} of lightly's {used.rival_value:.0f} MiB.\n"
         )
     for row in rows:
         append(ROWS, row)
@@ -170,10 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def publish(report: str, device: str, threads: int) -> None:
-    """Writes the part of docs/results.md that belongs to this device and number of threads."""
+    """Write the section of docs/results.md for this device and number of threads."""
     name, title = "nt_xent gpu", "The loss (GPU)"
     if device == "cpu":
-        name, title = f"nt_xent cpu {threads}", f"The loss (CPU, {_counted(threads)})"
+        name, title = f"nt_xent cpu {threads}", f"The loss (CPU, {_thread_count(threads)})"
     measure.publish(RESULTS, name, f"## {title}\n\n{report}")
 
 

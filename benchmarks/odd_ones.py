@@ -1,15 +1,15 @@
-"""Are near-duplicates and images from elsewhere found in a folder of photographs?
+"""Measure how many near-duplicates and foreign images are found in a folder of photographs.
 
     python -m benchmarks.odd_ones --data imagenette_128/train --cifar cifar10/test.npz \\
         --encoder ENCODER [--seeds 0 1 2] [--pictures FOLDER]
 
-Of each seed a folder is made: 2,000 photographs drawn from --data; a changed copy of 100 of them
-(25 as JPEG of quality 70, 25 cropped to 90 % of each side anywhere, 25 resized to 80 %, 25 with a
+Each seed gets a folder: 2,000 photographs drawn from --data; modified copies of 100 of them (25 as
+JPEG of quality 70, 25 cropped anywhere to 90 % of each side, 25 resized to 80 %, 25 with a
 brightness of 90 % or 110 %); and 20 foreign images, 10 of CIFAR-10 (32 px) and 10 of scikit-learn's
-digits (8 px), in files of their own size. Asked are `near_duplicates` and `outliers`, with vectors
-alone and with pictures too. A pair counts as found where it is a copy and its original; any other
-pair is a false alarm, also where two photographs are near-duplicates of each other. --pictures
-keeps the false alarms side by side, for a person to judge.
+digits (8 px), at their original sizes. `near_duplicates` and `outliers` search it, with vectors
+alone and with thumbnails as well. A pair counts as found if it is a copy and its original. Any
+other pair is a false alarm, even two photographs that are near-duplicates of each other. --pictures
+saves the false alarms side by side, for a person to check.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from benchmarks.measure import hardware, publish
-from selftaught.groups import odd
-from selftaught.groups.pictures import gray
-from selftaught.inputs import open_vectors
-from selftaught.options import Machine
-from selftaught.rng import Key, permutation, uniform
-from selftaught.vectors import Vectors
+from selftaught.clusters import outliers
+from selftaught.clusters.gray import gray
+from selftaught.foundation.machine import Machine
+from selftaught.foundation.rng import Key, permutation, uniform
+from selftaught.vectors.open_vectors import open_vectors
+from selftaught.vectors.vectors import Vectors
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
 PHOTOGRAPHS, COPIES, FOREIGN = 2_000, 100, 10  # foreign: of each kind
@@ -41,7 +41,7 @@ KINDS = ("JPEG", "crop", "resize", "brightness")
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of what, in one folder."""
+    """Results in one folder."""
 
     seed: int
     where: str
@@ -52,9 +52,9 @@ class Found:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the folders, look for the odd ones, and write the section of docs/results.md."""
+    """Make the folders, search them, and write the section of docs/results.md."""
     chosen = parser().parse_args(arguments)
-    rows = [row for seed in chosen.seeds for row in measured(seed, chosen)]
+    rows = [row for seed in chosen.seeds for row in folder_results(seed, chosen)]
     text = page(rows, chosen.named or Path(chosen.encoder).name)
     print(text)
     if not chosen.no_publish:
@@ -65,36 +65,38 @@ def parser() -> argparse.ArgumentParser:
     """The script's options."""
     as_written = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    options.add_argument("--data", type=Path, required=True, help="a folder of photographs")
-    options.add_argument("--cifar", type=Path, required=True, help="an .npz with images")
+    options.add_argument("--data", type=Path, required=True, help="folder of photographs")
+    options.add_argument("--cifar", type=Path, required=True, help=".npz file of images")
     options.add_argument("--encoder", required=True, help="RUN, an encoder folder, or timm:NAME")
-    options.add_argument("--named", help="the encoder in words, for the page")
+    options.add_argument("--named", help="name of the encoder on the page")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--pictures", type=Path, help="a folder for pictures of false alarms")
-    options.add_argument("--no-publish", action="store_true", help="leave docs/results.md alone")
+    options.add_argument("--pictures", type=Path, help="folder for images of false alarms")
+    options.add_argument("--no-publish", action="store_true", help="do not update docs/results.md")
     return options
 
 
-def measured(seed: int, chosen: argparse.Namespace) -> list[Found]:
-    """One folder, looked at with vectors alone and with pictures too."""
+def folder_results(seed: int, chosen: argparse.Namespace) -> list[Found]:
+    """Results in one folder, with vectors alone and with thumbnails as well."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "images")
-        make(folder, seed, chosen.data, chosen.cifar)
+        make_folder(folder, seed, chosen.data, chosen.cifar)
         machine = Machine(threads=chosen.threads, cache=Path(place, "cache"))
         vectors = open_vectors(chosen.encoder, str(folder), machine)
         assert vectors.images is not None
         pictures = partial(gray, vectors.images.store)
         rows = [
-            judged(seed, "vectors", vectors, None, folder, None),
-            judged(seed, "vectors and pictures", vectors, pictures, folder, chosen.pictures),
+            search_results(seed, "vectors", vectors, None, folder, None),
+            search_results(
+                seed, "vectors and thumbnails", vectors, pictures, folder, chosen.pictures
+            ),
         ]
     print(*rows, sep="\n")
     return rows
 
 
-def make(folder: Path, seed: int, data: Path, cifar: Path) -> None:
-    """Write the folder: names say what is what."""
+def make_folder(folder: Path, seed: int, data: Path, cifar: Path) -> None:
+    """Write the folder; the file names say what each image is."""
     from sklearn.datasets import load_digits
 
     folder.mkdir()
@@ -106,15 +108,15 @@ def make(folder: Path, seed: int, data: Path, cifar: Path) -> None:
     place_n3 = uniform(Key(seed, "benchmarks/odd changes"), np.arange(COPIES), 3)
     for i, (row, place_3) in enumerate(zip(copied_n.tolist(), place_n3, strict=True)):
         with Image.open(drawn[row]) as image:
-            changed(image.convert("RGB"), KINDS[i % 4], place_3, folder / f"copy of {row:04d}")
+            write_copy(image.convert("RGB"), KINDS[i % 4], place_3, folder / f"copy of {row:04d}")
     digits_nSS = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
     for name, images in (("cifar", np.load(cifar)["images"]), ("digit", digits_nSS)):
         for i in permutation(Key(seed, f"benchmarks/odd {name}"), len(images))[:FOREIGN]:
             Image.fromarray(images[i]).save(folder / f"foreign {name} {i}.png")
 
 
-def changed(image: Image.Image, kind: str, place_3: NDArray[np.float64], path: Path) -> None:
-    """Write a changed copy."""
+def write_copy(image: Image.Image, kind: str, place_3: NDArray[np.float64], path: Path) -> None:
+    """Write a modified copy."""
     w, h = image.size
     if kind == "JPEG":
         image.save(path.with_name(f"{path.name} {kind}.jpg"), quality=70)
@@ -131,15 +133,15 @@ def changed(image: Image.Image, kind: str, place_3: NDArray[np.float64], path: P
     image.save(path.with_name(f"{path.name} {kind}.png"))
 
 
-def judged(
+def search_results(
     seed: int,
     where: str,
     vectors: Vectors,
-    pictures: odd.Pictures | None,
+    pictures: outliers.Pictures | None,
     folder: Path,
     keep: Path | None,
 ) -> Found:
-    """Look for the odd ones, and compare with the names."""
+    """Search for near-duplicates and outliers, and compare with the file names."""
     names = vectors.paths
     originals = {name.split(".")[0]: row for row, name in enumerate(names)}
     copies = {
@@ -147,10 +149,10 @@ def judged(
         for row, name in enumerate(names)
         if name.startswith("copy of")
     }
-    pairs = odd.near_duplicates(vectors.x_ND, pictures=pictures)
+    pairs = outliers.near_duplicates(vectors.x_ND, pictures=pictures)
     found = {tuple(rows) for rows in pairs.rows_P2.tolist()}
     foreign_N = np.array([name.startswith("foreign") for name in names])
-    flagged_N = odd.outliers(odd.outlier_scores(vectors.x_ND, pictures=pictures))
+    flagged_N = outliers.outlier_flags(outliers.outlier_scores(vectors.x_ND, pictures=pictures))
     false_outliers = np.flatnonzero(flagged_N & ~foreign_N).tolist()
     for what, rows in [("pair", rows) for rows in sorted(found - copies)] + [
         ("outlier", (row,)) for row in false_outliers
@@ -169,7 +171,7 @@ def judged(
 
 
 def sheet(paths: Sequence[Path], out: Path) -> None:
-    """Images side by side."""
+    """Save images side by side."""
     out.parent.mkdir(parents=True, exist_ok=True)
     wide = Image.new("RGB", (256 * len(paths), 256))
     for i, path in enumerate(paths):
@@ -181,15 +183,15 @@ def sheet(paths: Sequence[Path], out: Path) -> None:
 def page(rows: Sequence[Found], encoder: str) -> str:
     """The section of docs/results.md."""
     lines = [
-        "## Near-duplicates and images from elsewhere",
+        "## Near-duplicates and foreign images",
         "",
-        f"Folders of {PHOTOGRAPHS:,} photographs of Imagenette (128 px), changed copies of "
+        f"Folders of {PHOTOGRAPHS:,} photographs of Imagenette (128 px), modified copies of "
         f"{COPIES} of them and {2 * FOREIGN} foreign images ({FOREIGN} of CIFAR-10, {FOREIGN} of "
         f"scikit-learn's digits); encoder: {encoder}. Mean over seeds "
-        f"{', '.join(map(str, dict.fromkeys(row.seed for row in rows)))}, lowest and highest in "
-        "brackets. What counts as near and as foreign was settled on other draws.",
+        f"{', '.join(map(str, dict.fromkeys(row.seed for row in rows)))}, with the lowest and "
+        "highest in brackets. The thresholds were chosen on other draws.",
         "",
-        f"| with | copies found, of {COPIES} | false pairs | foreign found, of {2 * FOREIGN} "
+        f"| based on | copies found (of {COPIES}) | false pairs | foreign found (of {2 * FOREIGN}) "
         "| false outliers |",
         "|---|---|---|---|---|",
     ]
@@ -203,7 +205,7 @@ def page(rows: Sequence[Found], encoder: str) -> str:
         chosen = [row for row in rows if row.where == where]
         cells = [_cell([field(row) for row in chosen]) for field in fields]
         lines.append(f"| {where} | {' | '.join(cells)} |")
-    lines += ["", f"`python -m benchmarks.odd_ones`; {hardware()}.", ""]
+    lines += ["", f"{hardware()}. Reproduce with `python -m benchmarks.odd_ones`.", ""]
     return "\n".join(lines)
 
 

@@ -1,16 +1,16 @@
-"""The linear probe: ours against scikit-learn's logistic regression, to the same objective or less.
+"""Measure the speed of our linear probe against scikit-learn's, at the same or a lower objective.
 
     python -m benchmarks.probes --data DIR [--encoder FOLDER] [--cache DIR] [--json FILE]
 
 The vectors are those of CIFAR-10's training images (DIR/train.npz) from a resnet18 at 32 px, 512
-numbers each: untrained, its batch norms calibrated, or from the encoder in FOLDER. Both are given
+numbers each: untrained with calibrated batch norms, or from the encoder in FOLDER. Both sides get
 the same float32 vectors and minimise the same objective, on standardised x,
 
     1/n sum_i CE(W x_i + b, y_i) + lambda/2 |W|^2,
 
 from zero, standardisation included. scikit-learn's solver is lbfgs, with its default tolerance and
-the iterations that are named: 100 is its default, and too few. The objectives are computed anew, by
-one function, in float64.
+the given --iterations; its default of 100 is too few. One function recomputes both objectives, in
+float64.
 
 Shapes:  n vectors, D their size; K classes.
 """
@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from benchmarks import measure
 from benchmarks.measure import Row, append, compare, markdown
-from selftaught.evaluation import linear
-from selftaught.machine import cores
+from selftaught.evaluation.protocols import linear
+from selftaught.foundation.machine import Machine, cores
 
 ROOT = Path(__file__).parents[1]
 RESULTS, ROWS = ROOT / "docs/results.md", ROOT / "runs/benchmarks/probes.jsonl"
@@ -54,17 +54,17 @@ class Problem:
         return int(self.labels_n.max()) + 1
 
     @cached_property
-    def standardised(self) -> NDArray[np.float64]:
-        """What an objective is computed on, by its definition."""
+    def z_nD(self) -> NDArray[np.float64]:
+        """The standardised vectors, as in the definition of the objective."""
         x_nD = self.x_nD.astype(np.float64)
         deviation_D = x_nD.std(axis=0)
         dead_D = deviation_D <= 1e-5 * np.abs(x_nD.mean(axis=0)) + 1e-12
         return (x_nD - x_nD.mean(axis=0)) / np.where(dead_D, np.inf, deviation_D)
 
     def objective(self, found: Found, strength: float) -> float:
-        """Of weights for standardised vectors."""
+        """The objective of weights for standardised vectors."""
         W_KD, b_K = (np.asarray(part, np.float64) for part in found)
-        scores_nK = self.standardised @ W_KD.T + b_K
+        scores_nK = self.z_nD @ W_KD.T + b_K
         scores_nK -= scores_nK.max(axis=1, keepdims=True)
         right_n = scores_nK[np.arange(len(scores_nK)), self.labels_n]
         losses_n = np.log(np.exp(scores_nK).sum(axis=1)) - right_n
@@ -72,15 +72,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Comparison:
     """A row of times, and both objectives.
 
     Attributes:
-        row: For the table.
+        row: Times, for the table.
         strength: lambda.
         ours: Our objective.
         rival: The rival's.
-        iterations: How many it took, and how many it might take.
+        iterations: Iterations the rival took, and its limit.
     """
 
     row: Row
@@ -91,14 +91,14 @@ class Measured:
 
 
 def problem_from(chosen: Any) -> Problem:
-    """The first images, as the encoder sees them; vectors are kept in the cache folder."""
+    """Vectors and classes of the first images; the vectors are cached."""
     from selftaught.data.labels import label
-    from selftaught.data.store import open_images
+    from selftaught.data.open_images import open_images
     from selftaught.encoders.encoder import EncoderConfig
     from selftaught.encoders.folder import open_encoder
     from selftaught.evaluation.representation import EncoderRepresentation, random_init
 
-    images = open_images(str(prefix(chosen)), cache=chosen.cache)
+    images = open_images(str(prefix(chosen)), machine=Machine(cache=chosen.cache))
     how = {"cache": chosen.cache, "threads": cores(), "device": chosen.device}
     if chosen.encoder:
         subject = EncoderRepresentation("given", open_encoder(str(chosen.encoder)), **how)
@@ -111,7 +111,7 @@ def problem_from(chosen: Any) -> Problem:
 
 
 def prefix(chosen: Any) -> Path:
-    """The array file, or one of its first images alone."""
+    """The array file, or a new one of its first images only."""
     whole = Path(chosen.data) / "train.npz"
     if chosen.images is None:
         return whole
@@ -124,7 +124,7 @@ def prefix(chosen: Any) -> Path:
 
 
 def our_fit(problem: Problem, strength: float, device: str) -> Callable[[], Found]:
-    """What the package fits with, the axes included."""
+    """Fitting with this package, the axes included."""
     x_nD = torch.from_numpy(problem.x_nD).to(device)
     labels_n = torch.from_numpy(problem.labels_n).to(device)
 
@@ -143,7 +143,7 @@ def our_fit(problem: Problem, strength: float, device: str) -> Callable[[], Foun
 def scikit_learns_fit(
     problem: Problem, strength: float, iterations: int, taken: list[int]
 ) -> Callable[[], Found]:
-    """scikit-learn's, standardisation included; how many iterations it took is noted."""
+    """Fitting with scikit-learn, standardisation included; `taken` gets its iterations."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -156,24 +156,24 @@ def scikit_learns_fit(
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(s_nD, problem.labels_n)
         taken.append(int(model.n_iter_[0]))
-        if problem.classes == 2:  # it keeps one row for the two
-            return np.concatenate([-model.coef_, model.coef_]) / 2, _both(model.intercept_)
+        if problem.classes == 2:  # it has one row for both classes
+            return np.concatenate([-model.coef_, model.coef_]) / 2, _split(model.intercept_)
         return model.coef_, model.intercept_
 
     return fit
 
 
-def _both(b_1: Floats) -> Floats:
+def _split(b_1: Floats) -> Floats:
     return np.concatenate([-b_1, b_1]) / 2
 
 
-def measured(
+def comparison(
     problem: Problem, strength: float, iterations: int, threads: int, chosen: Any
-) -> Measured:
-    """Ours against scikit-learn's, in turns.
+) -> Comparison:
+    """Time ours against scikit-learn's, in turns.
 
     Raises:
-        ValueError: Our objective is higher, and a comparison of times would say nothing.
+        ValueError: Our objective is higher, so comparing times would be meaningless.
     """
     from threadpoolctl import threadpool_limits
 
@@ -185,28 +185,28 @@ def measured(
     with threadpool_limits(threads):
         ours, rival = (problem.objective(fit(), strength) for fit in (mine, theirs))
         if ours > rival * (1 + TOLERANCE):
-            raise ValueError(f"lambda {strength:g}: ours is {ours:.7f}, theirs {rival:.7f}")
+            raise ValueError(f"lambda {strength:g}: our objective {ours:.7f} exceeds {rival:.7f}")
         row = compare(
             f"logistic regression, {n:,} x {D}, {problem.classes} classes, lambda {strength:g}, "
             f"{threads} thread{'s' * (threads != 1)}",
             {"selftaught": mine, f"scikit-learn, at most {iterations} iterations": theirs},
             repeats=chosen.repeats,
-            warmup=0,  # they have just run
+            warmup=0,  # both have just run
             packages=["scikit-learn", "scipy"],
         )
-    return Measured(row, strength, ours, rival, (taken[0], iterations))
+    return Comparison(row, strength, ours, rival, (taken[0], iterations))
 
 
 TOLERANCE = 1e-6
-"""Of the objective, relative: what float32 can tell."""
+"""Relative tolerance of the objective: float32 precision."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows and their part of docs/results.md."""
+    """Measure, print, and write the rows and their section of docs/results.md."""
     chosen = parser().parse_args(arguments)
     problem = problem_from(chosen)
     found = [
-        measured(problem, strength, iterations, threads, chosen)
+        comparison(problem, strength, iterations, threads, chosen)
         for threads in chosen.threads
         for strength in chosen.strengths
         for iterations in chosen.iterations
@@ -222,8 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure.publish(RESULTS, "probes", f"## The linear probe\n\n{report}")
 
 
-def objectives(found: Sequence[Measured]) -> str:
-    """A line a strength and number of iterations: what both came to."""
+def objectives(found: Sequence[Comparison]) -> str:
+    """One line per strength and iteration limit: both objectives."""
     lines = ["| lambda | scikit-learn's iterations | its objective | ours |", "|---|---|---|---|"]
     for each in found:
         taken, most = each.iterations
@@ -233,12 +233,12 @@ def objectives(found: Sequence[Measured]) -> str:
 
 
 def words(chosen: Any) -> str:
-    """What was measured."""
-    whose = "the given encoder" if chosen.encoder else "a resnet18 at 32 px, untrained, calibrated"
+    """A description of the measurement."""
+    whose = "the given encoder" if chosen.encoder else "an untrained, calibrated resnet18 at 32 px"
     return (
-        f"The vectors are those of CIFAR-10's training images from {whose}. Times hold all from "
-        "float32 vectors to weights, standardisation included; scikit-learn has its default "
-        "tolerance.\n`python -m benchmarks.probes` measures it anew."
+        f"The vectors are those of CIFAR-10's training images from {whose}. Times cover everything "
+        "from float32 vectors to weights, standardisation included; scikit-learn uses its default "
+        "tolerance.\nReproduce with `python -m benchmarks.probes`."
     )
 
 
@@ -249,11 +249,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data", type=Path, required=True, help="folder with train.npz")
     options.add_argument("--encoder", type=Path, help="a run or an encoder folder")
     options.add_argument("--cache", type=Path, default=ROOT / "runs/benchmarks/probes")
-    options.add_argument("--images", type=int, help="the first so many, for a trial")
+    options.add_argument("--images", type=int, help="only the first images, for a trial run")
     options.add_argument("--strengths", type=float, nargs="+", default=[1e-1, 1e-2, 1e-3, 1e-4])
     options.add_argument("--iterations", type=int, nargs="+", default=[100, 1000])
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores()}))
-    options.add_argument("--device", default="cpu", help="where ours computes")
+    options.add_argument("--device", default="cpu", help="device of our probe")
     options.add_argument("--repeats", type=int, default=3)
     measure.output_options(options)
     return options

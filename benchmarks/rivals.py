@@ -1,10 +1,11 @@
 """Other libraries' SimCLR views, each in its documented form, with the numbers of our own policy.
 
-A rival is a function of n: it makes two views of each of n images, ready to train on, and throws
-them away. lightly, torchvision and albumentations work on one image at a time, in a DataLoader: in
-this process on one core, in a worker a core on more. kornia works on batches, with torch's threads.
+A rival is a function of n: it makes two ready-to-train views of each of n images and discards them.
+lightly, torchvision and albumentations process one image at a time, in a DataLoader: in this
+process on one core, with one worker per core on several. kornia works on batches, with torch's
+threads.
 
-What the libraries do is not quite the same: OpenCV resizes without antialiasing, Pillow blurs with
+The libraries do not do quite the same: OpenCV resizes without antialiasing, Pillow blurs with
 boxes, and all but kornia and ours round to 8 bits after each operation.
 
 Shapes:  B images of a batch; S side of a view.
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from selftaught.views.policy import Blur, Flip, Gray, Intensity, Jitter, Policy, RandomCrop
 
 Make = Callable[[int], object]
-"""Makes two views of each of so many images."""
+"""Makes two views of each of n images."""
 
 Pictures = Sequence[NDArray[np.uint8]] | Sequence[Path]
 """Decoded images (H, W, 3), or JPEG files."""
@@ -36,25 +37,25 @@ MEAN, STD = Intensity().mean, Intensity().std
 def rivals(
     pictures: Pictures, policy: Policy, size: int, *, batch: int, cores: int
 ) -> dict[str, Make]:
-    """Every library's form of a policy, by name.
+    """Every library's version of a policy, by name.
 
     Args:
-        pictures: What views are made of.
+        pictures: Images to make views of.
         policy: A random crop, and some of flip, jitter, grey and blur.
         size: S.
-        batch: B; a worker's batch is a quarter of it, so that all workers have some.
-        cores: Those that may be used.
+        batch: B; a worker's batch is a quarter of it, so that all workers get some.
+        cores: Number of usable cores.
     """
-    apart = {
+    per_image = {
         "lightly SimCLRTransform": (as_pillow, lightly_views(policy, size)),
-        "torchvision v2 on PIL": (as_pillow, twice(torchvision_view(policy, size))),
-        "torchvision v2 on tensors": (as_tensor, twice(torchvision_view(policy, size))),
-        "albumentations": (as_array, twice(albumentations_view(policy, size))),
+        "torchvision v2 on PIL": (as_pillow, two_views(torchvision_view(policy, size))),
+        "torchvision v2 on tensors": (as_tensor, two_views(torchvision_view(policy, size))),
+        "albumentations": (as_array, two_views(albumentations_view(policy, size))),
     }
-    of_a_worker = batch if cores == 1 else max(1, batch // 4)
+    worker_batch = batch if cores == 1 else max(1, batch // 4)
     makers: dict[str, Make] = {
-        name: _Loader(Views(pictures, load, transform), of_a_worker, cores)
-        for name, (load, transform) in apart.items()
+        name: _Loader(Views(pictures, load, transform), worker_batch, cores)
+        for name, (load, transform) in per_image.items()
     }
     return makers | {"kornia, batched": _Kornia(pictures, policy, size, batch, cores)}
 
@@ -63,14 +64,14 @@ def rivals(
 
 
 def as_pillow(picture: Any) -> Image.Image:
-    """As torchvision's and lightly's data sets read it."""
+    """An image as torchvision's and lightly's data sets read it."""
     if isinstance(picture, Path):
         return Image.open(picture).convert("RGB")
     return Image.fromarray(picture)
 
 
 def as_tensor(picture: Any) -> Tensor:
-    """(3, H, W) uint8, files with torchvision's own decoder."""
+    """(3, H, W) uint8; files are read by torchvision's own decoder."""
     if isinstance(picture, Path):
         from torchvision.io import ImageReadMode, decode_image
 
@@ -79,7 +80,7 @@ def as_tensor(picture: Any) -> Tensor:
 
 
 def as_array(picture: Any) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8, files with OpenCV."""
+    """(H, W, 3) uint8; files are read by OpenCV."""
     if isinstance(picture, Path):
         import cv2
 
@@ -94,7 +95,7 @@ def lightly_views(policy: Policy, size: int) -> Callable[[Image.Image], list[Ten
     """Both views, by lightly's SimCLRTransform."""
     from lightly.transforms import SimCLRTransform
 
-    jitter, blur = _of(policy, Jitter), _of(policy, Blur)
+    jitter, blur = _operation(policy, Jitter), _operation(policy, Blur)
     return SimCLRTransform(
         input_size=size,
         cj_prob=jitter.p,
@@ -104,25 +105,25 @@ def lightly_views(policy: Policy, size: int) -> Callable[[Image.Image], list[Ten
         cj_sat=jitter.saturation,
         cj_hue=jitter.hue,
         min_scale=_crop(policy).scale[0],
-        random_gray_scale=_of(policy, Gray).p,
+        random_gray_scale=_operation(policy, Gray).p,
         gaussian_blur=blur.p,
         sigmas=blur.sigma,
-        hf_prob=_of(policy, Flip).p,
+        hf_prob=_operation(policy, Flip).p,
         normalize={"mean": list(MEAN), "std": list(STD)},
     )
 
 
 def torchvision_view(policy: Policy, size: int) -> Callable[[Any], Tensor]:
-    """torchvision's transforms, version 2, for PIL images and for uint8 tensors."""
+    """torchvision's v2 transforms, for PIL images and for uint8 tensors."""
     from torchvision.transforms import v2
 
-    jitter, blur, crop = _of(policy, Jitter), _of(policy, Blur), _crop(policy)
+    jitter, blur, crop = _operation(policy, Jitter), _operation(policy, Blur), _crop(policy)
     colours = v2.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     steps = [
         v2.RandomResizedCrop(size, crop.scale, crop.ratio, antialias=True),
-        v2.RandomHorizontalFlip(_of(policy, Flip).p),
+        v2.RandomHorizontalFlip(_operation(policy, Flip).p),
         v2.RandomApply([colours], jitter.p),
-        v2.RandomGrayscale(_of(policy, Gray).p),
+        v2.RandomGrayscale(_operation(policy, Gray).p),
         *([v2.RandomApply([v2.GaussianBlur(blur.width(size), blur.sigma)], blur.p)] * (blur.p > 0)),
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
@@ -132,21 +133,21 @@ def torchvision_view(policy: Policy, size: int) -> Callable[[Any], Tensor]:
 
 
 def albumentations_view(policy: Policy, size: int) -> Callable[[NDArray[np.uint8]], Tensor]:
-    """albumentations on OpenCV."""
+    """albumentations' transforms, based on OpenCV."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
     from albumentations.pytorch import ToTensorV2
 
-    jitter, blur, crop = _of(policy, Jitter), _of(policy, Blur), _crop(policy)
+    jitter, blur, crop = _operation(policy, Jitter), _operation(policy, Blur), _crop(policy)
     width = blur.width(size)
     factors = [
         (max(0.0, 1 - s), 1 + s) for s in (jitter.brightness, jitter.contrast, jitter.saturation)
     ]
     steps = [
         A.RandomResizedCrop((size, size), crop.scale, crop.ratio),
-        A.HorizontalFlip(p=_of(policy, Flip).p),
+        A.HorizontalFlip(p=_operation(policy, Flip).p),
         A.ColorJitter(*factors, (-jitter.hue, jitter.hue), p=jitter.p),
-        A.ToGray(p=_of(policy, Gray).p),
+        A.ToGray(p=_operation(policy, Gray).p),
         *([A.GaussianBlur((width, width), blur.sigma, p=blur.p)] * (blur.p > 0)),
         A.Normalize(MEAN, STD),
         ToTensorV2(),
@@ -161,32 +162,32 @@ def albumentations_view(policy: Policy, size: int) -> Callable[[NDArray[np.uint8
 
 
 def kornia_steps(policy: Policy, size: int) -> tuple[nn.Module, nn.Module]:
-    """kornia's crop, and what follows it; both on float batches in [0, 1]."""
+    """kornia's crop and the remaining operations, both on float batches in [0, 1]."""
     from kornia import augmentation as K
 
-    jitter, blur, crop = _of(policy, Jitter), _of(policy, Blur), _crop(policy)
+    jitter, blur, crop = _operation(policy, Jitter), _operation(policy, Blur), _crop(policy)
     width = blur.width(size)
     factors = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     rest = [
-        K.RandomHorizontalFlip(p=_of(policy, Flip).p),
+        K.RandomHorizontalFlip(p=_operation(policy, Flip).p),
         K.ColorJitter(*factors, p=jitter.p),
-        K.RandomGrayscale(p=_of(policy, Gray).p),
+        K.RandomGrayscale(p=_operation(policy, Gray).p),
         *([K.RandomGaussianBlur((width, width), blur.sigma, p=blur.p)] * (blur.p > 0)),
         K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
     ]
     first = K.RandomResizedCrop(
         (size, size), crop.scale, crop.ratio, cropping_mode="resample"
-    )  # its faster form
+    )  # the faster mode
     return first, nn.Sequential(*rest)
 
 
-def twice(view: Callable[[Any], Tensor]) -> Callable[[Any], list[Tensor]]:
-    """Two views of an image."""
+def two_views(view: Callable[[Any], Tensor]) -> Callable[[Any], list[Tensor]]:
+    """Two views per image."""
     return lambda image: [view(image), view(image)]
 
 
-def _of(policy: Policy, kind: type[Any]) -> Any:
-    """The policy's operation of a kind, or one that never happens."""
+def _operation(policy: Policy, kind: type[Any]) -> Any:
+    """The policy's operation of a kind, or one with probability 0."""
     return next((o for o in policy.operations if isinstance(o, kind)), kind(p=0.0))
 
 
@@ -199,7 +200,7 @@ def _crop(policy: Policy) -> RandomCrop:
 
 
 class Views(Dataset[Any]):
-    """A data set as the libraries' tutorials write it: read an image, transform it."""
+    """A data set as in the libraries' tutorials: read an image, transform it."""
 
     def __init__(
         self, pictures: Pictures, load: Callable[[Any], Any], transform: Callable[[Any], Any]
@@ -214,7 +215,7 @@ class Views(Dataset[Any]):
 
 
 class _Cycle(Sampler[int]):
-    """Images over and over, as many as are asked for."""
+    """The images in a cycle, as many as requested."""
 
     def __init__(self, images: int) -> None:
         self.images, self.n = images, 0
@@ -224,7 +225,7 @@ class _Cycle(Sampler[int]):
 
 
 class _Loader:
-    """Views through a DataLoader whose workers stay."""
+    """Views through a DataLoader with persistent workers."""
 
     def __init__(self, data: Views, batch: int, cores: int, **more: Any) -> None:
         workers = cores if cores > 1 else 0
@@ -250,16 +251,16 @@ class _Loader:
 
 
 def one_thread(worker: int) -> None:
-    """A worker is a process of its own: OpenCV shall not start more threads in it."""
+    """Keep OpenCV to one thread in a worker process."""
     import cv2
 
     cv2.setNumThreads(1)
 
 
 class _Kornia:
-    """Images are read by a DataLoader and become views here, a batch at a time.
+    """A DataLoader reads images, and they become views here, one batch at a time.
 
-    Images of many sizes are no batch before they are cropped, so they are cropped one by one.
+    Images of different sizes cannot form a batch before the crop, so they are cropped one by one.
     """
 
     def __init__(
@@ -275,10 +276,10 @@ class _Kornia:
         with torch.inference_mode():
             for images in self.loader.batches(n):
                 for _ in range(2):
-                    self.rest(self._cropped(images))
+                    self.rest(self._crop_images(images))
 
-    def _cropped(self, images: list[Tensor]) -> Tensor:
-        """(B, 3, S, S) float32 in [0, 1]."""
+    def _crop_images(self, images: list[Tensor]) -> Tensor:
+        """Crops, (B, 3, S, S) float32 in [0, 1]."""
         if len({image.shape for image in images}) == 1:
             cropped: Tensor = self.crop(torch.stack(images).float() / 255)
             return cropped

@@ -1,17 +1,17 @@
-"""Search: exact neighbours beside sgemm alone and beside faiss, and a million vectors in an index.
+"""Measure exact search against sgemm and faiss, and an index of a million vectors.
 
     python -m benchmarks.search [--cases exact million] [--images FILE.npz] [--json FILE]
 
-The vectors are patches of real images, whitened by PCA and of length 1. They come from the two
-photographs that scikit-learn ships and their mirror images, or from the images of an array file,
-such as CIFAR-10's train.npz. Patches are drawn at random places.
+The vectors are patches of real images, whitened by PCA and scaled to length 1. They come from the
+two photographs in scikit-learn and their mirror images, or from the images of an array file, such
+as CIFAR-10's train.npz. Patches are drawn at random places.
 
-exact: the 10 nearest of 10,000 queries among 50,000 vectors of 512 numbers. The rivals are the
-matrix product by itself, in blocks whose scores are thrown away, and faiss's IndexFlatIP.
+exact: the 10 nearest of 50,000 vectors of 512 numbers, for 10,000 queries. The rivals are the
+matrix product alone, in blocks whose scores are discarded, and faiss's IndexFlatIP.
 
-million: an index of 1,000,000 vectors of 256 numbers, built by `selftaught index`'s own functions:
-the time to build it and to open it, milliseconds a query of 200 others, one at a time, and the
-recall of their 10 nearest, beside exact search.
+million: an index of 1,000,000 vectors of 256 numbers, built by the functions of `selftaught index`:
+the time to build it and to open it, milliseconds per query for 200 other vectors, one by one, and
+the recall of their 10 nearest, against exact search.
 
 Shapes:  N vectors; D their size; Q queries; E numbers of a patch.
 """
@@ -31,15 +31,15 @@ from numpy.typing import NDArray
 
 from benchmarks import measure
 from benchmarks.measure import Row, append, compare, markdown
-from selftaught.machine import cores
-from selftaught.neighbours import Prepared, top_k
-from selftaught.rng import Key, uniform
-from selftaught.search.building import Addition, write
-from selftaught.search.index import open_index
-from selftaught.search.stack import Stack
-from selftaught.vectors import Vectors
+from selftaught.foundation.machine import cores
+from selftaught.foundation.rng import Key, uniform
+from selftaught.pairwise.neighbours import Prepared, top_k
+from selftaught.retrieval.index_writer import Addition, write
+from selftaught.retrieval.parts import Stack
+from selftaught.retrieval.vector_index import open_index
+from selftaught.vectors.vectors import Vectors
 
-SIDE, SAMPLE = 16, 60_000  # pixels of a patch's side; patches that the axes are made from
+SIDE, SAMPLE = 16, 60_000  # side of a patch in pixels; patches used to fit the axes
 ROOT = Path(__file__).parents[1]
 RESULTS, ROWS = ROOT / "docs/results.md", ROOT / "runs/benchmarks/search.jsonl"
 
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 def photographs() -> NDArray[np.uint8]:
-    """The two photographs that scikit-learn ships, and their mirror images, (4, H, W, 3)."""
+    """The two photographs in scikit-learn, and their mirror images, (4, H, W, 3)."""
     from sklearn.datasets import load_sample_images
 
     images = np.stack(load_sample_images().images)
@@ -56,7 +56,7 @@ def photographs() -> NDArray[np.uint8]:
 
 
 def patches(images: NDArray[np.uint8], first: int, last: int) -> F32:
-    """The patches of these numbers, each at a random place of a random image, (n, E)."""
+    """Patches number `first` to `last`, each at a random place of a random image, (n, E)."""
     n, height, width, _ = images.shape
     spans = np.array([n, height - SIDE + 1, width - SIDE + 1])
     drawn = uniform(Key(0, "benchmarks/search"), np.arange(first, last), 3)
@@ -66,23 +66,23 @@ def patches(images: NDArray[np.uint8], first: int, last: int) -> F32:
 
 
 def whitening(x_NE: F32, dim: int) -> Callable[[F32], F32]:
-    """The first components of other patches, with variance 1, rows of length 1."""
+    """A whitening fitted to patches: first components, with variance 1, rows of length 1."""
     x = torch.from_numpy(x_NE)
     mean_E = x.mean(0)
     x = x - mean_E
     variance_E, axis_EE = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
     axis_ED = (axis_EE[:, -dim:] / variance_E[-dim:].sqrt()).float()
 
-    def whitened(y_NE: F32) -> F32:
+    def whiten(y_NE: F32) -> F32:
         y_ND = (torch.from_numpy(y_NE) - mean_E) @ axis_ED
         found: F32 = torch.nn.functional.normalize(y_ND, dim=1).numpy()
         return found
 
-    return whitened
+    return whiten
 
 
 def vectors(images: NDArray[np.uint8], number: int, dim: int) -> F32:
-    """So many vectors, (N, D)."""
+    """This many vectors, (N, D)."""
     change = whitening(patches(images, 0, min(SAMPLE, number)), dim)
     x_ND = np.empty((number, dim), np.float32)
     for start in range(0, number, SAMPLE):
@@ -94,8 +94,8 @@ def vectors(images: NDArray[np.uint8], number: int, dim: int) -> F32:
 # --- exact
 
 
-def exact(images: NDArray[np.uint8], chosen: argparse.Namespace) -> Iterator[Row]:
-    """Ours beside the product alone, and beside faiss."""
+def exact_rows(images: NDArray[np.uint8], chosen: argparse.Namespace) -> Iterator[Row]:
+    """Time ours against the product alone, and against faiss."""
     import faiss
 
     Q, N, D, k = chosen.queries, chosen.base, 512, 10
@@ -104,7 +104,7 @@ def exact(images: NDArray[np.uint8], chosen: argparse.Namespace) -> Iterator[Row
     base, flat = Prepared(base_BD), faiss.IndexFlatIP(D)
     flat.add(base_BD)
     ours = partial(top_k, query_QD, base, k)
-    must_agree(ours()[0], flat.search(query_QD, k)[0])
+    check_agreement(ours()[0], flat.search(query_QD, k)[0])
     for threads in chosen.threads:
         torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
@@ -122,7 +122,7 @@ def exact(images: NDArray[np.uint8], chosen: argparse.Namespace) -> Iterator[Row
 
 
 def product_alone(query_QD: F32, base_BD: F32) -> Callable[[], None]:
-    """All scores, in blocks of a size at which the product is fast, and nothing done with them."""
+    """The product alone: all scores, discarded, in blocks of a size at which it is fast."""
     query, base = torch.from_numpy(query_QD), torch.from_numpy(base_BD)
     room = torch.empty(1024, len(base))
 
@@ -133,11 +133,11 @@ def product_alone(query_QD: F32, base_BD: F32) -> Callable[[], None]:
     return multiply
 
 
-def must_agree(ours_Qk: F32, theirs_Qk: F32) -> None:
-    """The same cosines, as far as float32 can tell; rows may differ where patches are equal.
+def check_agreement(ours_Qk: F32, theirs_Qk: F32) -> None:
+    """Check for equal cosines, within float32 precision; rows may differ for equal patches.
 
     Raises:
-        ValueError: They differ, and a comparison of times would say nothing.
+        ValueError: They differ, so comparing times would be meaningless.
     """
     differ = float(np.abs(ours_Qk - theirs_Qk).max())
     if differ > 1e-5:
@@ -147,8 +147,8 @@ def must_agree(ours_Qk: F32, theirs_Qk: F32) -> None:
 # --- a million
 
 
-def million(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
-    """An index of many vectors, built and asked; what came out, as a table."""
+def million_table(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
+    """Build and query an index of many vectors; the results as a table."""
     import faiss
 
     threads, Q, k, D = max(chosen.threads), 200, 10, 256
@@ -158,12 +158,12 @@ def million(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
     query_QD, base_BD = x_ND[:Q].copy(), x_ND[Q:]
     truth_Qk = Stack([base_BD]).top_k(query_QD, k)[1]
     with tempfile.TemporaryDirectory(dir=chosen.work) as folder:
-        building, _ = timed(lambda: write(Path(folder), addition(base_BD)))
-        opening, index = timed(lambda: open_index(Path(folder)))
+        building, _ = time_call(lambda: write(Path(folder), addition(base_BD)))
+        opening, index = time_call(lambda: open_index(Path(folder)))
         index.search(query_QD[:1], k)  # warm
-        times = [timed(lambda q=q: index.search(query_QD[q : q + 1], k)) for q in range(Q)]
+        times = [time_call(lambda q=q: index.search(query_QD[q : q + 1], k)) for q in range(Q)]
         found_Qk = np.concatenate([rows for _, (_, rows) in times])
-    asked = [1000 * seconds for seconds, _ in times]
+    times_ms = [1000 * seconds for seconds, _ in times]
     recall = np.mean([len({*a} & {*b}) / k for a, b in zip(found_Qk, truth_Qk, strict=True)])
     kept = index.described["approximate"] or {}
     cells = [
@@ -171,7 +171,7 @@ def million(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
         f"{kept.get('probes')} of {kept.get('lists')}",
         f"{building:.0f} s",
         f"{opening:.1f} s",
-        f"{statistics.median(asked):.1f} ms ({min(asked):.1f} to {max(asked):.1f})",
+        f"{statistics.median(times_ms):.1f} ms ({min(times_ms):.1f} to {max(times_ms):.1f})",
         f"{recall:.3f}",
         f"{measure.peak_mib() / 1024:.1f} GiB",
     ]
@@ -179,39 +179,40 @@ def million(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
 
 
 MILLION = (
-    "| vectors | lists a query looks into | build | open | a query, median (range) "
+    "| vectors | lists searched per query | build | open | time per query, median (range) "
     "| recall@10 | peak memory |\n|---|---|---|---|---|---|---|\n"
 )
 
 
 def addition(x_ND: F32) -> Addition:
-    """The vectors as an index takes them; they have numbers for names."""
+    """The vectors in the form an index takes, with numbers as names."""
     numbers = tuple(map(str, range(len(x_ND))))
     return Addition(Vectors(x_ND, np.arange(len(x_ND)), numbers, None, ""), numbers, "", "")
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that it took, and what came out."""
+def time_call(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that the work took, and its result."""
     start = time.perf_counter()
     found = work()
     return time.perf_counter() - start, found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows and their part of docs/results.md."""
+    """Measure, print, and write the rows and their section of docs/results.md."""
     chosen = parser().parse_args(arguments)
     images = photographs()
     if chosen.images:
         with np.load(chosen.images, allow_pickle=False) as held:
             images = held["images"]
-    rows = list(exact(images, chosen)) if "exact" in chosen.cases else []
+    rows = list(exact_rows(images, chosen)) if "exact" in chosen.cases else []
     for row in rows:
         append(ROWS, row)
     parts = [markdown(rows)] if rows else []
     if "million" in chosen.cases:
-        parts.append(million(images, chosen))
-    where = chosen.images.name if chosen.images else "the two photographs of scikit-learn"
-    report = "\n".join([*parts, f"The vectors are whitened patches, 16 x 16 pixels, of {where}.\n"])
+        parts.append(million_table(images, chosen))
+    where = chosen.images.name if chosen.images else "the two photographs in scikit-learn"
+    source = f"The vectors are whitened patches, 16 x 16 pixels, from {where}.\n"
+    report = "\n".join([*parts, source])
     print(report)
     if chosen.json:
         measure.write_json(chosen.json, rows)
@@ -225,13 +226,13 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     cases = ("exact", "million")
     options.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
-    options.add_argument("--images", type=Path, metavar="FILE.npz", help="patches are of these")
+    options.add_argument("--images", type=Path, metavar="FILE.npz", help="source of the patches")
     options.add_argument("--threads", type=int, nargs="+", default=[cores()])
-    options.add_argument("--repeats", type=int, default=5, help="timed calls of each")
-    options.add_argument("--queries", type=int, default=10_000, help="of the exact case")
+    options.add_argument("--repeats", type=int, default=5, help="timed calls per variant")
+    options.add_argument("--queries", type=int, default=10_000, help="queries of the exact case")
     options.add_argument("--base", type=int, default=50_000, help="vectors of the exact case")
-    options.add_argument("--vectors", type=int, default=1_000_000, help="of the index")
-    options.add_argument("--work", type=Path, help="folder for the index, removed afterwards")
+    options.add_argument("--vectors", type=int, default=1_000_000, help="vectors of the index")
+    options.add_argument("--work", type=Path, help="folder for the temporary index")
     measure.output_options(options)
     return options
 

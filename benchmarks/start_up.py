@@ -1,9 +1,9 @@
-"""How long the command line and the package take to start: processes of their own, best of 5.
+"""Measure how long the command line and the package take to start, in separate processes.
 
     python -m benchmarks.start_up
 
-`selftaught --help` is promised in less than half a second (docs/results.md has the figures). The
-bare interpreter stands beside it: that much no Python program can be without.
+`selftaught --help` is promised to take less than half a second (docs/results.md has the figures).
+The bare interpreter is included as the minimum of any Python program. Each command runs 5 times.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ WORK = {
 
 
 def seconds(arguments: list[str]) -> list[float]:
-    """Wall-clock seconds of a process of its own, REPEATS times after one that warms caches."""
+    """Wall-clock seconds of REPEATS separate processes, after one that warms the caches."""
     taken = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()
@@ -42,7 +42,7 @@ def main() -> None:
         taken = seconds(arguments)
         lines.append(f"| `{name}` | {min(taken):.2f} s | {max(taken):.2f} s |")
     python, torch = (versions()[name] for name in ("python", "torch"))
-    place = f"Of {REPEATS} runs each; {hardware()}; python {python}, torch {torch}."
+    place = f"{REPEATS} runs each; {hardware()}; python {python}, torch {torch}."
     body = "\n".join(["## Start-up", "", *lines, "", place])
     print(body)
     publish(RESULTS, "start-up", body)

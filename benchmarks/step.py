@@ -1,22 +1,22 @@
-"""The whole SimCLR step, data included: against the bare network's, and against lightly's loop.
+"""Measure the whole SimCLR step, data included, against the bare network and lightly's loop.
 
     python -m benchmarks.step --data DIR [--cores 2] [--parts bare lightly memory] [--repeats 5]
 
 DIR holds cifar10/train.npz and imagenette_128. Every call trains for an epoch of a few steps, from
-the first image that is read to the last update; each pair takes turns.
+reading the first image to the last update; the two sides of a pair take turns.
 
 * bare: the same method, loss, optimizer and batch, on views that are ready on the device. The ratio
-  is the share of that speed which is left when views are made beside it.
+  is the share of that speed that remains when the views are made too.
 * lightly: the example of its documentation (NTXentLoss, SimCLRProjectionHead, SimCLRTransform, a
-  DataLoader with a worker a core) around our network, with our policy, batch and optimizer; it is
-  not compiled, for the example is not.
-* memory: of whole processes, see benchmarks/memory.py.
+  DataLoader with one worker per core) around our network, with our policy, batch and optimizer. It
+  is not compiled, because the example is not.
+* memory: peak memory of whole processes, see benchmarks/memory.py.
 
-With --device cuda other networks are trained, in bf16, and the rest is the same; it is also printed
-for how much of the time steps wait for views.
+With --device cuda, other networks are trained, in bf16, and the rest is the same; the script also
+prints the share of the time that steps wait for views.
 
-Rows go into docs/results.md; with --json FILE they go there, and the page is left alone unless
---publish is given too.
+Rows go into docs/results.md. With --json FILE they go to that file, and the page is left unchanged
+unless --publish is given as well.
 """
 
 import argparse
@@ -37,28 +37,31 @@ from torch.utils.data import DataLoader
 from benchmarks import measure, memory
 from benchmarks.measure import Row
 from benchmarks.rivals import Pictures, Views, as_pillow, lightly_views, one_thread
-from selftaught import assemble
-from selftaught.config import Config, with_overrides
-from selftaught.data.store import Images, open_images
-from selftaught.presets import policy_settings, preset
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.foundation.machine import Machine
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, with_overrides
+from selftaught.recipe.presets import preset
+from selftaught.recipe.view_settings import policy_settings
 from selftaught.training.training import Training
 from selftaught.views.policy import simclr_imagenet
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
 PARTS = ("bare", "lightly", "memory")
-ENDLESS = 10**6  # steps of a run that is never over
+ENDLESS = 10**6  # steps of a run that never ends
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network at work.
+    """A network and how it is trained.
 
     Attributes:
-        encoder: Its name.
+        encoder: Name of the encoder.
         size: Side of a view in pixels.
-        batch: Images a step.
-        steps: An epoch, that is, a call.
-        rival: Whether lightly's loop trains it too.
+        batch: Images per step.
+        steps: Steps per epoch, that is, per call.
+        rival: Whether lightly's loop also trains it.
     """
 
     encoder: str
@@ -71,7 +74,7 @@ class Case:
         return f"SimCLR step, {self.encoder} at {self.size} px, batch {self.batch}"
 
     def config(self, *, compiled: bool) -> Config:
-        """The recipe for small machines; at sizes of photographs with SimCLR's policy for these."""
+        """The recipe for small machines, with SimCLR's ImageNet policy above 32 px."""
         changes = preset("small") | {
             "network.encoder": self.encoder,
             "network.image_size": self.size,
@@ -99,7 +102,7 @@ CASES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows and their part of docs/results.md."""
+    """Measure, print, and write the rows and their section of docs/results.md."""
     chosen = parser().parse_args(arguments)
     measure.use_cores(chosen.cores)
     rows, notes = [], list[str]()
@@ -111,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             notes += bench.waits
     report = measure.markdown(rows)
     if "memory" in chosen.parts:
-        used = memory.measured(chosen.data)
+        used = memory.peak_rows(chosen.data)
         notes.append(memory.sentences(used))
         rows += used
     report = "\n".join([report, *notes])
@@ -120,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure.write_json(chosen.json, rows)
     if measure.publishes(chosen):
         name = f"step {chosen.device} {chosen.cores}"
-        title = f"## The whole step ({chosen.device.upper()}, {chosen.cores} cores)"
+        cores = f"{chosen.cores} core{'s' * (chosen.cores > 1)}"
+        title = f"## The whole step ({chosen.device.upper()}, {cores})"
         measure.publish(RESULTS, name, f"{title}\n\n{report}")
 
 
@@ -132,28 +136,28 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--device", choices=CASES, default="cpu")
     options.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     options.add_argument("--parts", choices=PARTS, nargs="+", default=list(PARTS))
-    options.add_argument("--encoders", nargs="+", help="those only")
+    options.add_argument("--encoders", nargs="+", help="only these encoders")
     options.add_argument("--repeats", type=int, default=5)
     measure.output_options(options)
     return options
 
 
 def images_for(case: Case, data: Path, folder: Path) -> tuple[Images, Pictures]:
-    """As many images as an epoch has: ours, and as lightly's data set takes them."""
+    """The images of an epoch: ours, and in the form that lightly's data set takes."""
     number = case.batch * case.steps
     if case.size == 32:
         with np.load(data / "cifar10/train.npz", allow_pickle=False) as arrays:
             pixels = arrays["images"][:number]
         np.savez(folder / "images.npz", images=pixels)
-        return open_images(str(folder / "images.npz"), cache=folder), list(pixels)
+        return open_images(str(folder / "images.npz"), machine=Machine(cache=folder)), list(pixels)
     files = sorted((data / "imagenette_128").resolve().glob("**/*.webp"))
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, number).astype(int)]
     (folder / "images.txt").write_text("\n".join(map(str, chosen)) + "\n")
-    return open_images(str(folder / "images.txt"), cache=folder), chosen
+    return open_images(str(folder / "images.txt"), machine=Machine(cache=folder)), chosen
 
 
 class Bench:
-    """What is measured of one case; `waits` are sentences on how long steps waited for views."""
+    """The measurements of one case; `waits` has sentences on how long steps waited for views."""
 
     def __init__(
         self, case: Case, images: Images, pictures: Pictures, chosen: argparse.Namespace
@@ -162,24 +166,25 @@ class Bench:
         self.device, self.waits = torch.device(chosen.device), list[str]()
 
     def rows(self, *, compiled: bool) -> list[Row]:
-        """Those of the parts that were asked for."""
+        """The rows of the requested parts."""
         config = self.case.config(compiled=compiled)
         how = "compiled" if compiled else "eager"
         work, rows = f"{self.case}, {how}, {self._place()}", []
         whole = Whole(self._training(config))
         if "bare" in self.chosen.parts:
             bare = Bare(self._training(config), self.case.steps)
-            pair = {"whole step, data included": whole, "bare step on ready views": bare}
+            pair = {"whole step, data included": whole, "bare step on precomputed views": bare}
             rows.append(self._compare(work, pair))
         if "lightly" in self.chosen.parts and self.case.rival:
             rival = Lightly(config, self.images, self.pictures, self.device, self.chosen.cores)
             rows.append(self._compare(work, {"selftaught": whole, "lightly's example loop": rival}))
-        if rows and self.device.type == "cuda":  # on a CPU, making views costs what waiting would
-            self.waits.append(f"* {work}: {whole.waiting:.1%} of the time waits for views.")
+        if rows and self.device.type == "cuda":  # on a CPU, making views slows the step instead
+            share = f"{whole.waiting_share:.1%}"
+            self.waits.append(f"* {work}: steps wait for views {share} of the time.")
         return rows
 
     def _training(self, config: Config) -> Training:
-        return assemble.training(config, self.images, self.device, self.chosen.cores)
+        return build.training_for(config, self.images, Machine(str(self.device), self.chosen.cores))
 
     def _place(self) -> str:
         if self.device.type == "cuda":
@@ -198,24 +203,24 @@ class Bench:
 
 
 class Whole:
-    """An epoch as a run trains it, from reading images on."""
+    """An epoch as in a run, reading the images included."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self.calls: list[tuple[float, float]] = []  # seconds waited, seconds in all
+        self.calls: list[tuple[float, float]] = []  # seconds waited, seconds in total
         self.waited = 0.0
 
     def __call__(self) -> None:
         """Train for an epoch."""
         start, self.waited = time.perf_counter(), 0.0
         with closing(self.training.batches()) as batches:
-            for batch in self._noting(batches):
+            for batch in self._time_batches(batches):
                 self.training.take(batch)
         self.training.synchronise()
         self.calls.append((self.waited, time.perf_counter() - start))
 
-    def _noting(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches; the time until each is there is added up."""
+    def _time_batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Pass the batches on, and add up the time spent waiting for them."""
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -225,14 +230,14 @@ class Whole:
             yield batch
 
     @property
-    def waiting(self) -> float:
-        """The share of the time in which the host waited for a batch, without the first call."""
+    def waiting_share(self) -> float:
+        """Share of the time that the host waited for a batch, without the first call."""
         waited, seconds = map(sum, zip(*self.calls[1:], strict=True))
         return waited / seconds
 
 
 class Bare:
-    """The same steps on one batch that is ready."""
+    """The same steps on one precomputed batch."""
 
     def __init__(self, training: Training, steps: int) -> None:
         self.training, self.steps = training, steps
@@ -240,21 +245,21 @@ class Bare:
             self.ready = next(batches)
 
     def __call__(self) -> None:
-        """Train as many steps as an epoch has."""
+        """Train for as many steps as an epoch has."""
         for _ in range(self.steps):
             self.training.take(self.ready)
         self.training.synchronise()
 
 
 class Lightly:
-    """docs.lightly.ai, "SimCLR", the PyTorch example: its loop, around our network."""
+    """The loop of the PyTorch example of "SimCLR" in docs.lightly.ai, around our network."""
 
     def __init__(
         self, config: Config, images: Images, pictures: Pictures, device: torch.device, cores: int
     ) -> None:
         from lightly.loss import NTXentLoss
 
-        (spec,) = assemble.view_specs(config)
+        (spec,) = build.view_specs(config)
         workers = cores if cores > 1 else 0
         self.device = device
         self.model = LightlySimCLR(config, images).to(device)
@@ -286,13 +291,13 @@ class Lightly:
 
 
 class LightlySimCLR(nn.Module):
-    """A backbone and lightly's projection head, of the sizes that ours has."""
+    """A backbone and lightly's projection head, with the sizes of ours."""
 
     def __init__(self, config: Config, images: Images) -> None:
         from lightly.models.modules import SimCLRProjectionHead
 
         super().__init__()
-        self.backbone = assemble.encoder(config, images)
+        self.backbone = build.encoder_for(config, images)
         options, dim = config.options, self.backbone.dim
         self.projection_head = SimCLRProjectionHead(
             dim, options["hidden"] or dim, options["projection"]

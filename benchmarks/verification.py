@@ -1,15 +1,15 @@
-"""Spatial verification: warps of photographs found among outliers, and speeds, beside OpenCV.
+"""Measure spatial verification against OpenCV: warps found among wrong matches, and speed.
 
     python -m benchmarks.verification [--warps 500] [--corridor DIR] [--json FILE]
 
-Crops of the two photographs that scikit-learn ships (240 x 320) are warped by a scale from 0.6 to
-1.6, a turn up to 45 degrees and a shear up to 0.2, and their brightness changes; of the matches a
-share is replaced by random ones. A warp is found where no corner is more than 3 px off. The rival
-gets the same matches: OpenCV's RANSAC for an affine transform, at the same tolerance.
+Crops of the two photographs in scikit-learn (240 x 320) are warped by a scale from 0.6 to 1.6, a
+rotation up to 45 degrees and a shear up to 0.2, and their brightness changes. A share of the
+matches is replaced by random ones. A warp counts as found if no corner is more than 3 px off. The
+rival gets the same matches: OpenCV's RANSAC for an affine transform, with the same tolerance.
 
-DIR holds vpr_corridor as `unpack.py` lays it out: queries and references along one corridor. Each
-query's references are ranked by words, then re-ranked; a reference within the published truth is
-right.
+DIR holds vpr_corridor as `unpack.py` unpacks it: queries and references along one corridor. For
+each query the references are ranked by visual words, then re-ranked; a reference within the
+published ground truth is correct.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import measure
-from selftaught.search.local import Features, Local, sift
-from selftaught.search.verify import RATIO, Verifier, explained, matched, verify
-from selftaught.search.words import Words
+from selftaught.retrieval.local_features import Features, Local, sift
+from selftaught.retrieval.verify import RATIO, Verifier, explained, matched, verify
+from selftaught.retrieval.visual_words import Words
 from tests.support.photographs import photograph, photographs
 from tests.support.warps import miss, warped
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
-SHARES = (0.3, 0.6, 0.8)  # of matches that are wrong
+SHARES = (0.3, 0.6, 0.8)  # shares of wrong matches
 
 Found = NDArray[np.float64] | None
 
@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def page(found: dict[str, Any], count: int) -> str:
-    """What docs/results.md says."""
+    """The section of docs/results.md."""
     speed = found["speed"]
     lines = [
-        "## Spatial verification",
-        f"{found['hardware']}. {count} warps of photographs; a share of the matches is wrong.\n",
-        "| wrong matches | found within 3 px: ours | OpenCV's RANSAC | median miss: ours | its |",
+        "## Spatial verification\n",
+        f"{found['hardware']}. {count} warped photographs; a share of the matches is wrong.\n",
+        "| wrong matches | found within 3 px: ours | OpenCV's RANSAC | median error: ours | its |",
         "|---|---|---|---|---|",
     ]
     for row in found["warps"]:
@@ -69,9 +69,9 @@ def page(found: dict[str, Any], count: int) -> str:
         lines.append(f"| {row['share of outliers']:.0%} | {' | '.join(cells)} |")
     image, same, other = (speed[f"ms to {name}"] for name in ("sift", "verify", "verify another"))
     lines += [
-        f"\nAn image of {speed['keypoints']:,} keypoints takes {image:.0f} ms, a pair of one scene "
-        f"{same:.0f} ms, of two {other:.0f} ms.",
-        "\n`python -m benchmarks.verification` measures it anew.",
+        f"\nAn image with {speed['keypoints']:,} keypoints takes {image:.0f} ms, a pair of images "
+        f"{same:.0f} ms if they show the same scene, and {other:.0f} ms if not.",
+        "\nReproduce with `python -m benchmarks.verification`.",
     ]
     return "\n".join(lines)
 
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     options.add_argument("--warps", type=int, default=500)
-    options.add_argument("--corridor", type=Path, help="vpr_corridor, unpacked")
+    options.add_argument("--corridor", type=Path, help="folder of the unpacked vpr_corridor")
     measure.output_options(options)
     return options
 
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def speeds() -> dict[str, float]:
-    """Of SIFT and of verification, with about 1,000 keypoints an image."""
+    """Speeds of SIFT and of verification, with about 1,000 keypoints per image."""
     rng = np.random.default_rng(0)
     china = photographs()[0]
     one, alike = sift(china), sift(warped(china, rng).image_HWC)
@@ -108,14 +108,14 @@ def speeds() -> dict[str, float]:
         "keypoints of the other": len(alike),
         "matches": len(pairs),
         "keypoints/s": len(one) / seconds["sift"],
-        "pairs/s alike": 1 / seconds["verify"],
+        "pairs/s of the same photograph": 1 / seconds["verify"],
         "pairs/s of different photographs": 1 / seconds["verify another"],
         **{f"ms to {name}": 1000 * value for name, value in seconds.items()},
     }
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
-    """Of one call, after two to warm up."""
+    """Median seconds of one call, after two warm-up calls."""
     seconds = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -128,7 +128,7 @@ def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
 
 
 def warps(count: int, share: float) -> dict[str, Any]:
-    """How many of so many warps are found with this share of outliers, and how exactly."""
+    """How many of `count` warps are found with this share of outliers, and how exactly."""
     rng = np.random.default_rng(0)
     misses: dict[str, list[float]] = {"selftaught": [], "OpenCV's RANSAC": []}
     for k in range(count):
@@ -142,7 +142,7 @@ def warps(count: int, share: float) -> dict[str, Any]:
         pairs[wrong, 1] = rng.integers(0, len(other), len(wrong))
         answers = {
             "selftaught": explained(original, other, pairs).transform_23,
-            "OpenCV's RANSAC": opencv(original, other, pairs),
+            "OpenCV's RANSAC": opencv_transform(original, other, pairs),
         }
         for name, answer in answers.items():
             off = np.inf if answer is None else miss(image, answer, warp.truth_23)
@@ -153,8 +153,8 @@ def warps(count: int, share: float) -> dict[str, Any]:
     }
 
 
-def opencv(one: Local, other: Local, pairs_M2: NDArray[np.int64]) -> Found:
-    """An affine transform by random samples of three matches, refined to its inliers."""
+def opencv_transform(one: Local, other: Local, pairs_M2: NDArray[np.int64]) -> Found:
+    """An affine transform from random samples of three matches, refined on its inliers."""
     if len(pairs_M2) < 3:
         return None
     z, y = one.xy_N2[pairs_M2[:, 0]], other.xy_N2[pairs_M2[:, 1]]
@@ -163,7 +163,7 @@ def opencv(one: Local, other: Local, pairs_M2: NDArray[np.int64]) -> Found:
 
 
 def summary(miss_n: NDArray[np.float64]) -> dict[str, float]:
-    """Share within 3 px, and the median."""
+    """Share of misses within 3 px, and the median miss."""
     return {"within 3 px": float((miss_n <= 3).mean()), "median px": float(np.median(miss_n))}
 
 
@@ -171,7 +171,7 @@ def summary(miss_n: NDArray[np.float64]) -> dict[str, float]:
 
 
 def corridor(folder: Path) -> dict[str, float]:
-    """Mean average precision and the share of queries with a right one first."""
+    """Mean average precision, and the share of queries whose first result is correct."""
     queries, references = (sorted((folder / name).glob("*.jpg")) for name in ("query", "ref"))
     right: dict[int, set[int]] = {}
     with (folder / "ground_truth.csv").open() as file:
@@ -189,7 +189,7 @@ def corridor(folder: Path) -> dict[str, float]:
         order = np.argsort(-words.rank(asked[q]), kind="stable")
         before.append(precision(order, right[q]))
         after.append(precision(verifier(q, order), right[q]))
-    names = ("mAP", "first right")
+    names = ("mAP", "first correct")
     figures = zip((before, after), ("words", "verified"), strict=True)
     return {
         "queries": len(right),
@@ -203,7 +203,7 @@ def corridor(folder: Path) -> dict[str, float]:
 
 
 def precision(order_n: NDArray[np.int64], right: set[int]) -> tuple[float, float]:
-    """Average precision, and 1 where the first is right."""
+    """Average precision, and 1 if the first result is correct."""
     hit_n = np.isin(order_n, list(right))
     at_n = np.cumsum(hit_n) / np.arange(1, len(hit_n) + 1)
     return float(at_n[hit_n].mean()), float(hit_n[0])

@@ -1,17 +1,18 @@
-"""Views: images a second, ours against lightly, torchvision v2, kornia and albumentations.
+"""Measure views in images per second, against lightly, torchvision v2, kornia and albumentations.
 
     python -m benchmarks.views --data DIR [--cores 1] [--cases 32 96 224] [--repeats 5]
 
-DIR holds cifar10/train.npz (images uint8 NHWC) and coco256_voc (its photographs, JPEG). An image is
-two views of SimCLR's ImageNet policy: crop, flip, jitter (p 0.8, s 1.0), grey 0.2, normalise; at 96
-and 224 px also blur 0.5. Ours are batches as training takes them, from reading and drawing on; what
-the rivals do is in benchmarks/rivals.py. The process, with its workers, keeps to so many cores;
-each pair takes turns, with as many images for each as it makes in about --seconds. On several cores
-a worker's batches are a quarter as large, so that all workers have some.
+DIR holds cifar10/train.npz (images uint8 NHWC) and coco256_voc (its photographs, JPEG). Each image
+gives two views of SimCLR's ImageNet policy: crop, flip, jitter (p 0.8, s 1.0), grey 0.2, normalise;
+at 96 and 224 px also blur 0.5. Ours are batches as training takes them, reading and drawing
+included; benchmarks/rivals.py has the rivals. The process and its workers are confined to --cores
+cores. The two sides of a pair take turns, each with as many images as it makes views of in about
+--seconds. On several cores a worker's batches are a quarter as large, so that all workers get some.
 
-Rows and a plot go into docs/; with --json FILE rows go there, and docs/ is left alone unless
---publish is given too. Views of 32 px come from arrays; of 96 and 224 px from JPEG files, decoded
-each time, and from decoded pixels in memory (our store; arrays for the others).
+Rows and a plot go into docs/. With --json FILE the rows go to that file, and docs/ is left
+unchanged unless --publish is given as well. Views of 32 px come from arrays; views of 96 and 224 px
+come from JPEG files, decoded each time, and from decoded pixels in memory (our store; arrays for
+the others).
 
 Shapes:  B images of a batch; S side of a view.
 """
@@ -31,8 +32,10 @@ from benchmarks import measure
 from benchmarks.measure import Row
 from benchmarks.rivals import Make, Pictures, as_pillow, rivals
 from selftaught.data.batch import Progress
-from selftaught.data.batches import Feed
-from selftaught.data.store import Images, open_images
+from selftaught.data.feed import Feed
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.foundation.machine import Machine
 from selftaught.views.policy import Blur, Policy, ViewSpec, simclr_imagenet
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -47,11 +50,11 @@ class Case:
 
     Attributes:
         size: S.
-        source: What the images are read from.
-        images: Ours.
-        pictures: The same images, as the rivals take them.
+        source: Where the images are read from.
+        images: Our images.
+        pictures: The same images, in the form that the rivals take.
         batch: B.
-        cores: Those that may be used.
+        cores: Number of usable cores.
     """
 
     size: int
@@ -63,7 +66,7 @@ class Case:
 
     @property
     def policy(self) -> Policy:
-        """SimCLR's; without blur at 32 px, as its authors do (Chen et al. 2020, appendix B.9)."""
+        """SimCLR's policy; without blur at 32 px, as in the paper (Chen et al. 2020, app. B.9)."""
         policy = simclr_imagenet()
         if self.size > 32:
             return policy
@@ -73,12 +76,12 @@ class Case:
 
     @property
     def ours(self) -> Make:
-        """Our views."""
+        """Our maker of views."""
         return Ours(self)
 
     @property
     def rivals(self) -> dict[str, Make]:
-        """Everyone else's."""
+        """The other libraries' makers of views, by name."""
         return rivals(self.pictures, self.policy, self.size, batch=self.batch, cores=self.cores)
 
     def __str__(self) -> str:
@@ -87,7 +90,7 @@ class Case:
 
 
 class Ours:
-    """Batches of the feed, as a step takes them; every call goes on with the next epoch."""
+    """Batches of the feed, as a step takes them; every call continues with the next epoch."""
 
     def __init__(self, case: Case) -> None:
         self.feed = Feed(
@@ -102,7 +105,7 @@ class Ours:
     def __call__(self, n: int) -> None:
         """Make two views of each of about n images."""
         left, whole = max(1, round(n / self.feed.batch_size)), self.feed.steps_per_epoch
-        while left:  # the end of an epoch is asked for, so that no thread works for nothing
+        while left:  # only the end of an epoch, so that threads make no unused batches
             steps = min(left, whole)
             made = self.feed.epoch(None, Progress(self.epoch, 0, whole), skip=whole - steps)
             with closing(made) as batches:
@@ -112,12 +115,12 @@ class Ours:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the rows, their part of docs/results.md and the plot."""
+    """Measure, print, and write the rows, their section of docs/results.md and the plot."""
     chosen = parser().parse_args(arguments)
     measure.use_cores(chosen.cores)
     with tempfile.TemporaryDirectory() as cache:
-        rows = [row for case in cases(chosen, Path(cache)) for row in compared(case, chosen)]
-        rows += in_their_own_ways(chosen, Path(cache))
+        rows = [row for case in cases(chosen, Path(cache)) for row in comparisons(case, chosen)]
+        rows += store_against_files(chosen, Path(cache))
     print(measure.markdown(rows))
     if chosen.json:
         measure.write_json(chosen.json, rows)
@@ -132,14 +135,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--cores", type=int, default=1)
     options.add_argument("--cases", type=int, nargs="+", default=[32, 96, 224])
-    options.add_argument("--seconds", type=float, default=1.0, help="a call shall take")
+    options.add_argument("--seconds", type=float, default=1.0, help="target duration of a call")
     options.add_argument("--repeats", type=int, default=5)
     measure.output_options(options)
     return options
 
 
 def cases(chosen: argparse.Namespace, cache: Path) -> Iterator[Case]:
-    """What is to be measured, one after the other."""
+    """The cases to measure, in order."""
     for size in chosen.cases:
         yield from (
             [from_arrays(chosen, size, cache)]
@@ -149,18 +152,18 @@ def cases(chosen: argparse.Namespace, cache: Path) -> Iterator[Case]:
 
 
 def from_arrays(chosen: argparse.Namespace, size: int, cache: Path) -> Case:
-    """CIFAR-10."""
+    """A case of CIFAR-10's arrays."""
     path = chosen.data / "cifar10/train.npz"
-    images = open_images(str(path), cache=cache)
+    images = open_images(str(path), machine=Machine(cache=cache))
     assert images.checked.source.array is not None
     return Case(size, "arrays", images, list(images.checked.source.array), 256, chosen.cores)
 
 
 def from_files(chosen: argparse.Namespace, size: int, source: str, cache: Path) -> Case:
-    """Photographs of about 640 x 480."""
+    """A case of photographs of about 640 x 480."""
     folder = chosen.data / "coco256_voc/JPEGImages"
     form = "encoded" if source == JPEG else "memory"
-    images = open_images(str(folder), cache=cache, form=form)
+    images = open_images(str(folder), machine=Machine(cache=cache), form=form)
     files: list[Path] = [folder / name for name in images.checked.source.names]
     pictures: Pictures = files
     if source == DECODED:
@@ -168,30 +171,30 @@ def from_files(chosen: argparse.Namespace, size: int, source: str, cache: Path) 
     return Case(size, source, images, pictures, 32, chosen.cores)
 
 
-def compared(case: Case, chosen: argparse.Namespace) -> list[Row]:
-    """Ours against each rival."""
+def comparisons(case: Case, chosen: argparse.Namespace) -> list[Row]:
+    """Time ours against each rival."""
     ours = case.ours
     return [
-        row_of(str(case), case.batch, {OURS: ours, name: rival}, chosen)
+        timed_row(str(case), case.batch, {OURS: ours, name: rival}, chosen)
         for name, rival in case.rivals.items()
     ]
 
 
-def in_their_own_ways(chosen: argparse.Namespace, cache: Path) -> list[Row]:
-    """Ours from the store against lightly from files: lightly has no store."""
+def store_against_files(chosen: argparse.Namespace, cache: Path) -> list[Row]:
+    """Time ours from the store against lightly from files, as lightly has no store."""
     rows = []
     for size in chosen.cases:
         if size > 32:
             stored, files = (from_files(chosen, size, source, cache) for source in (DECODED, JPEG))
             work = f"{stored}; lightly from {JPEG}"
             pair = {OURS: stored.ours, LIGHTLY: files.rivals[LIGHTLY]}
-            rows.append(row_of(work, stored.batch, pair, chosen))
+            rows.append(timed_row(work, stored.batch, pair, chosen))
     return rows
 
 
-def row_of(work: str, batch: int, makers: dict[str, Make], chosen: argparse.Namespace) -> Row:
-    """Two makers in turns, each with as many images as take it about --seconds."""
-    number = {name: affordable(make, chosen.seconds, batch) for name, make in makers.items()}
+def timed_row(work: str, batch: int, makers: dict[str, Make], chosen: argparse.Namespace) -> Row:
+    """Time two makers in turns, each on as many images as it handles in about --seconds."""
+    number = {name: image_count(make, chosen.seconds, batch) for name, make in makers.items()}
     return measure.compare(
         work,
         {name: partial(make, number[name]) for name, make in makers.items()},
@@ -202,8 +205,8 @@ def row_of(work: str, batch: int, makers: dict[str, Make], chosen: argparse.Name
     )
 
 
-def affordable(make: Make, seconds: float, batch: int) -> int:
-    """Images that it makes views of in about so many seconds: whole batches, one at least."""
+def image_count(make: Make, seconds: float, batch: int) -> int:
+    """Images that a maker handles in about this many seconds: at least one, whole batches."""
     make(batch)  # compilation, workers
     number = batch
     while (taken := _seconds(make, number)) < seconds / 4:
@@ -218,16 +221,16 @@ def _seconds(make: Make, number: int) -> float:
 
 
 def publish(rows: Sequence[Row], cores: int) -> None:
-    """The part of docs/results.md, with its plot."""
+    """Write the section of docs/results.md and its plot."""
     name = f"views_{cores}_core{'s' * (cores > 1)}.svg"
     plot(rows, DOCS / name)
     title = f"## Views ({cores} core{'s' * (cores > 1)})"
-    body = f"{title}\n\n![Images a second by library]({name})\n\n{measure.markdown(rows)}"
+    body = f"{title}\n\n![Images per second by library]({name})\n\n{measure.markdown(rows)}"
     measure.publish(DOCS / "results.md", f"views {cores}", body)
 
 
 def rates(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Images a second of each library, by work; ours is the median over its rivals."""
+    """Images per second of each library, by work; ours is the median over its rivals."""
     found: dict[str, dict[str, float]] = {}
     for work in dict.fromkeys(row.work for row in rows):
         own = [row for row in rows if row.work == work]
@@ -237,7 +240,7 @@ def rates(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Bars on a logarithmic axis, a panel a work."""
+    """Draw bars on a logarithmic axis, one panel per work."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -263,7 +266,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.1)
-    axes[-1, 0].set_xlabel("images a second, two views each (logarithmic)")
+    axes[-1, 0].set_xlabel("images per second, two views each (logarithmic)")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 

@@ -6,8 +6,6 @@
 """
 
 import os
-import sys
-from types import ModuleType
 
 from selftaught.api import (
     assign,
@@ -22,12 +20,11 @@ from selftaught.api import (
     index,
     info,
     load,
-    methods,
     pretrain,
+    preview,
     report,
     resume,
     search,
-    views,
 )
 
 # torch's threads would spin for long while they wait, and so keep cores from the data threads: on
@@ -53,21 +50,9 @@ __all__ = [
     "index",
     "info",
     "load",
-    "methods",
     "pretrain",
+    "preview",
     "report",
     "resume",
     "search",
-    "views",
 ]
-
-
-class _Package(ModuleType):
-    """Keeps the functions: importing `selftaught.views` would put the module in their place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in __all__ and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,6 +1,6 @@
 """The commands as Python functions of the same names, with the same options and defaults.
 
-`import` is a word of Python's own: its function is `import_`.
+`import` is a Python keyword: its function is `import_`.
 
 `selftaught.pretrain("photos", out="run", epochs=100)` is `selftaught pretrain photos --out run
 --epochs 100`. Nothing heavy is imported before a function is called.
@@ -17,8 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import evaluate_options, group_options, options, ranges
 from selftaught.errors import ConfigError, nearest
+from selftaught.foundation.typed_values import checked_value
+from selftaught.options import about, exchange, judge, ranges, train, use
+from selftaught.options.shared import is_positional
 
 if TYPE_CHECKING:
     from selftaught.encoders.encoder import Encoder
@@ -90,32 +92,36 @@ class Command:
         return inspect.Signature(sorted(required + optional, key=lambda p: p.kind))
 
 
-COMMANDS = {
-    "demo": Command(options.Demo, "selftaught.demo:demo"),
-    "check": Command(options.Check, "selftaught.commands:check"),
-    "views": Command(options.Views, "selftaught.commands:views"),
-    "pretrain": Command(options.Pretrain, "selftaught.pretrain:pretrain"),
-    "resume": Command(options.Resume, "selftaught.pretrain:resume"),
-    "evaluate": Command(evaluate_options.Evaluate, "selftaught.evaluating:evaluate"),
-    "embed": Command(options.Embed, "selftaught.commands:embed"),
-    "cluster": Command(group_options.Cluster, "selftaught.grouping:cluster"),
-    "classify": Command(group_options.Classify, "selftaught.classifying:classify"),
-    "assign": Command(group_options.Assign, "selftaught.classifying:assign"),
-    "index": Command(group_options.Index, "selftaught.indexing:index"),
-    "search": Command(group_options.Search, "selftaught.finding:search"),
-    "report": Command(options.Report, "selftaught.commands:report"),
-    "export": Command(options.Export, "selftaught.commands:export"),
-    "import": Command(options.Import, "selftaught.commands:import_"),
-    "info": Command(options.Info, "selftaught.commands:info"),
-    "methods": Command(options.Methods, "selftaught.commands:methods"),
-}
+_COMMANDS = "selftaught.commands"
 
-demo, check, views = COMMANDS["demo"], COMMANDS["check"], COMMANDS["views"]
-pretrain, resume, evaluate = COMMANDS["pretrain"], COMMANDS["resume"], COMMANDS["evaluate"]
-embed, report, export = COMMANDS["embed"], COMMANDS["report"], COMMANDS["export"]
-cluster, classify, assign = COMMANDS["cluster"], COMMANDS["classify"], COMMANDS["assign"]
-index, search = COMMANDS["index"], COMMANDS["search"]
-import_, info, methods = COMMANDS["import"], COMMANDS["info"], COMMANDS["methods"]
+COMMANDS = {
+    "check": Command(train.Check, f"{_COMMANDS}.check:check"),
+    "preview": Command(train.Preview, f"{_COMMANDS}.preview:preview"),
+    "pretrain": Command(train.Pretrain, f"{_COMMANDS}.pretrain:pretrain"),
+    "resume": Command(train.Resume, f"{_COMMANDS}.pretrain:resume"),
+    "evaluate": Command(judge.Evaluate, f"{_COMMANDS}.evaluate:evaluate"),
+    "report": Command(judge.Report, f"{_COMMANDS}.report:report"),
+    "embed": Command(use.Embed, f"{_COMMANDS}.embed:embed"),
+    "cluster": Command(use.Cluster, f"{_COMMANDS}.cluster:cluster"),
+    "assign": Command(use.Assign, f"{_COMMANDS}.assign:assign"),
+    "classify": Command(use.Classify, f"{_COMMANDS}.classify:classify"),
+    "index": Command(use.Index, f"{_COMMANDS}.index:index"),
+    "search": Command(use.Search, f"{_COMMANDS}.search:search"),
+    "export": Command(exchange.Export, f"{_COMMANDS}.export:export"),
+    "import": Command(exchange.Import, f"{_COMMANDS}.import_:import_"),
+    "demo": Command(about.Demo, f"{_COMMANDS}.demo:demo"),
+    "info": Command(about.Info, f"{_COMMANDS}.info:info"),
+    "methods": Command(about.Methods, f"{_COMMANDS}.info:methods"),
+}
+"""Every command by its name; `methods` is for the command line alone."""
+
+check, preview = COMMANDS["check"], COMMANDS["preview"]
+pretrain, resume = COMMANDS["pretrain"], COMMANDS["resume"]
+evaluate, report = COMMANDS["evaluate"], COMMANDS["report"]
+embed, cluster, assign = COMMANDS["embed"], COMMANDS["cluster"], COMMANDS["assign"]
+classify, index, search = COMMANDS["classify"], COMMANDS["index"], COMMANDS["search"]
+export, import_ = COMMANDS["export"], COMMANDS["import"]
+demo, info = COMMANDS["demo"], COMMANDS["info"]
 
 
 def load(run: str | Path) -> "Encoder":
@@ -132,15 +138,12 @@ def load(run: str | Path) -> "Encoder":
 
 
 def positionals(cls: type[Any]) -> list[str]:
-    """The options of a command that are given without their name, in their order."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return [f.name for f in dataclasses.fields(cls) if "Positional" in str(hints[f.name])]
+    """The options of a command that are given without their names, in order."""
+    return [f.name for f in dataclasses.fields(cls) if is_positional(cls, f.name)]
 
 
 def _as_declared(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
     """The values as the options declare them; `_plain` says what is taken besides."""
-    from selftaught.config import checked_value
-
     hints = typing.get_type_hints(cls)
     return {
         name: checked_value(hints[name], _plain(hints[name], v), name) for name, v in given.items()

@@ -1,4 +1,4 @@
-"""The command line: parsing and printing only. Every command is a function of api.py."""
+"""The command line: parsing and printing only. Every command is a function of `api`."""
 
 import contextlib
 import dataclasses
@@ -12,10 +12,14 @@ from typing import Any
 
 from selftaught.api import COMMANDS, Command, positionals
 from selftaught.errors import ConfigError, StopRun, UserError, nearest
+from selftaught.options.help_pages import help_page, overview
 
 DONE, BUG, USER, STOPPED = 0, 1, 2, 3
 """Exit codes: done, a bug (with its traceback), the user's input, stopped with the work saved."""
 
+
+_FORMER_NAMES = {"views": "preview"}
+"""Commands that have been renamed; the old name still works."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     """One command, or what is said about all of them."""
     if name in ("-h", "--help"):
-        _print(overview())
+        _print(overview({name: command.options for name, command in COMMANDS.items()}))
     elif name == "--version":
         _print(_version())
     else:
@@ -79,41 +83,38 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """
     import tyro
 
+    name = _FORMER_NAMES.get(name, name)
     command = _command(name)
+    if _asks_for_help(arguments):
+        _print(help_page(name, command.options))
+        raise SystemExit(DONE)
     _refuse_unknown(name, command, arguments)
-    complaint, answer = io.StringIO(), io.StringIO()
+    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(answer):
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
             return tyro.cli(
                 command.options,
                 prog=f"selftaught {name}",
                 args=list(arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-    except SystemExit as stop:
-        if not stop.code:
-            _print(_without_none(answer.getvalue()).removesuffix("\n"))
-            raise
+    except SystemExit:
         words = complaint.getvalue()
-        gist = _needs(name, command) if "Missing from" in words else _gist(words)
+        gist = _needs(command) if "Missing from" in words else _gist(words)
         raise ConfigError(gist, f"see selftaught {name} --help") from None
 
 
-def overview() -> str:
-    """What `selftaught --help` prints: the commands, a line each."""
-    lines = [f"  {name:<10} {_summary(command)}" for name, command in COMMANDS.items()]
-    head = "selftaught: from a folder of unlabelled images to an encoder, and whether it worked."
-    return "\n".join([head, "", *lines, "", "selftaught COMMAND --help says more."])
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether --help is among the options; what follows `--` is not an option."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--help" in options or "-h" in options
 
 
 def _command(name: str) -> Command:
+    name = _FORMER_NAMES.get(name, name)
     if name not in COMMANDS:
         raise ConfigError(f"there is no command {name!r}", nearest(name, COMMANDS))
     return COMMANDS[name]
-
-
-def _summary(command: Command) -> str:
-    return (command.options.__doc__ or "").splitlines()[0]
 
 
 def _refuse_unknown(name: str, command: Command, arguments: Sequence[str]) -> None:
@@ -133,14 +134,14 @@ def _flags(command: Command) -> set[str]:
     return {("no-" if f.default is True else "") + f.name.replace("_", "-") for f in fields}
 
 
-def _needs(name: str, command: Command) -> str:
-    """What must be given, of which something is missing."""
+def _needs(command: Command) -> str:
+    """What is missing, as all that must be given."""
     required = [
         f.name for f in dataclasses.fields(command.options) if f.default is dataclasses.MISSING
     ]
     places = positionals(command.options)
     written = [n.upper() if n in places else f"--{n.replace('_', '-')}" for n in required]
-    return f"selftaught {name} needs {' and '.join(sorted(written, key=lambda w: w[0] == '-'))}"
+    return f"missing argument: {' and '.join(written)} must be given"
 
 
 def _gist(complaint: str) -> str:
@@ -150,15 +151,8 @@ def _gist(complaint: str) -> str:
     words = " ".join(lines[1:])
     for end in (". Got errors", "Got errors:", "Argument helptext", "For full helptext"):
         words = words.partition(end)[0]
-    return _one_line(_without_none(words)).rstrip(" .:") or "the arguments cannot be read"
-
-
-def _without_none(text: str) -> str:
-    """Help that does not speak of None: an option that is not given is simply not there."""
-    text = re.sub(r"\{None\}\|(\w+)", r"\1       ", text)
-    text = re.sub(r"\{None,([^}]*)\}", r"{\1}     ", text)
-    text = re.sub(r"\s*\(default:\s+(None|'')\)", "", text)
-    return "\n".join(line.rstrip() for line in text.split("\n"))
+    words = re.sub(r"\{None\}\|", "", words)  # an option that is not given
+    return _one_line(words).rstrip(" .:") or "the arguments cannot be read"
 
 
 def _one_line(text: str) -> str:

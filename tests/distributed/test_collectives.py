@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selftaught import distributed
-from selftaught.distributed import rank, world
 from selftaught.errors import UserError
+from selftaught.foundation import distributed
+from selftaught.foundation.distributed import rank, world
 from selftaught.methods.simclr import nt_xent
 from tests.support import gloo
 

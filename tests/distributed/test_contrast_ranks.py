@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from selftaught import contrast
-from selftaught.distributed import all_reduce_mean_, rank, world
+from selftaught.foundation.distributed import all_reduce_mean_, rank, world
 from selftaught.methods.simclr import nt_xent
+from selftaught.pairwise import contrast
 from tests.support import gloo
 
 IMAGES, D = 780, 6  # 2, 3 and 4 processes divide it, and their parts end within tiles

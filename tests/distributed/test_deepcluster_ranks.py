@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from selftaught import assemble, distributed
-from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings, ViewSettings
+from selftaught.data.open_images import DataSettings
+from selftaught.foundation import distributed
+from selftaught.foundation.machine import Machine
 from selftaught.methods.deepcluster import DeepCluster
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, LoopSettings, NetworkSettings, ViewSettings
 from tests.support import gloo
 from tests.support.sets import array_set
 
@@ -44,7 +47,7 @@ def trained(folder: Path, sampling: str) -> Outcome:
         options={"k": 5, "sampling": sampling},
     )
     images = array_set(folder, IMAGES)
-    made = assemble.training(assemble.complete(config), images, torch.device("cpu"), threads=1)
+    made = build.training_for(build.complete_options(config), images, Machine(threads=1))
     method, labels, losses, rows = made.method, [], [], torch.empty(0)
     assert isinstance(method, DeepCluster)
     while not made.done:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from selftaught.distributed import rank
-from selftaught.encoders.encoder import EncoderConfig, build
-from selftaught.features import features
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
+from selftaught.foundation.distributed import rank
+from selftaught.foundation.machine import Machine
+from selftaught.vectors.features import features
 from tests.support import gloo
 from tests.support.sets import array_set
 
@@ -20,7 +21,9 @@ def close(a: NDArray, b: NDArray) -> bool:
 
 
 def computed(folder: Path, cache: Path | None) -> NDArray[np.float32]:
-    return features(build(CONFIG), array_set(folder, 10), batch_size=2, cache=cache)
+    return features(
+        build_encoder(CONFIG), array_set(folder, 10), batch_size=2, machine=Machine(cache=cache)
+    )
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from selftaught.clustering import nearest
+from selftaught.clustering import nearest_centroid
 from selftaught.clustering.kmeans import Clustering, kmeans
 from tests.support import gloo
 
@@ -74,15 +74,15 @@ def all_clustered() -> dict[str, Clustering]:
 
 def mapped(path: Path) -> tuple[Clustering, int]:
     """The clusters of a memory map, nothing of which is kept, and how many rows were read."""
-    seen, read = set(), nearest.Vectors.exact
+    seen, read = set(), nearest_centroid.Vectors.exact
 
-    def watched(self: nearest.Vectors, rows: Any) -> torch.Tensor:
+    def watched(self: nearest_centroid.Vectors, rows: Any) -> torch.Tensor:
         seen.update(range(rows.start, rows.stop) if isinstance(rows, slice) else ())
         return read(self, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest, "_HELD", 0)
-        patch.setattr(nearest.Vectors, "exact", watched)
+        patch.setattr(nearest_centroid, "_HELD", 0)
+        patch.setattr(nearest_centroid.Vectors, "exact", watched)
         return kmeans(np.load(path, mmap_mode="r"), 12, seed=0), len(seen)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selftaught import distributed
-from selftaught.distributed import world
+from selftaught.foundation import distributed
+from selftaught.foundation.distributed import world
 from selftaught.training import micro_batches
 from tests.distributed.test_simclr_ranks import (
     IMAGES,

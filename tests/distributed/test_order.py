@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from selftaught import distributed
 from selftaught.data.batch import Progress
-from selftaught.data.batches import Feed
+from selftaught.data.feed import Feed
 from selftaught.data.store import Images
 from selftaught.errors import ConfigError
+from selftaught.foundation import distributed
 from selftaught.views.policy import ViewSpec, simclr_cifar
 from tests.support import gloo
 from tests.support.sets import array_set, file_set

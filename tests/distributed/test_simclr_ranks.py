@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selftaught import distributed
 from selftaught.data.batch import Batch, Progress
-from selftaught.distributed import all_gather, rank, world
+from selftaught.foundation import distributed
+from selftaught.foundation.distributed import all_gather, rank, world
 from selftaught.methods.simclr import SimCLR, SimCLROptions, unit
 from selftaught.views.policy import ViewSpec, simclr_cifar
 from tests.support import gloo

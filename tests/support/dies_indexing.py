@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from selftaught import cli, files
-from selftaught.search import approximate, building
+from selftaught import cli
+from selftaught.foundation import files
+from selftaught.retrieval import approximate, index_writer
 
 POINTS = ("writing", "written", "described", "removing")
 """With half of a part written; with the part under its name; before index.json is renamed; after
@@ -24,13 +25,13 @@ def main() -> int:
     """Run the command line."""
     dies, waits = os.environ.get("DIES"), os.environ.get("WAITS")
     if os.environ.get("EXACT"):
-        building.EXACT = int(os.environ["EXACT"])
+        index_writer.EXACT = int(os.environ["EXACT"])
         approximate.SAMPLE = 20
     table, part, json, rest = (
         files.write_table,
-        building._write_part,
+        index_writer._write_part,
         files.write_json,
-        building._remove_rest,
+        index_writer._remove_rest,
     )
 
     def here(point: str) -> None:
@@ -59,8 +60,8 @@ def main() -> int:
         here("removing")
         rest(*arguments)
 
-    files.write_table, building._write_part = mortal_table, mortal_part
-    files.write_json, building._remove_rest = mortal_json, mortal_rest
+    files.write_table, index_writer._write_part = mortal_table, mortal_part
+    files.write_json, index_writer._remove_rest = mortal_json, mortal_rest
     return cli.main()
 
 

@@ -28,12 +28,12 @@ IMPORTED = (
     "timm",
     "torch._dynamo",
     "selftaught.cli",
-    "selftaught.data.check",
+    "selftaught.data.check_images",
     "selftaught.data.store",
     "selftaught.methods.simclr",
-    "selftaught.options",
-    "selftaught.pretrain",
-    "selftaught.resolve",
+    "selftaught.options.train",
+    "selftaught.commands.pretrain",
+    "selftaught.recipe.resolve",
     "tyro",
 )
 REPOSITORY = Path(__file__).parents[2]

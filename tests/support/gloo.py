@@ -2,7 +2,7 @@
 
 `run(3, function, *args)` calls `function(*args)` on three processes that form one group, and
 returns what each of them returned. Functions live at the top level of a test module and arguments
-can be pickled; `selftaught.distributed.rank()` tells a function which part of the data is its own.
+can be pickled; `selftaught.foundation.distributed.rank()` tells a function which part of the data is its own.
 """
 
 import atexit
@@ -156,7 +156,7 @@ def _serve(pipe: Connection) -> None:
 def _in_group(environment: dict[str, str], function: Callable[..., Any], args: Any) -> Any:
     import torch
 
-    from selftaught import distributed
+    from selftaught.foundation import distributed
 
     os.environ.update(environment)
     with warnings.catch_warnings():

@@ -7,12 +7,10 @@ from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from selftaught.evaluation.row import Row
-from selftaught.report.page import Section, image
-from selftaught.report.report import write_report
-from selftaught.report.sections import (
+from selftaught.evaluation.table import Row
+from selftaught.reports.page import Section, Thumbnail, image, write_report
+from selftaught.reports.run.sections import (
     Neighbourhood,
-    Picture,
     health_section,
     loss_section,
     neighbours_section,
@@ -113,6 +111,6 @@ def write(run: Path) -> Path:
     return write_report(run, sections(), title=HOSTILE[3])
 
 
-def _picture(number: int, name: str) -> Picture:
+def _picture(number: int, name: str) -> Thumbnail:
     data = image(photograph(number), "").split('"')[1]
-    return Picture(data, name, words=name)
+    return Thumbnail(data, name, words=name)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selftaught.data.store import Form, Images, open_images
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Form, Images
+from selftaught.foundation.machine import Machine
 
 
 def array_set(folder: Path, n: int, side: int = 8, channels: int = 3) -> Images:
@@ -14,7 +16,7 @@ def array_set(folder: Path, n: int, side: int = 8, channels: int = 3) -> Images:
     if not path.exists():
         shape = (n, side, side, channels)
         np.savez(path, images=np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    return open_images(str(path), cache=folder / "cache")
+    return open_images(str(path), machine=Machine(cache=folder / "cache"))
 
 
 def file_set(folder: Path, n: int, *, one_size: bool = True, form: Form = "encoded") -> Images:
@@ -27,4 +29,4 @@ def file_set(folder: Path, n: int, *, one_size: bool = True, form: Form = "encod
         path = folder / "images" / f"{i:04}.png"
         if not path.exists():
             Image.fromarray(pixels).save(path)
-    return open_images(str(folder / "images"), cache=folder / "cache", form=form)
+    return open_images(str(folder / "images"), machine=Machine(cache=folder / "cache"), form=form)

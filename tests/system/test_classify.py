@@ -14,12 +14,12 @@ from pyarrow import parquet
 from pyarrow.csv import read_csv
 
 import selftaught
-from selftaught.answer import Answer
 from selftaught.cli import USER, main
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.clusters.names import write_names
+from selftaught.commands.result import Answer
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError, UserError
-from selftaught.groups.names import write_names
 from tests.support.command_line import selftaught as run_selftaught
 
 pytestmark = pytest.mark.slow
@@ -378,7 +378,7 @@ def test_damage_and_contradictions_are_one_line(
 
 def write_encoder(folder: Path, seed: int) -> Path:
     config = EncoderConfig("resnet8", image_size=16, options={"width": 4})
-    save_encoder(build(config, seed=seed), folder)
+    save_encoder(build_encoder(config, seed=seed), folder)
     return folder
 
 

@@ -12,9 +12,9 @@ from pyarrow import parquet
 
 import selftaught
 from selftaught.cli import main
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
-from selftaught.files import read_json
+from selftaught.foundation.files import read_json
 from tests.support.bad_files import write_bad, write_good
 from tests.support.runs import lines, pretrain
 
@@ -45,7 +45,7 @@ def test_info_says_what_precedes_the_network(
     front: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"width": 4}
-    encoder = build(EncoderConfig("resnet8", image_size=16, options=options, front=front))
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=16, options=options, front=front))
     save_encoder(encoder, tmp_path / "encoder")
     assert main(["info", str(tmp_path / "encoder")]) == 0
     assert re.search(rf"^front +{front}$", capsys.readouterr().out, re.M)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selftaught.files import load_tensors
+from selftaught.foundation.files import load_tensors
 from selftaught.training.checkpoint import MODEL, Checkpoint, newest
 from tests.support import dies
 from tests.support.command_line import environment, selftaught

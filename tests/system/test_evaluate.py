@@ -13,11 +13,11 @@ from sklearn.datasets import load_digits, load_sample_image
 
 import selftaught
 from selftaught.cli import DONE, USER, main
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError, UserError
-from selftaught.evaluating import keep_evaluation, kept_rows
-from selftaught.evaluation.row import Row
+from selftaught.evaluation.record import record_rows, recorded_rows
+from selftaught.evaluation.table import Row
 from tests.support.html_page import Page
 from tests.support.made_clips import write_clip
 from tests.unit.test_tracking import dahlia
@@ -31,7 +31,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("evaluate")
     for seed, name in enumerate(("enc", "other")):
         config = EncoderConfig("resnet8", image_size=16, options={"width": 4})
-        save_encoder(build(config, seed=seed), root / name)
+        save_encoder(build_encoder(config, seed=seed), root / name)
     _write_digits(root)
     _write_places(root / "places")
     flower, temple = load_sample_image("flower.jpg"), load_sample_image("china.jpg")
@@ -133,9 +133,9 @@ def test_of_two_verdicts_a_run_keeps_the_later(tmp_path: Path) -> None:
     row = asdict(Row("it", "knn", "test", "accuracy", 0, 0.5, None, None, 1.0))
     asked = [[*worth, "cost"], ["knn"], ["worth, 2 labels a class"]]
     for protocols in asked:
-        keep_evaluation(tmp_path, "/images", [row | {"protocol": name} for name in protocols])
-    keep_evaluation(tmp_path, "/others", [row | {"protocol": worth[0]}])
-    kept = [(kept["data"], kept["protocol"]) for kept in kept_rows(tmp_path)]
+        record_rows(tmp_path, "/images", [row | {"protocol": name} for name in protocols])
+    record_rows(tmp_path, "/others", [row | {"protocol": worth[0]}])
+    kept = [(kept["data"], kept["protocol"]) for kept in recorded_rows(tmp_path)]
     assert kept == [
         *(("/images", name) for name in ("knn", "worth, 2 labels a class")),
         ("/others", worth[0]),
@@ -147,7 +147,7 @@ def test_a_damaged_table_of_evaluations_is_named(tmp_path: Path) -> None:
     for wrong in (None, "much", [1]):
         (tmp_path / "evaluation.json").write_text(json.dumps([row | {"value": wrong}]))
         with pytest.raises(FileError, match=r"evaluation.json is not a table of evaluations"):
-            kept_rows(tmp_path)
+            recorded_rows(tmp_path)
 
 
 def test_the_verdict_leads_text_and_page(work: Path, tmp_path: Path) -> None:

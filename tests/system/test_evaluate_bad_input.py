@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from selftaught.cli import DONE, USER, main
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ KINDS = ("cat", "dog", "owl")
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     config = EncoderConfig("resnet8", image_size=16, options={"width": 4})
-    save_encoder(build(config, seed=0), tmp_path / "enc")
+    save_encoder(build_encoder(config, seed=0), tmp_path / "enc")
     return tmp_path
 
 

@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from selftaught import api, cli, files, outputs
+from selftaught import api, cli
 from selftaught.errors import FileError, StopRun
-from selftaught.options import Methods
+from selftaught.foundation import files, outputs
+from selftaught.options.about import Methods
 from selftaught.training import checkpoint
 from selftaught.training.checkpoint import Checkpoint, newest, save
 

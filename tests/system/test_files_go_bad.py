@@ -19,7 +19,7 @@ from tests.support.runs import lines, newest, pretrain
 pytestmark = pytest.mark.slow
 
 IMAGES, STEPS = 150, 27  # nine steps an epoch; two bad files are more than 1 %
-CHECK = import_module("selftaught.data.check")
+CHECK = import_module("selftaught.data.check_images")
 STORE = import_module("selftaught.data.store")
 
 

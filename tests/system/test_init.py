@@ -11,7 +11,7 @@ import torch
 
 import selftaught
 from selftaught.cli import main
-from selftaught.files import load_tensors
+from selftaught.foundation.files import load_tensors
 from selftaught.training import loop
 from tests.support.runs import lines, pretrain, resume
 

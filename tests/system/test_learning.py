@@ -62,7 +62,7 @@ def readme():
 def test_the_readmes_python_trains_opens_and_embeds(photos, readme, monkeypatch):
     monkeypatch.chdir(photos.parent)
     monkeypatch.setenv("XDG_CACHE_HOME", str(photos.parent / "cache"))
-    monkeypatch.setattr(import_module("selftaught.recipe"), "CPU_IMAGES", 0)  # ten epochs
+    monkeypatch.setattr(import_module("selftaught.recipe.advice"), "CPU_IMAGES", 0)  # ten epochs
     names = {"image": Image.open(photos / "05.png")}
     exec(readme, names)
     encoder, vectors = names["encoder"], names["vectors"]

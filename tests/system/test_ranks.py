@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selftaught import cli
-from selftaught.files import read_json
+from selftaught.foundation.files import read_json
 from selftaught.training.checkpoint import newest
 from tests.support import misfortune
 from tests.support.command_line import environment

@@ -9,7 +9,9 @@ from PIL import Image
 import selftaught
 from selftaught.data.decode import decode_file
 from selftaught.data.labels import label
-from selftaught.data.store import Form, open_images
+from selftaught.data.open_images import DataSettings, open_images
+from selftaught.data.store import Form
+from selftaught.foundation.machine import Machine
 from tests.support.real_images import unpacked
 from tests.support.runs import pretrain
 
@@ -40,10 +42,10 @@ def test_photographs_are_decoded_as_pillow_decodes_them(photographs: Path) -> No
 def test_photographs_are_the_same_pixels_in_every_form(
     photographs: Path, place: Path, store_size: int | None
 ) -> None:
-    data = str(next(photographs.rglob("JPEGImages")))
+    data, machine = str(next(photographs.rglob("JPEGImages"))), Machine(cache=place / "cache")
     forms: tuple[Form, ...] = ("memory", "disk", "encoded")
     stores = [
-        open_images(data, cache=place / "cache", store_size=store_size, form=form).store
+        open_images(DataSettings(data, store_size=store_size), machine, form=form).store
         for form in forms
     ]
     assert len({tuple(size) for size in stores[0].sizes_N2.tolist()}) > 10
@@ -55,7 +57,8 @@ def test_photographs_are_the_same_pixels_in_every_form(
 
 def test_class_folders_of_a_real_set(place: Path) -> None:
     images = open_images(
-        str(unpacked("imagenette_128", place)), cache=place / "cache", store_size=32
+        DataSettings(str(unpacked("imagenette_128", place)), store_size=32),
+        Machine(cache=place / "cache"),
     )
     labels = label(images.checked)
     assert (len(labels.train), len(labels.test), len(labels.classes)) == (9469, 3925, 10)

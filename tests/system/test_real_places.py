@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selftaught.data.places import Places, read_places
-from selftaught.data.store import open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
-from selftaught.encoders.imports import read_checkpoint
+from selftaught.data.open_images import open_images
+from selftaught.data.retrieval_sets import Places, read_places
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
+from selftaught.encoders.imported.checkpoint_file import read_checkpoint
 from selftaught.evaluation import ranking
 from selftaught.evaluation.descriptors import Recipe
+from selftaught.evaluation.protocols.instance_retrieval import Settings, judged, retrieval
 from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
-from selftaught.evaluation.retrieval import Settings, judged, retrieval
+from selftaught.foundation.machine import Machine
 from tests.oracles import retrieval as oracle
 from tests.support.real_images import ROOT, unpacked
 
@@ -103,7 +104,7 @@ def test_the_corridor_is_read_as_it_is(corridor: Places) -> None:
 
 
 def test_raw_pixels_know_places_better_than_chance(corridor: Places, tmp_path: Path) -> None:
-    images = open_images(str(corridor.database[0].parent), cache=tmp_path)
+    images = open_images(str(corridor.database[0].parent), machine=Machine(cache=tmp_path))
     found = retrieval(raw_pixels(images), corridor)
     chance = np.tile(np.random.default_rng(0).permutation(111), (111, 1))
     values = judged(corridor, chance)
@@ -124,7 +125,7 @@ def test_a_trained_network_knows_places_and_a_random_one_some(corridor: Places) 
     (folder,) = spec.submodule_search_locations
     weights = next(Path(folder).rglob("mobilenet_v2-*.pth"))
     trained = read_checkpoint(weights, image_size=128).encoder
-    untrained = build(EncoderConfig("mobilenetv2_100", image_size=128), seed=0)
+    untrained = build_encoder(EncoderConfig("mobilenetv2_100", image_size=128), seed=0)
     for pool in ("rmac", "gem", "mean"):
         ours, random = (measured(e, corridor, pool) for e in (trained, untrained))
         assert ours["mAP"] > random["mAP"] + 0.2, pool

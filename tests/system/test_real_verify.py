@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from selftaught.search.local import Features, sift
-from selftaught.search.verify import LEAST, RATIO, Verifier, explained, matched, verify
-from selftaught.search.words import Words
+from selftaught.retrieval.local_features import Features, sift
+from selftaught.retrieval.verify import LEAST, RATIO, Verifier, explained, matched, verify
+from selftaught.retrieval.visual_words import Words
 from tests.support.real_images import unpacked
 from tests.support.warps import miss, warped
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from selftaught.data.store import open_images
-from selftaught.groups.fit import Grouping, group
-from selftaught.groups.learn import learn, members
-from selftaught.report.classifier import classifier_sections
-from selftaught.report.questions import Asked, questions_page
-from selftaught.report.report import write_report
-from selftaught.report.sheets import picture
-from selftaught.report.walls import Curve, group_sections, write_group_report
-from selftaught.vectors import Vectors
+from selftaught.classifier.learn import learn, members
+from selftaught.clusters.fit import Grouping, group
+from selftaught.data.open_images import open_images
+from selftaught.foundation.machine import Machine
+from selftaught.reports.classifier.classifier_page import classifier_sections
+from selftaught.reports.classifier.questions_page import Asked, questions_page
+from selftaught.reports.clusters.clusters_page import Curve, group_sections, write_group_report
+from selftaught.reports.page import write_report
+from selftaught.reports.sheets import picture
+from selftaught.vectors.vectors import Vectors
 from tests.support import reports
 from tests.support.chromium import Browser, browser
 
@@ -52,7 +53,7 @@ def folder(tmp_path_factory) -> Path:
         (folder / kind).mkdir()
     reports.write(folder / "run")
     data, target = load_digits(return_X_y=True)
-    images = open_images("digits", cache=folder / "cache")
+    images = open_images("digits", machine=Machine(cache=folder / "cache"))
     paths = tuple(f"{i}{reports.HOSTILE[i % 8]}{'long' * (i % 60)}" for i in range(len(data)))
     labels = tuple(reports.HOSTILE[digit % 8] for digit in target)
     vectors = Vectors(data.astype(np.float32), np.arange(len(data)), paths, labels, "", images)

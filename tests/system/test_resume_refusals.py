@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from selftaught.files import locked
+from selftaught.foundation.files import locked
 from tests.support.forked import Child, Server
 from tests.support.kills import Ended, ended, metrics
 

@@ -19,10 +19,10 @@ from PIL import Image
 
 import selftaught
 from selftaught.cli import DONE, USER, main
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError
-from selftaught.files import write_table
+from selftaught.foundation.files import write_table
 from tests.support.command_line import environment
 from tests.support.dies_indexing import POINTS
 
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("search")
     for seed, name in enumerate(("enc", "other")):
         config = EncoderConfig("resnet8", image_size=16, options={"width": 4})
-        save_encoder(build(config, seed=seed), root / name)
+        save_encoder(build_encoder(config, seed=seed), root / name)
     photographs(root / "pics", range(30))
     photographs(root / "more", range(20, 40))
     assert indexed(root, "enc", "pics", "--out", root / "index") == DONE
@@ -162,7 +162,7 @@ def test_near_duplicates_are_groups(work: Path, capsys: pytest.CaptureFixture[st
 
 def test_arrays_have_pictures_and_labels_too(tmp_path: Path) -> None:
     config = EncoderConfig("resnet8", in_channels=1, image_size=16, options={"width": 4})
-    save_encoder(build(config), tmp_path / "enc")
+    save_encoder(build_encoder(config), tmp_path / "enc")
     out, cache = tmp_path / "index", tmp_path / "cache"
     selftaught.index(tmp_path / "enc", "digits", out=out, cache=cache, device="cpu")
     answer = selftaught.search(out, "row:7", top=2, out=tmp_path / "s.png", device="cpu")
@@ -394,7 +394,7 @@ def test_a_killed_build_leaves_a_whole_index(point: str, what: str, work: Path) 
 
 
 def selftaught_open(work: Path) -> Any:
-    from selftaught.search.index import open_index
+    from selftaught.retrieval.vector_index import open_index
 
     return open_index(work / "index")
 

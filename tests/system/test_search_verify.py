@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 
 import selftaught
 from selftaught.cli import DONE, USER, main
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from tests.support.warps import warped
 
@@ -26,7 +26,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Parts of photographs, an index of them by an untrained encoder, and queries."""
     root = tmp_path_factory.mktemp("verify")
     save_encoder(
-        build(EncoderConfig("resnet8", image_size=64, options={"width": 4}), seed=0), root / "enc"
+        build_encoder(EncoderConfig("resnet8", image_size=64, options={"width": 4}), seed=0),
+        root / "enc",
     )
     (root / "photos").mkdir()
     for n in range(PARTS):

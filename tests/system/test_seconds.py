@@ -6,16 +6,18 @@ from importlib import import_module
 import pytest
 import torch
 
-from selftaught import config
 from selftaught.cli import DONE
-from selftaught.files import load_tensors
+from selftaught.foundation.files import load_tensors
+from selftaught.recipe import config
 from selftaught.training import loop
 from selftaught.training import training as step_of
 from tests.support.runs import lines, newest, pretrain, resume
 
 pytestmark = pytest.mark.slow
 
-PRETRAIN = import_module("selftaught.pretrain")  # selftaught.pretrain is the API's function
+PRETRAIN = import_module(
+    "selftaught.commands.pretrain"
+)  # selftaught.pretrain is the API's function
 
 
 def weights(run):
@@ -26,7 +28,7 @@ def test_the_time_asked_for_fixes_the_steps(tmp_path, capsys):
     run = tmp_path / "run"
     assert pretrain("digits", tmp_path / "first", "--set", "loop.total_steps=2") == DONE
     assert pretrain("digits", run, "--seconds", "5") == DONE
-    steps = config.read(run / "config.yaml").loop.total_steps
+    steps = config.read_config(run / "config.yaml").loop.total_steps
     said = capsys.readouterr()
     assert f"{steps:,} steps in 5 s" in said.err
     assert newest(run).state["complete"]
@@ -50,7 +52,7 @@ def test_timing_leaves_no_trace(tmp_path, monkeypatch, epochs):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert all(torch.equal(t, weights(plain)[k]) for k, t in weights(timed).items())
     assert [x["loss"] for x in lines(timed)] == [x["loss"] for x in lines(plain)]
-    assert config.read(timed / "config.yaml") == config.read(plain / "config.yaml")
+    assert config.read_config(timed / "config.yaml") == config.read_config(plain / "config.yaml")
 
 
 def test_the_steps_timed_are_real_ones(tmp_path, monkeypatch):
@@ -75,7 +77,7 @@ def test_a_deadline_that_comes_early_is_said_and_the_encoder_is_whole(
     run = tmp_path / "run"
     shape = ("--set", f"loop.schedule={schedule}")
     assert pretrain("digits", run, "--seconds", "2", *shape) == DONE
-    planned = config.read(run / "config.yaml").loop.total_steps
+    planned = config.read_config(run / "config.yaml").loop.total_steps
     assert planned == loop.steps_within(2, 1e-5) > 100_000
     ended = newest(run)
     said = capsys.readouterr().out

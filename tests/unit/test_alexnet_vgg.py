@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.encoders.alexnet import FIRST, REST
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.encoders.convnet import flat_size
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
 from selftaught.encoders.folder import open_encoder, save_encoder
-from selftaught.encoders.stack import flat_size
 from selftaught.encoders.vgg import _layers
 from selftaught.errors import ConfigError
 from tests.oracles import deepcluster_networks as oracle
@@ -28,7 +28,9 @@ def tiny(name: str, **changes: Any) -> Encoder:
     """With few numbers in its fully connected layers, and batch norms that do something."""
     architecture, side = SHAPES[name]
     options = {"fc": 16} | changes.pop("options", {})
-    encoder = build(EncoderConfig(architecture, image_size=side, options=options, **changes))
+    encoder = build_encoder(
+        EncoderConfig(architecture, image_size=side, options=options, **changes)
+    )
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1)
@@ -131,7 +133,9 @@ def test_dropout_follows_torchs_generator_and_can_be_switched_off():
 def test_weights_start_as_the_paper_s_did(name):
     architecture, side = SHAPES[name]
     options = {"fc": 128}
-    encoder = build(EncoderConfig(architecture, image_size=side, options=options, front="sobel"))
+    encoder = build_encoder(
+        EncoderConfig(architecture, image_size=side, options=options, front="sobel")
+    )
     for module in encoder.trunk.modules():
         if isinstance(module, nn.Conv2d):
             std = math.sqrt(2 / (module.kernel_size[0] ** 2 * module.out_channels))
@@ -146,7 +150,7 @@ def test_weights_start_as_the_paper_s_did(name):
 
 def test_the_seed_alone_decides_the_weights():
     config = EncoderConfig("alexnet", image_size=32, options={"fc": 16})
-    ids = [encoder_id(build(config, seed=seed)) for seed in (1, 1, 2)]
+    ids = [encoder_id(build_encoder(config, seed=seed)) for seed in (1, 1, 2)]
     assert ids[0] == ids[1] != ids[2]
 
 
@@ -178,7 +182,7 @@ def test_the_first_fully_connected_layer_of_vgg_follows_from_the_images(side, si
     ("architecture", "side", "stem"), [("alexnet", 64, "small"), ("alexnet", 65, "standard")]
 )
 def test_alexnet_has_a_stem_for_small_images(architecture, side, stem):
-    encoder = build(EncoderConfig(architecture, image_size=side, options={"fc": 4}))
+    encoder = build_encoder(EncoderConfig(architecture, image_size=side, options={"fc": 4}))
     assert encoder.config.stem == stem
     assert encoder.trunk.features[0].kernel_size == {"small": (5, 5), "standard": (11, 11)}[stem]
 
@@ -199,7 +203,7 @@ def test_alexnet_has_a_stem_for_small_images(architecture, side, stem):
 )
 def test_what_cannot_be_built_is_refused_with_the_reason(changes, named):
     with pytest.raises(ConfigError, match=named):
-        build(EncoderConfig(**({"architecture": "alexnet", "image_size": 224} | changes)))
+        build_encoder(EncoderConfig(**({"architecture": "alexnet", "image_size": 224} | changes)))
 
 
 # On disk
@@ -227,7 +231,7 @@ def test_they_come_back_to_the_bit(name, changes, tmp_path):
     ],
 )
 def test_timm_does_not_load_another_network_in_their_place(config, reason, tmp_path):
-    save_encoder(build(config), tmp_path / "there")
+    save_encoder(build_encoder(config), tmp_path / "there")
     card = (tmp_path / "there/README.md").read_text()
     assert f"timm cannot express this network ({reason}" in card and "import timm" not in card
     with pytest.raises(RuntimeError):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selftaught.classifier.answers import Line, of_images, read_answers
+from selftaught.clusters.names import table_bytes
 from selftaught.errors import FileError
-from selftaught.groups.answers import Line, of_images, read_answers
-from selftaught.groups.names import table_bytes
-from selftaught.vectors import Vectors
+from selftaught.vectors.vectors import Vectors
 
 PATHS = "a.png", "10,cr\rx.webp", "=1+1.webp", "00017"
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught.groups.ask import questions, uncovered_order, usual_similarity
-from selftaught.groups.classifier import Said
-from selftaught.groups.learn import Members
+from selftaught.classifier.learn import Members
+from selftaught.classifier.name_classifier import Said
+from selftaught.classifier.questions import questions, uncovered_order, usual_similarity
 
 
 def unit(x_NP: np.ndarray) -> torch.Tensor:

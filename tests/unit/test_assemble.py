@@ -12,20 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from selftaught import assemble, distributed
-from selftaught.config import Config, DataSettings, ViewSettings, with_overrides
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.data.open_images import DataSettings, open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
+from selftaught.encoders.fits import check_range
 from selftaught.errors import DataError
-from selftaught.evaluation.evaluate import check_range
-from selftaught.features import features
+from selftaught.foundation import distributed
+from selftaught.foundation.machine import Machine
 from selftaught.methods import REGISTRY
 from selftaught.methods.simclr import SimCLR
-from selftaught.options import Pretrain
-from selftaught.presets import policy_settings
-from selftaught.resolve import resolve
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, ViewSettings, with_overrides
+from selftaught.recipe.view_settings import OPERATIONS as SETTINGS_OF
+from selftaught.recipe.view_settings import policy_settings, view_policy
 from selftaught.training.training import Training
+from selftaught.vectors.features import features
 from selftaught.views import policy as policies
 from selftaught.views.policy import Intensity
+from tests.support.resolving import resolved_run
 from tests.support.sets import array_set
 
 CPU = torch.device("cpu")
@@ -42,9 +46,9 @@ def photographs(folder: Path, *, side: int, number: int = 8) -> Path:
 
 def test_large_photographs_are_kept_at_the_size_of_the_recipe_only(tmp_path: Path) -> None:
     photos = photographs(tmp_path / "photos", side=700)
-    options = Pretrain(data=str(photos), out=tmp_path / "run", cache=tmp_path / "cache")
-    resolved = resolve(options, CPU)
-    assert resolved.images.store.sizes_N2.tolist() == [[128, 128]] * 8
+    options = {"data": str(photos), "out": tmp_path / "run", "cache": tmp_path / "cache"}
+    images = resolved_images(options)
+    assert images.store.sizes_N2.tolist() == [[128, 128]] * 8
     kept = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
     assert kept < 8 * 700 * 700 * 3 / 2
 
@@ -54,18 +58,15 @@ def test_scaling_by_libjpeg_is_a_setting(tmp_path: Path) -> None:
     contents = set()
     for dct_scaling in (False, True):
         asked = (f"data.dct_scaling={str(dct_scaling).lower()}",)
-        options = Pretrain(
-            data=str(photos),
-            out=tmp_path / "run",
-            cache=tmp_path,
-            store_size=40,
-            batch_size=8,
-            set=asked,
-        )
-        resolved = resolve(options, CPU)
-        assert resolved.config.data.dct_scaling == dct_scaling
-        contents.add(resolved.images.content)
+        options = {"data": str(photos), "out": tmp_path / "run", "cache": tmp_path}
+        options |= {"store_size": 40, "batch_size": 8, "set": asked}
+        contents.add(resolved_images(options).content)
     assert len(contents) == 2
+
+
+def resolved_images(options: dict[str, Any]) -> Images:
+    """The images of a run, stored as its configuration says."""
+    return open_images(resolved_run(**options).config.data, Machine(cache=options["cache"]))
 
 
 def small(tmp_path: Path, **changes: object) -> Config:
@@ -73,7 +74,7 @@ def small(tmp_path: Path, **changes: object) -> Config:
     path = str(next(tmp_path.glob("*.npz")))
     config = Config(data=DataSettings(path))
     shape = {"network.image_size": 16, "network.width": 4, "loop.batch_size": 4}
-    return assemble.complete(with_overrides(config, shape | changes))
+    return build.complete_options(with_overrides(config, shape | changes))
 
 
 class Asks(SimCLR):
@@ -90,8 +91,8 @@ class Needs(SimCLR):
 
 
 def training(config: Config, tmp_path: Path) -> Training:
-    images = assemble.opened(config, tmp_path / "cache", 1)
-    return assemble.training(config, images, CPU, 1)
+    machine = Machine(threads=1, cache=tmp_path / "cache")
+    return build.training_for(config, open_images(config.data, machine), machine)
 
 
 def test_labels_go_to_methods_that_ask_for_them(
@@ -133,10 +134,8 @@ def test_a_recipe_made_for_another_method_leaves_its_options_out(
 ) -> None:
     monkeypatch.setitem(REGISTRY, "one", f"{__name__}:OneOption")
     photos = photographs(tmp_path / "photos", side=32)
-    options = Pretrain(
-        data=str(photos), out=tmp_path / "run", cache=tmp_path / "cache", method="one"
-    )
-    assert resolve(options, CPU).config.options == {"temperature": 0.2}
+    options = {"data": str(photos), "out": tmp_path / "run", "cache": tmp_path / "cache"}
+    assert resolved_run(**options, method="one").config.options == {"temperature": 0.2}
 
 
 @pytest.mark.parametrize(("high", "fits"), [(255.0, True), (400.0, True), (65535.0, False)])
@@ -145,7 +144,7 @@ def test_values_of_another_range_are_refused_and_never_cut_off(
 ) -> None:
     images = array_set(tmp_path, 4, side=16)
     shape = EncoderConfig("resnet8", image_size=16, intensity=Intensity(high=high))
-    encoder = build(shape)
+    encoder = build_encoder(shape)
     if fits:
         check_range(encoder, images)
         return
@@ -155,7 +154,7 @@ def test_values_of_another_range_are_refused_and_never_cut_off(
 
 def test_encoders_in_float64_have_features(tmp_path: Path) -> None:
     images = array_set(tmp_path, 6, side=16)
-    encoder = build(EncoderConfig("resnet8", image_size=16, options={"width": 4}))
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=16, options={"width": 4}))
     single = features(encoder, images)
     assert np.abs(features(encoder.double(), images) - single).max() < 1e-5
 
@@ -207,7 +206,7 @@ def test_a_policy_survives_as_settings(chosen: set[int], bicubic: bool) -> None:
     box = policies.RandomCrop((0.3, 0.7), (0.5, 2.0))
     interpolation: Any = "bicubic" if bicubic else "bilinear"
     policy = policies.Policy(box, used, normalise=False, interpolation=interpolation)
-    assert assemble.policy(with_overrides(Config(), policy_settings(policy)).views) == policy
+    assert view_policy(with_overrides(Config(), policy_settings(policy)).views) == policy
 
 
 def test_settings_of_a_policy_are_all_there_are() -> None:
@@ -216,13 +215,13 @@ def test_settings_of_a_policy_are_all_there_are() -> None:
 
 
 def test_operations_are_done_in_the_order_of_the_policy_module() -> None:
-    assert tuple(assemble.OPERATIONS) == get_args(policies.Operation)
-    for kind, names in assemble.OPERATIONS.items():
+    assert tuple(SETTINGS_OF) == get_args(policies.Operation)
+    for kind, names in SETTINGS_OF.items():
         assert {field.name for field in fields(kind)} == names.keys()
 
 
 def test_ranges_by_default_are_those_of_the_policy_module() -> None:
-    for kind, names in assemble.OPERATIONS.items():
+    for kind, names in SETTINGS_OF.items():
         for field, name in names.items():
             if field != "p":
                 assert getattr(ViewSettings(), name) == getattr(kind(), field)

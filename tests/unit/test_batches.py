@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from selftaught.data.batch import Batch, Draws, Progress
-from selftaught.data.batches import Feed, ahead
+from selftaught.data.feed import Feed, ahead
 from selftaught.data.store import Form, Images
 from selftaught.errors import ConfigError, DataError
-from selftaught.rng import Key, permutation
+from selftaught.foundation.machine import Machine
+from selftaught.foundation.rng import Key, permutation
 from selftaught.views.policy import (
     BandDrop,
     ChannelJitter,
@@ -297,7 +298,7 @@ def test_a_store_that_was_decoded_without_the_file(tmp_path: Path) -> None:
     changed = list(feed(good).epoch(None, START))
     from selftaught.data.store import open_store
 
-    store = open_store(good.checked, cache=tmp_path / "other", form="memory")
+    store = open_store(good.checked, machine=Machine(cache=tmp_path / "other"), form="memory")
     decoded = feed(Images(good.checked, store))
     assert equal(list(decoded.epoch(None, START)), changed) and not equal(changed, encoded)
     assert decoded.replaced == ["0003.png"]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from benchmarks import augmentations, clusters, deepcluster_cifar10, memory, rivals, step, views
-from selftaught.data.store import open_images
+from selftaught.data.open_images import open_images
+from selftaught.foundation.machine import Machine
 from selftaught.views.policy import (
     Blur,
     CenterCrop,
@@ -193,7 +194,7 @@ def test_whole_and_bare_take_the_same_steps(tmp_path):
         whole()
         bare()
     assert whole.training.step == bare.training.step == 4
-    assert 0 < whole.waiting < 1
+    assert 0 < whole.waiting_share < 1
 
 
 @pytest.mark.slow
@@ -205,7 +206,7 @@ def test_lightly_trains_the_same_network_and_both_rows_are_written(tmp_path):
     sizes = [[p.numel() for p in m.parameters()] for m in (rival.backbone, ours.encoder)]
     assert sizes[0] == sizes[1]
     assert [r.rival for r in bench.rows(compiled=False)] == [
-        "bare step on ready views",
+        "bare step on precomputed views",
         "lightly's example loop",
     ]
 
@@ -247,7 +248,7 @@ def test_views_are_measured_against_every_library(tmp_path):
     small = ["--cases", "32", "--repeats", "1", "--seconds", "0.01", "--json", str(out)]
     chosen = views.parser().parse_args(["--data", str(tmp_path), *small])
     (case,) = views.cases(chosen, tmp_path / "cache")
-    rows = views.compared(case, chosen)
+    rows = views.comparisons(case, chosen)
     assert len({found.rival for found in rows}) == 5
     assert all(found.ours_value > 0 and found.rival_value > 0 for found in rows)
 
@@ -260,7 +261,7 @@ def test_the_memory_of_a_process_is_its_own(tmp_path):
     assert 100 < peak < 4000
     with closing(np.load(path, allow_pickle=False)) as arrays:
         assert arrays["images"].shape == (1000, 32, 32, 3)
-    assert len(open_images(str(path), cache=tmp_path / "cache").store) == 1000
+    assert len(open_images(str(path), machine=Machine(cache=tmp_path / "cache")).store) == 1000
 
 
 # --- clusters
@@ -274,9 +275,9 @@ def test_clusters_are_kept_once_where_they_are_the_same(tmp_path):
             for r, v in (("this encoder", value), ("raw pixels", 0.75))
             for m in ("NMI", "ARI", "balanced accuracy")
         ]
-        clusters.keep(values, name, rows, first=first)
+        clusters.add_figures(values, name, rows, first=first)
     values[clusters.OWN]["NMI"] += [0.125, 0.375]
-    clusters.keep(values, "SimCLR", rows, first=False)
+    clusters.add_figures(values, "SimCLR", rows, first=False)
     lines = clusters.table("digits", values, 2).splitlines()
     assert lines[0] == "| digits, 2 seeds | NMI | ARI | accuracy |"
     assert lines[2:] == [
@@ -340,6 +341,6 @@ def test_deepcluster_s_runs_are_trained_once_and_judged_together(tmp_path, monke
     steps = [deepcluster_cifar10.lines(out / name)[-1]["step"] for name in ("uniform0", "simclr0")]
     assert steps[0] == steps[1]
     page = (docs / "results.md").read_text()
-    for name in ("k = 5", "SimCLR, as many passes", "random init", "raw pixels"):
+    for name in ("k = 5", "SimCLR, same number of passes", "random init", "raw pixels"):
         assert f"| {name} |" in page
     assert (docs / "deepcluster_cifar10.svg").stat().st_size > 1000

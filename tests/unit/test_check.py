@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from selftaught import files
-from selftaught.data import check as module
-from selftaught.data.check import Checked, check, encodable, read_index, write_index
+from selftaught.data import check_images as module
+from selftaught.data.check_images import Checked, check_images, encodable, read_index, write_index
 from selftaught.data.decode import decode
-from selftaught.data.images import Source, find
+from selftaught.data.sources import Source, find_images
 from selftaught.errors import DataError, FileError
+from selftaught.foundation import files
+from selftaught.foundation.machine import Machine
 from tests.support.bad_files import (
     JPEG,
     ODD_NAMES,
@@ -28,12 +29,16 @@ from tests.support.bad_files import (
 
 
 def check_folder(folder, cache, **options) -> Checked:
-    return check(find(str(folder)), cache=cache, **options)
+    options = {"threads": 2, **options}
+    machine = Machine(threads=options.pop("threads"), cache=cache)
+    return check_images(find_images(str(folder)), machine, **options)
 
 
 def of_arrays(array, cache, **options) -> Checked:
     names = tuple(f"{i:05d}" for i in range(len(array)))
-    return check(Source("arrays", None, names, np.asarray(array)), cache=cache, **options)
+    return check_images(
+        Source("arrays", None, names, np.asarray(array)), machine=Machine(cache=cache), **options
+    )
 
 
 def put(folder, **images):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from selftaught import files
 from selftaught.errors import FileError, StopRun
+from selftaught.foundation import files
 from selftaught.training import checkpoint
 from selftaught.training.checkpoint import Checkpoint, newest, save
 

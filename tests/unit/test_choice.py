@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from selftaught.clustering import choice as module
-from selftaught.clustering.choice import Choice, Point, choose_k
+from selftaught.clustering import choose_k as module
+from selftaught.clustering.choose_k import Choice, Point, choose_k
 from selftaught.clustering.kmeans import kmeans
 from selftaught.errors import UserError
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selftaught.classifier import name_classifier as kept
+from selftaught.classifier.learn import Members, confident, dealt, learn, members
+from selftaught.classifier.name_classifier import Classifier
+from selftaught.clusters.clusters import Clusters
+from selftaught.clusters.fit import group
 from selftaught.errors import DataError, FileError
-from selftaught.evaluation import linear
-from selftaught.groups import classifier as kept
-from selftaught.groups.classifier import Classifier
-from selftaught.groups.clusters import Clusters
-from selftaught.groups.fit import group
-from selftaught.groups.learn import Members, confident, dealt, learn, members
-from selftaught.vectors import Vectors
+from selftaught.evaluation.protocols import linear
+from selftaught.vectors.vectors import Vectors
 from tests.unit.test_groups import blobs, vectors_of
 
 NAMES = {0: "cat", 1: "dog", 2: "cat"}  # of four clusters; the last has none
@@ -299,8 +299,8 @@ def test_vectors_of_another_size_are_refused(made: Classifier) -> None:
 def test_a_saved_classifier_comes_back_bit_for_bit(
     vectors: Vectors, made: Classifier, tmp_path: Path
 ) -> None:
-    kept.save(made, tmp_path)
-    again = kept.load(tmp_path)
+    kept.save_classifier(made, tmp_path)
+    again = kept.load_classifier(tmp_path)
     assert torch.equal(again.logits(vectors.x_ND), made.logits(vectors.x_ND))
     assert again.temperature == made.temperature and again.names == made.names
     assert (again.encoder, again.run, again.facts) == ("an encoder", "a run", made.facts)
@@ -346,10 +346,10 @@ def other_tensors(folder: Path) -> None:
     ],
 )
 def test_a_damaged_classifier_is_one_line(made: Classifier, tmp_path: Path, damage) -> None:
-    kept.save(made, tmp_path)
+    kept.save_classifier(made, tmp_path)
     damage(tmp_path)
     with pytest.raises(FileError, match="classifier"):
-        kept.load(tmp_path)
+        kept.load_classifier(tmp_path)
 
 
 def test_tensors_that_do_not_fit_are_one_line(made: Classifier, tmp_path: Path) -> None:
@@ -361,6 +361,6 @@ def test_tensors_that_do_not_fit_are_one_line(made: Classifier, tmp_path: Path) 
         replace(made, weight_KD=made.weight_KD * torch.nan),
         replace(made, weight_KD=made.weight_KD.double()),
     ):
-        kept.save(wrong, tmp_path)
+        kept.save_classifier(wrong, tmp_path)
         with pytest.raises(FileError, match="damaged"):
-            kept.load(tmp_path)
+            kept.load_classifier(tmp_path)

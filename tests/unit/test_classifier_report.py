@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from selftaught.data.store import open_images
-from selftaught.groups.classifier import Classifier, Said
-from selftaught.groups.fit import group
-from selftaught.groups.learn import Members, learn, members
-from selftaught.report.classifier import classifier_sections
-from selftaught.report.page import Section, page, text
-from selftaught.vectors import Vectors
+from selftaught.classifier.learn import Members, learn, members
+from selftaught.classifier.name_classifier import Classifier, Said
+from selftaught.clusters.fit import group
+from selftaught.data.open_images import open_images
+from selftaught.foundation.machine import Machine
+from selftaught.reports.classifier.classifier_page import classifier_sections
+from selftaught.reports.page import Section, page, text
+from selftaught.vectors.vectors import Vectors
 from tests.support.html_page import Page
 from tests.support.reports import HOSTILE
 
@@ -27,7 +28,7 @@ Learnt = tuple[Vectors, Classifier, Members, Said]
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory) -> Learnt:
     """Five names of scikit-learn's digits; a few answers say that images are something else."""
-    images = open_images("digits", cache=tmp_path_factory.mktemp("cache"))
+    images = open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache")))
     x_ND = load_digits().data.astype(np.float32)
     paths = tuple(f"{i} {HOSTILE[i % len(HOSTILE)]}" for i in range(len(x_ND)))
     vectors = Vectors(x_ND, np.arange(len(x_ND)), paths, None, "", images)

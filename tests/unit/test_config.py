@@ -10,13 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftaught import config as configuration
-from selftaught import ranges
 from selftaught.api import COMMANDS
-from selftaught.assignments import parse_assignments
-from selftaught.config import Config, to_dict, with_overrides
 from selftaught.errors import ConfigError
-from selftaught.presets import PRESETS, preset
+from selftaught.options import ranges
+from selftaught.recipe import config as configuration
+from selftaught.recipe.config import Config, assigned_overrides, to_dict, with_overrides
+from selftaught.recipe.presets import PRESETS, preset
 
 
 def written(tmp_path: Path, **changes: object) -> Path:
@@ -36,8 +35,8 @@ def written(tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("name", [*PRESETS, None])
 def test_a_configuration_survives_being_written_and_read(tmp_path: Path, name: str | None) -> None:
     config = with_overrides(Config(), preset(name) if name else {})
-    configuration.write(config, tmp_path / "config.yaml")
-    assert configuration.read(tmp_path / "config.yaml") == config
+    configuration.write_config(config, tmp_path / "config.yaml")
+    assert configuration.read_config(tmp_path / "config.yaml") == config
 
 
 BAD = {
@@ -69,7 +68,7 @@ def test_what_is_wrong_with_a_configuration_is_named(tmp_path: Path, case: str) 
     changes, named = BAD[case]
     path = written(tmp_path, **changes)
     with pytest.raises(ConfigError, match=named) as caught:
-        configuration.read(path)
+        configuration.read_config(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -79,7 +78,7 @@ def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
     lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 9) + "]" for i in range(1, 40)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="alias"):
-        configuration.read(tmp_path / "bomb.yaml")
+        configuration.read_config(tmp_path / "bomb.yaml")
 
 
 OUT_OF_RANGE: dict[str, list[object]] = {
@@ -128,7 +127,7 @@ def test_what_is_out_of_range_is_named(tmp_path: Path, name: str) -> None:
     for value in OUT_OF_RANGE[name]:
         path = written(tmp_path, **{name: value})
         with pytest.raises(ConfigError, match=name.replace("__", r"\.")) as caught:
-            configuration.read(path)
+            configuration.read_config(path)
         assert str(path) in str(caught.value) and "give " in caught.value.remedy
 
 
@@ -170,7 +169,7 @@ ODD = [
 def test_what_is_not_a_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        configuration.read(tmp_path / "odd.yaml")
+        configuration.read_config(tmp_path / "odd.yaml")
     assert len(str(caught.value)) < 1_000 and "\n" not in str(caught.value)
 
 
@@ -179,14 +178,14 @@ def test_an_odd_value_in_a_whole_configuration_is_refused(tmp_path: Path, line: 
     path = written(tmp_path)
     path.write_text(path.read_text().replace("seed: 0", line))
     with pytest.raises(ConfigError):
-        configuration.read(path)
+        configuration.read_config(path)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match=r"config\.yaml"):
-            configuration.read(path)
+            configuration.read_config(path)
 
 
 @given(place=st.integers(0, 900), bytes_=st.binary(max_size=8), cut=st.integers(0, 8))
@@ -197,7 +196,7 @@ def test_a_damaged_configuration_is_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "damaged.yaml"
     path.write_bytes(whole[:place] + bytes_ + whole[place + cut :])
     with contextlib.suppress(ConfigError):
-        configuration.read(path)
+        configuration.read_config(path)
 
 
 @pytest.mark.parametrize(
@@ -219,24 +218,24 @@ def test_a_damaged_configuration_is_read_or_refused(
     ],
 )
 def test_values_are_numbers_truths_or_text(text: str, value: object) -> None:
-    found = parse_assignments([f"x={text}"])["options.x"]
+    found = assigned_overrides([f"x={text}"])["options.x"]
     assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize("path", ["2024", "1,5.npz", "true", "a=b", "12:30", "null"])
 def test_the_name_of_the_images_is_text(path: str) -> None:
-    config = with_overrides(Config(), parse_assignments([f"data.path={path}"]))
+    config = with_overrides(Config(), assigned_overrides([f"data.path={path}"]))
     assert config.data.path == path
 
 
 def test_a_text_that_may_be_missing_can_be_taken_away() -> None:
     config = with_overrides(Config(), {"network.init": "run", "probe": "x"})
-    assert with_overrides(config, parse_assignments(["network.init=null"])).network.init is None
+    assert with_overrides(config, assigned_overrides(["network.init=null"])).network.init is None
 
 
 def test_assignments_are_typed_and_bare_names_belong_to_the_method() -> None:
     given = ["temperature=0.2", "loop.compile=true", "views.crop_scale=0.2,1", "loop.lr=1e-3"]
-    overrides = parse_assignments(given)
+    overrides = assigned_overrides(given)
     config = with_overrides(Config(), overrides)
     assert config.options == {"temperature": 0.2}
     assert config.loop.compile is True
@@ -257,7 +256,7 @@ def test_assignments_are_typed_and_bare_names_belong_to_the_method() -> None:
 )
 def test_a_misspelt_assignment_gets_the_nearest_name(assignment: str, remedy: str) -> None:
     with pytest.raises(ConfigError, match=remedy):
-        with_overrides(Config(), parse_assignments([assignment]))
+        with_overrides(Config(), assigned_overrides([assignment]))
 
 
 @given(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selftaught import contrast
 from selftaught.methods.simclr import nt_xent, unit
+from selftaught.pairwise import contrast
 from tests.oracles import nt_xent as oracle
 
 T = contrast.TILE

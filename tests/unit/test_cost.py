@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from torch import nn
 
-from selftaught.data.store import Images, open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.evaluation import cost
 from selftaught.evaluation.cost import COST, TIME, WEIGHTS, costs, timed
 from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
+from selftaught.foundation.machine import Machine
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return open_images("digits", cache=tmp_path_factory.mktemp("cache"))
+    return open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache")))
 
 
 def encoder_for(images: Images) -> Encoder:
@@ -27,7 +29,7 @@ def encoder_for(images: Images) -> Encoder:
         intensity=images.checked.intensity,
         options={"width": 4},
     )
-    return build(config, seed=0)
+    return build_encoder(config, seed=0)
 
 
 def test_weights_are_counted_and_random_inits_are_left_out(images: Images) -> None:

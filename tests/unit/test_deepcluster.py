@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from selftaught import assemble
-from selftaught.clustering import course
-from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings, ViewSettings
-from selftaught.data.store import Images, open_images
+from selftaught.clustering import diagnostics
+from selftaught.data.open_images import DataSettings, open_images
+from selftaught.data.store import Images
 from selftaught.errors import ConfigError
+from selftaught.foundation.machine import Machine
 from selftaught.methods.deepcluster import DeepCluster, DeepClusterOptions
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, LoopSettings, NetworkSettings, ViewSettings
 from selftaught.training.training import Training
 from tests.oracles.agreement import nmi as plain_nmi
 
@@ -29,13 +31,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     labels = np.arange(N) % 3
     pixels = rng.integers(0, 60, (N, 16, 16, 3)) + 90 * labels[:, None, None, None]
     np.savez(folder / "three.npz", images=pixels.astype(np.uint8), labels=labels)
-    return open_images(str(folder / "three.npz"), cache=folder / "cache", threads=1)
+    return open_images(
+        str(folder / "three.npz"), machine=Machine(cache=folder / "cache", threads=1)
+    )
 
 
 def of_value(folder: Path, values: np.ndarray) -> Images:
     pixels = np.broadcast_to(values[:, None, None, None], (len(values), 16, 16, 3))
     np.savez(folder / "made.npz", images=np.ascontiguousarray(pixels, np.uint8))
-    return open_images(str(folder / "made.npz"), cache=folder / "cache", threads=1)
+    return open_images(str(folder / "made.npz"), machine=Machine(cache=folder / "cache", threads=1))
 
 
 def training(
@@ -52,7 +56,7 @@ def training(
         options={"k": 6} | options,
         seed=seed,
     )
-    return assemble.training(assemble.complete(config), images, CPU, threads=0)
+    return build.training_for(build.complete_options(config), images, machine=Machine(threads=0))
 
 
 def epoch(made: Training) -> list[Any]:
@@ -121,8 +125,8 @@ def test_sobel_reaches_the_encoder(images: Images) -> None:
 def test_clusters_are_those_of_the_whitened_features(images: Images) -> None:
     from selftaught.clustering.kmeans import kmeans
     from selftaught.clustering.whitening import Whitening
-    from selftaught.features import features
-    from selftaught.rng import Key
+    from selftaught.foundation.rng import Key
+    from selftaught.vectors.features import features
 
     made = training(images, seed=4)
     h_ND = features(made.method.encoder, images)
@@ -313,7 +317,7 @@ def test_a_cluster_of_more_than_half_is_an_alarm(tmp_path: Path) -> None:
 
 def test_half_of_the_images_in_one_of_two_clusters_is_no_alarm() -> None:
     def alarms(share: float, k: int) -> list[str]:
-        return course.alarms({"largest_share": share, "clusters_used": 2}, k)
+        return diagnostics.alarms({"largest_share": share, "clusters_used": 2}, k)
 
     assert not alarms(0.95, 2) and not alarms(0.65, 3)
     assert "70% of the images" in alarms(0.7, 3)[0] and "51% of the images" in alarms(0.51, 4)[0]

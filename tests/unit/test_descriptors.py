@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from selftaught.clustering.whitening import Whitening
-from selftaught.data.places import Query
-from selftaught.data.store import open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.data.open_images import open_images
+from selftaught.data.retrieval_sets import Query
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import BadImage, ConfigError, DataError, UserError
 from selftaught.evaluation import descriptors as d
 from selftaught.evaluation.descriptors import Picture, Recipe, descriptors, learn_whitening
 from selftaught.evaluation.representation import raw_pixels
+from selftaught.foundation.machine import Machine
 from selftaught.views.policy import Intensity
 from selftaught.views.tensors import resize
 from tests.oracles import retrieval as oracle
@@ -191,9 +192,12 @@ def test_the_smallest_box_has_a_pixel_and_none_leaves_the_image() -> None:
 
 def test_threads_and_modes_change_nothing(tmp_path: Path) -> None:
     pictures = [save(tmp_path / f"{n}.png", 20 + n, 30, n)[0] for n in range(5)]
-    encoder = build(EncoderConfig("resnet8", image_size=32, options={"width": 4}), seed=0)
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=32, options={"width": 4}), seed=0)
     encoder.train()
-    found = [descriptors(encoder, pictures, Recipe(longest=32), threads=n) for n in (0, 1, 3)]
+    found = [
+        descriptors(encoder, pictures, Recipe(longest=32), machine=Machine(threads=n))
+        for n in (0, 1, 3)
+    ]
     assert encoder.training and found[0].shape == (5, 16) and found[0].dtype == np.float32
     assert all((other == found[0]).all() for other in found[1:])
 
@@ -233,7 +237,7 @@ def test_a_whitening_of_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_what_has_no_maps_is_described_by_its_vector(tmp_path: Path) -> None:
     pictures = [save(tmp_path / f"{n}.png", 40 + n, 50, n)[0] for n in range(3)]
-    images = open_images(str(tmp_path), cache=tmp_path / "cache")
+    images = open_images(str(tmp_path), machine=Machine(cache=tmp_path / "cache"))
     subject = raw_pixels(images)
     expected = subject.vectors(images)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -250,7 +254,7 @@ def test_what_has_no_maps_is_described_by_its_vector(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_fixed_input_size_is_named_and_its_vector_can_be_asked_for(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 40, 50)
-    encoder = build(EncoderConfig("test_vit", image_size=32), seed=0)
+    encoder = build_encoder(EncoderConfig("test_vit", image_size=32), seed=0)
     with pytest.raises(ConfigError, match=r"has no map of an image of 51 x 64 px.*pool=vector"):
         descriptors(encoder, [picture], Recipe(longest=64))
     assert not torch.is_inference_mode_enabled()
@@ -262,7 +266,9 @@ def test_a_fixed_input_size_is_named_and_its_vector_can_be_asked_for(tmp_path: P
 
 def test_images_too_small_for_a_network(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 2, 50)
-    encoder = build(EncoderConfig("alexnet", image_size=64, stem="standard", options={"fc": 16}))
+    encoder = build_encoder(
+        EncoderConfig("alexnet", image_size=64, stem="standard", options={"fc": 16})
+    )
     with pytest.raises(ConfigError, match="alexnet has no map of an image of 1 x 16 px"):
         descriptors(encoder, [picture], Recipe(longest=16))
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from selftaught.data.store import Images, open_images
-from selftaught.embed import embed
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
-from selftaught.files import read_table, write_table
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
+from selftaught.foundation.files import read_table, write_table
+from selftaught.foundation.machine import Machine
+from selftaught.vectors.parquet import vector_table
 
 VECTORS = np.arange(6, dtype=np.float32).reshape(3, 2) / 7
 LIST_OF_2 = pa.list_(pa.float32(), 2)
@@ -22,7 +24,7 @@ LIST_OF_2 = pa.list_(pa.float32(), 2)
 @pytest.fixture
 def encoder() -> Encoder:
     config = EncoderConfig("resnet8", in_channels=1, image_size=16, options={"width": 4})
-    return build(config).eval()
+    return build_encoder(config).eval()
 
 
 def three_images(columns: dict[str, Any] | None = None) -> Any:
@@ -43,16 +45,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `features` was asked for."""
     asked: dict[str, Any] = {}
 
-    def features(encoder: Encoder, images: Images, **options: Any) -> np.ndarray:
-        asked.update(options)
+    def features(encoder: Encoder, images: Images, machine: Machine) -> np.ndarray:
+        asked["machine"] = machine
         return VECTORS
 
-    monkeypatch.setitem(embed.__globals__, "features", features)
+    monkeypatch.setitem(vector_table.__globals__, "features", features)
     return asked
 
 
 def test_columns_types_and_metadata(encoder: Encoder, asked: dict[str, Any]) -> None:
-    table = embed(encoder, three_images(), device="cpu", threads=1, cache=Path("cache"))
+    table = vector_table(
+        encoder, three_images(), machine=Machine(device="cpu", threads=1, cache=Path("cache"))
+    )
     assert table.schema.names == ["row", "path", "vector"]
     assert table.schema.types == [pa.int64(), pa.string(), LIST_OF_2]
     assert table["path"].to_pylist() == ["a.png", "c.png", "ä/d.png"]
@@ -61,7 +65,7 @@ def test_columns_types_and_metadata(encoder: Encoder, asked: dict[str, Any]) -> 
         b"encoder_id": encoder_id(encoder).encode(),
         b"content": b"the pixels",
     }
-    assert asked == {"device": "cpu", "threads": 1, "cache": Path("cache")}
+    assert asked == {"machine": Machine("cpu", 1, Path("cache"))}
 
 
 @pytest.mark.usefixtures("asked")
@@ -74,7 +78,7 @@ def test_columns_types_and_metadata(encoder: Encoder, asked: dict[str, Any]) -> 
     ],
 )
 def test_labels_by_row(encoder: Encoder, labels: dict[int, Any], expected: list[Any]) -> None:
-    table = embed(encoder, three_images(), labels=labels)
+    table = vector_table(encoder, three_images(), labels=labels)
     assert table.schema.names == ["row", "path", "label", "vector"]
     assert table["label"].to_pylist() == expected
 
@@ -82,13 +86,13 @@ def test_labels_by_row(encoder: Encoder, labels: dict[int, Any], expected: list[
 @pytest.mark.usefixtures("asked")
 def test_labels_that_came_along_belong_to_positions_of_the_source(encoder: Encoder) -> None:
     images = three_images({"label": np.array(["ant", "rejected", "bee", "cow"])})
-    assert embed(encoder, images)["label"].to_pylist() == ["ant", "bee", "cow"]
-    assert "label" not in embed(encoder, images, labels={}).schema.names
+    assert vector_table(encoder, images)["label"].to_pylist() == ["ant", "bee", "cow"]
+    assert "label" not in vector_table(encoder, images, labels={}).schema.names
 
 
 @pytest.mark.usefixtures("asked")
 def test_a_parquet_file_keeps_types_and_metadata(encoder: Encoder, tmp_path: Path) -> None:
-    table = embed(encoder, three_images(), labels={1: "bee"})
+    table = vector_table(encoder, three_images(), labels={1: "bee"})
     write_table(tmp_path / "vectors.parquet", table)
     back = read_table(tmp_path / "vectors.parquet")
     assert back.equals(table) and back.schema.metadata == table.schema.metadata
@@ -101,8 +105,8 @@ def test_vectors_are_those_of_the_encoder(encoder: Encoder, tmp_path: Path) -> N
     for i, pixels in enumerate(pictures):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     (tmp_path / "photos" / "2.png").write_bytes(b"no image")
-    images = open_images(str(tmp_path / "photos"), cache=tmp_path / "cache")
-    table = embed(encoder, images, cache=tmp_path / "cache")
+    images = open_images(str(tmp_path / "photos"), machine=Machine(cache=tmp_path / "cache"))
+    table = vector_table(encoder, images, machine=Machine(cache=tmp_path / "cache"))
     assert table["row"].to_pylist() == [0, 1, 2, 3]
     assert table["path"].to_pylist() == ["0.png", "1.png", "3.png", "4.png"]
     usable = [pixels for i, pixels in enumerate(pictures) if i != 2]

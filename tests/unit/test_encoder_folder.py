@@ -14,10 +14,10 @@ import timm
 import torch
 from torch import Tensor
 
-from selftaught import files
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
 from selftaught.encoders.folder import load_weights, open_encoder, save_config, save_encoder
 from selftaught.errors import ConfigError, FileError, UserError
+from selftaught.foundation import files
 from selftaught.training.checkpoint import Checkpoint, save
 from selftaught.views.policy import Intensity
 
@@ -28,7 +28,7 @@ TIMMS = EncoderConfig("test_resnet", image_size=64, stem="standard")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A saved encoder."""
-    save_encoder(build(TINY, seed=1), tmp_path / "encoder", card="Trained on leaves.")
+    save_encoder(build_encoder(TINY, seed=1), tmp_path / "encoder", card="Trained on leaves.")
     return tmp_path / "encoder"
 
 
@@ -60,7 +60,7 @@ def change(folder: Path, changes: dict[str, Any]) -> None:
     ],
 )
 def test_an_encoder_comes_back_to_the_bit(config, tmp_path):
-    encoder = build(config, seed=1)
+    encoder = build_encoder(config, seed=1)
     save_encoder(encoder, tmp_path / "there")
     found = open_encoder(str(tmp_path / "there"))
     assert found.config == encoder.config
@@ -86,7 +86,7 @@ def test_the_folder_holds_weights_configuration_and_card(folder):
 
 
 def test_an_encoder_that_is_there_is_replaced(folder):
-    new = build(TINY, seed=2)
+    new = build_encoder(TINY, seed=2)
     save_encoder(new, folder)
     assert encoder_id(open_encoder(str(folder))) == encoder_id(new)
     assert [p.name for p in folder.parent.iterdir()] == ["encoder"]
@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_what_was_there(failing, folder, monkeypatch):
 
     monkeypatch.setattr(files, failing, full)
     with pytest.raises(OSError):
-        save_encoder(build(TINY, seed=2), folder)
+        save_encoder(build_encoder(TINY, seed=2), folder)
     assert encoder_id(open_encoder(str(folder.parent))) == before
 
 
@@ -115,7 +115,7 @@ def test_a_process_that_ends_while_replacing_leaves_what_was_there(folder, monke
 
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_encoder(build(TINY, seed=2), folder)
+        save_encoder(build_encoder(TINY, seed=2), folder)
     assert encoder_id(open_encoder(str(folder.parent))) == before
 
 
@@ -129,7 +129,7 @@ def test_a_process_that_ends_while_replacing_leaves_what_was_there(folder, monke
     ],
 )
 def test_timm_loads_the_folder_as_the_same_network(config, arguments, tmp_path):
-    encoder = build(config, seed=1).eval()
+    encoder = build_encoder(config, seed=1).eval()
     for name, tensor in encoder.trunk.state_dict().items():
         if name.endswith(("running_mean", "running_var")) or "bn" in name:
             tensor.add_(1)  # not what a new network has, in which the blocks do nothing
@@ -143,13 +143,13 @@ def test_timm_loads_the_folder_as_the_same_network(config, arguments, tmp_path):
 
 
 def test_timm_makes_a_classifier_on_top(tmp_path):
-    save_encoder(build(TIMMS), tmp_path / "encoder")
+    save_encoder(build_encoder(TIMMS), tmp_path / "encoder")
     model = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=7)
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
 def test_timm_refuses_a_small_stem(tmp_path):
-    save_encoder(build(dataclasses.replace(TIMMS, stem="small")), tmp_path / "encoder")
+    save_encoder(build_encoder(dataclasses.replace(TIMMS, stem="small")), tmp_path / "encoder")
     with pytest.raises(RuntimeError, match="conv1"):
         timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True)
 
@@ -208,7 +208,7 @@ def test_wrong_weights_are_named(damage, named, folder):
 
 @pytest.mark.parametrize(("damage", "named"), DAMAGE)
 def test_wrong_weights_change_nothing(damage, named, tmp_path):
-    encoder, other = build(TINY, seed=1), build(TINY, seed=2)
+    encoder, other = build_encoder(TINY, seed=1), build_encoder(TINY, seed=2)
     before = encoder_id(encoder)
     tensors = other.trunk.state_dict()
     damage(tensors)
@@ -327,28 +327,28 @@ def test_S2_a_million_brackets_are_refused(folder):
 
 
 def test_a_run_has_its_encoder(tmp_path):
-    encoder = build(TINY, seed=1)
+    encoder = build_encoder(TINY, seed=1)
     save_encoder(encoder, tmp_path / "run" / "encoder")
-    checkpoint_of(build(TINY, seed=2), tmp_path / "run", 5)
+    checkpoint_of(build_encoder(TINY, seed=2), tmp_path / "run", 5)
     assert encoder_id(open_encoder(str(tmp_path / "run"))) == encoder_id(encoder)
 
 
 @pytest.mark.parametrize("name", ["run", "run/encoder"])
 def test_a_run_that_goes_on_has_its_newest_checkpoint(name, tmp_path):
-    run, encoder = tmp_path / "run", build(TINY, seed=3)
+    run, encoder = tmp_path / "run", build_encoder(TINY, seed=3)
     run.mkdir()
     save_config(encoder, run / "encoder")
-    checkpoint_of(build(TINY, seed=2), run, 999_999)
+    checkpoint_of(build_encoder(TINY, seed=2), run, 999_999)
     checkpoint_of(encoder, run, 1_000_000)
     assert encoder_id(open_encoder(str(tmp_path / name))) == encoder_id(encoder)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
 def test_a_damaged_checkpoint_is_passed_over(file, tmp_path):
-    encoder = build(TINY, seed=3)
+    encoder = build_encoder(TINY, seed=3)
     save_config(encoder, tmp_path / "encoder")
     checkpoint_of(encoder, tmp_path, 5)
-    newest = checkpoint_of(build(TINY, seed=2), tmp_path, 6)
+    newest = checkpoint_of(build_encoder(TINY, seed=2), tmp_path, 6)
     data = bytearray((newest / file).read_bytes())
     data[-5] ^= 1
     (newest / file).write_bytes(data)
@@ -356,7 +356,7 @@ def test_a_damaged_checkpoint_is_passed_over(file, tmp_path):
 
 
 def test_a_run_without_a_good_checkpoint_says_so(tmp_path):
-    save_config(build(TINY), tmp_path / "encoder")
+    save_config(build_encoder(TINY), tmp_path / "encoder")
     with pytest.raises(FileError, match="no encoder and no checkpoint that verifies"):
         open_encoder(str(tmp_path))
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2 import functional as tv
 
 from selftaught.data.decode import decode
-from selftaught.encoders.encoder import EncoderConfig, build, encoder_id
+from selftaught.encoders.encoder import EncoderConfig, build_encoder, encoder_id
 from selftaught.encoders.resnet import CIFAR_RESNETS, Block
 from selftaught.errors import ConfigError, DataError
 from selftaught.views.policy import Intensity
@@ -39,7 +39,7 @@ def photograph(height: int = 50, width: int = 40, channels: int = 3) -> np.ndarr
 
 
 def test_the_small_encoder_costs_6_25_mflop_an_image():
-    encoder = build(small(options={"width": 16, "stem_stride": 2}))
+    encoder = build_encoder(small(options={"width": 16, "stem_stride": 2}))
     with FlopCounterMode(display=False) as counter:
         encoder(torch.zeros(2, 3, 32, 32))
     assert counter.get_total_flops() / 2 == 6_250_496
@@ -48,7 +48,7 @@ def test_the_small_encoder_costs_6_25_mflop_an_image():
 
 @pytest.mark.parametrize(("name", "n"), CIFAR_RESNETS.items())
 def test_a_cifar_resnet_has_6n_plus_2_layers_with_the_classifier(name, n):
-    trunk = build(small(name)).trunk
+    trunk = build_encoder(small(name)).trunk
     convolutions = [m for m in trunk.modules() if isinstance(m, nn.Conv2d)]
     assert sum(c.kernel_size == (3, 3) for c in convolutions) + 1 == 6 * n + 2
     assert [getattr(trunk, f"layer{s}")[0].conv2.out_channels for s in (1, 2, 3)] == [16, 32, 64]
@@ -70,7 +70,7 @@ def test_a_block_is_timms_basic_block(c_in, c_out, stride):
 
 @pytest.mark.parametrize("config", [TINY, small("test_resnet")])
 def test_the_last_batch_norm_of_every_block_starts_at_zero(config):
-    trunk = build(config).trunk
+    trunk = build_encoder(config).trunk
     last = [m for name, m in trunk.named_modules() if name.endswith(("bn2", "bn3"))]
     blocks = [m for m in trunk.modules() if hasattr(m, "conv2")]
     zero = [m for m in last if isinstance(m, nn.BatchNorm2d) and not m.weight.any()]
@@ -83,7 +83,7 @@ def test_the_last_batch_norm_of_every_block_starts_at_zero(config):
 )
 def test_options_of_a_cifar_resnet_are_checked(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
-        build(small(options=options))
+        build_encoder(small(options=options))
 
 
 # Networks by name
@@ -91,15 +91,15 @@ def test_options_of_a_cifar_resnet_are_checked(options):
 
 def test_an_unknown_network_names_the_nearest():
     with pytest.raises(ConfigError, match="'resnt18': did you mean 'resnet18'"):
-        build(small("resnt18"))
+        build_encoder(small("resnt18"))
     with pytest.raises(ConfigError, match="did you mean 'resnet8'"):
-        build(small("resnet_8"))
+        build_encoder(small("resnet_8"))
 
 
 @pytest.mark.parametrize("name", ["qqqqzzzz", "hf-hub:a/b", "local-dir:/tmp", "", "resnet18.tag"])
 def test_a_name_never_reaches_the_network_or_the_disk(name):
     with pytest.raises(ConfigError) as error:
-        build(small(name))
+        build_encoder(small(name))
     assert "there is no encoder" in error.value.what
     assert len(str(error.value)) < 200
 
@@ -110,11 +110,11 @@ def test_a_name_never_reaches_the_network_or_the_disk(name):
 )
 def test_options_of_a_network_of_timms_are_checked(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
-        build(small("test_resnet", options=options))
+        build_encoder(small("test_resnet", options=options))
 
 
 def test_dropout_is_an_option_of_timms_networks():
-    encoder = build(small("test_resnet", options={"drop_rate": 0.5}))
+    encoder = build_encoder(small("test_resnet", options={"drop_rate": 0.5}))
     x = torch.ones(1, 3, 32, 32)
     encoder.trunk.apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm2d) else None)
     assert not torch.equal(encoder(x), encoder(x))
@@ -138,13 +138,13 @@ def test_dropout_is_an_option_of_timms_networks():
 )
 def test_what_cannot_be_built_is_refused_with_the_reason(changes, named):
     with pytest.raises(ConfigError, match=named):
-        build(dataclasses.replace(TINY, **{"options": {}, **changes}))
+        build_encoder(dataclasses.replace(TINY, **{"options": {}, **changes}))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 @pytest.mark.parametrize(("side", "channels"), [(32, 1), (96, 5)])
 def test_every_stage_has_a_name_and_a_stride(name, side, channels):
-    encoder = build(small(name, image_size=side, in_channels=channels)).eval()
+    encoder = build_encoder(small(name, image_size=side, in_channels=channels)).eval()
     x = torch.randn(2, channels, side, side)
     with torch.no_grad():
         maps, h = encoder.stages(x), encoder(x)
@@ -160,7 +160,7 @@ def test_every_stage_has_a_name_and_a_stride(name, side, channels):
     "config", [small("resnet20", options={"width": 4, "stem_stride": 2}), small("test_resnet")]
 )
 def test_h_is_the_mean_of_the_last_map(config):
-    encoder = build(config).eval()
+    encoder = build_encoder(config).eval()
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         *_, last = encoder.stages(x).values()
@@ -168,7 +168,7 @@ def test_h_is_the_mean_of_the_last_map(config):
 
 
 def test_stages_that_share_a_module_get_numbers():
-    encoder = build(small("coat_tiny", image_size=64))
+    encoder = build_encoder(small("coat_tiny", image_size=64))
     assert encoder.strides == {"stage0": 4, "stage1": 8, "stage2": 16, "stage3": 32}
 
 
@@ -188,12 +188,12 @@ def test_stages_that_share_a_module_get_numbers():
 )
 def test_the_stem_follows_the_size_of_the_images(architecture, side, stem, resolved):
     config = EncoderConfig(architecture, image_size=side, stem=stem)
-    assert build(config).config == dataclasses.replace(config, stem=resolved)
+    assert build_encoder(config).config == dataclasses.replace(config, stem=resolved)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10t"])  # a 7x7 stem, and a deep one
 def test_the_small_stem_keeps_the_resolution_and_the_other_names(name):
-    stride1 = build(small(name, image_size=16))
+    stride1 = build_encoder(small(name, image_size=16))
     assert list(stride1.strides.values()) == [1, 1, 2, 4, 8]
     stem = stride1.trunk.conv1
     assert (stem.kernel_size, stem.stride, stem.out_channels) == ((3, 3), (1, 1), 64)
@@ -209,7 +209,7 @@ def test_the_small_stem_keeps_the_resolution_and_the_other_names(name):
 @pytest.mark.parametrize("name", ["resnet8", "test_resnet", "test_vit", "test_convnext"])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_any_network_reads_the_gradients_in_place_of_the_channels(name, channels):
-    encoder = build(small(name, in_channels=channels, front="sobel")).eval()
+    encoder = build_encoder(small(name, in_channels=channels, front="sobel")).eval()
     x = torch.randn(2, channels, 32, 32)
     gradients = sobel(x)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_any_network_reads_the_gradients_in_place_of_the_channels(name, channels
 
 
 def test_the_filters_see_the_normalised_image_and_not_its_colour():
-    encoder = build(small(front="sobel"))
+    encoder = build_encoder(small(front="sobel"))
     x = encoder.preprocess(photograph())
     torch.testing.assert_close(encoder.front(x), sobel(x))
     coloured = x + torch.tensor([1.0, -3.0, 2.0])[:, None, None]  # the mean stays
@@ -232,7 +232,7 @@ def test_the_filters_see_the_normalised_image_and_not_its_colour():
 
 
 def test_the_filters_are_no_parameters_and_in_no_checkpoint():
-    plain, filtered = build(small()), build(small(front="sobel"))
+    plain, filtered = build_encoder(small()), build_encoder(small(front="sobel"))
     assert plain.state_dict().keys() == filtered.state_dict().keys()
     assert len(list(filtered.parameters())) == len(list(plain.parameters()))
     assert not list(filtered.front.parameters())
@@ -241,7 +241,7 @@ def test_the_filters_are_no_parameters_and_in_no_checkpoint():
 
 
 def test_the_filters_keep_their_digits_under_autocast():
-    front = build(small(front="sobel")).front
+    front = build_encoder(small(front="sobel")).front
     x = torch.randn(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         found = front(x)
@@ -255,16 +255,16 @@ def test_the_filters_keep_their_digits_under_autocast():
 def test_the_seed_alone_decides_the_weights(config):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = build(config, seed=1)
+    first = build_encoder(config, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    again, other = build(config, seed=1), build(config, seed=2)
+    again, other = build_encoder(config, seed=1), build_encoder(config, seed=2)
     assert encoder_id(first) == encoder_id(again) != encoder_id(other)
     assert all(map(torch.equal, weights(first), weights(again)))
 
 
 def test_building_leaves_batch_norm_untouched_and_in_training_mode():
-    encoder = build(TINY)
+    encoder = build_encoder(TINY)
     assert encoder.training and encoder.trunk.bn1.training
     assert encoder.trunk.bn1.num_batches_tracked == 0
     assert not encoder.trunk.bn1.running_mean.any()
@@ -276,7 +276,7 @@ def test_building_leaves_batch_norm_untouched_and_in_training_mode():
 @pytest.mark.parametrize(("side", "crop"), [(32, 40), (48, 35)])  # all of it; the central 87.5 %
 def test_preprocess_is_crop_resize_normalise(side, crop):
     image = photograph(50, 40)
-    x = build(dataclasses.replace(TINY, image_size=side)).preprocess(image)
+    x = build_encoder(dataclasses.replace(TINY, image_size=side)).preprocess(image)
     unit = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     cut = tv.center_crop(unit, [crop, crop])
     resized = tv.resize(cut, [side, side], antialias=True)
@@ -286,7 +286,7 @@ def test_preprocess_is_crop_resize_normalise(side, crop):
 
 
 def test_preprocess_takes_pictures_arrays_and_lists_of_different_sizes():
-    encoder = build(TINY)
+    encoder = build_encoder(TINY)
     first, second = photograph(50, 40), photograph(33, 70)
     together = encoder.preprocess([Image.fromarray(first), second])
     assert torch.equal(together[:1], encoder.preprocess(first))
@@ -298,13 +298,13 @@ def test_preprocess_leaves_its_images_alone():
     image = photograph()
     image.flags.writeable = False
     before = image.copy()
-    build(TINY).preprocess(image)
+    build_encoder(TINY).preprocess(image)
     assert np.array_equal(image, before)
 
 
 def test_grey_is_repeated_for_a_colour_encoder():
     grey = photograph(channels=1)
-    encoder = build(TINY)
+    encoder = build_encoder(TINY)
     x = encoder.preprocess(grey)
     assert torch.equal(x, encoder.preprocess(np.repeat(grey, 3, axis=2)))
     assert torch.equal(x, encoder.preprocess(grey[:, :, 0]))
@@ -315,7 +315,7 @@ def test_grey_is_repeated_for_a_colour_encoder():
 def test_colour_becomes_pillows_luminance_for_a_grey_encoder(dtype):
     scale = 257 if dtype == "uint16" else 1
     intensity = Intensity(high=255.0 * scale, mean=(0.5,), std=(0.2,))
-    encoder = build(dataclasses.replace(TINY, in_channels=1, intensity=intensity))
+    encoder = build_encoder(dataclasses.replace(TINY, in_channels=1, intensity=intensity))
     image = photograph()
     luminance = np.asarray(Image.fromarray(image).convert("L"))
     x = encoder.preprocess((image * np.array(scale, dtype)).astype(dtype))
@@ -337,14 +337,14 @@ def test_colour_becomes_pillows_luminance_for_a_grey_encoder(dtype):
 )
 def test_what_is_no_image_is_refused(image, named):
     with pytest.raises(DataError, match=named):
-        build(TINY).preprocess(image)
+        build_encoder(TINY).preprocess(image)
 
 
 def test_sixteen_bits_keep_their_range():
     deep = photograph().astype(np.uint16) * 257
-    wide = build(dataclasses.replace(TINY, intensity=Intensity(high=65535.0)))
+    wide = build_encoder(dataclasses.replace(TINY, intensity=Intensity(high=65535.0)))
     x = wide.preprocess(Image.fromarray(deep[:, :, 0]))
-    expected = build(TINY).preprocess(photograph()[:, :, :1])
+    expected = build_encoder(TINY).preprocess(photograph()[:, :, :1])
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
 
 
@@ -361,14 +361,14 @@ def test_a_picture_becomes_what_its_file_becomes():
     for kind, (picture, how) in pictures.items():
         file = io.BytesIO()
         picture.save(file, kind, **how)
-        encoder = build(dataclasses.replace(TINY, intensity=Intensity(high=255000.0)))
+        encoder = build_encoder(dataclasses.replace(TINY, intensity=Intensity(high=255000.0)))
         with Image.open(file) as opened:
             x = encoder.preprocess(opened)
         assert torch.equal(x, encoder.preprocess(decode(file.getvalue(), kind))), kind
 
 
 def test_a_default_intensity_becomes_one_for_other_channel_counts():
-    intensity = build(small(in_channels=2)).config.intensity
+    intensity = build_encoder(small(in_channels=2)).config.intensity
     assert intensity.mean == pytest.approx((0.449, 0.449))
     assert intensity.std == pytest.approx((0.226, 0.226))
 
@@ -377,7 +377,7 @@ def test_a_default_intensity_becomes_one_for_other_channel_counts():
 
 
 def test_the_identity_sees_the_last_bit_of_every_tensor():
-    encoder = build(TINY)
+    encoder = build_encoder(TINY)
     seen = {encoder_id(encoder)}
     tensors = list(encoder.state_dict().values())
     for tensor in tensors:
@@ -393,10 +393,10 @@ def test_the_identity_sees_the_configuration():
         dataclasses.replace(TINY, intensity=Intensity(high=254.0)),
         dataclasses.replace(TINY, intensity=Intensity(std=(0.229, 0.224, 0.2250001))),
     ]
-    assert len({encoder_id(build(config)) for config in configs}) == len(configs)
+    assert len({encoder_id(build_encoder(config)) for config in configs}) == len(configs)
 
 
 def test_the_identity_does_not_see_mode_or_memory_format():
-    encoder = build(TINY)
+    encoder = build_encoder(TINY)
     before = encoder_id(encoder)
     assert encoder_id(encoder.eval().to(memory_format=torch.channels_last)) == before

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from selftaught.data.batch import Progress
-from selftaught.data.batches import Feed
+from selftaught.data.feed import Feed
 from selftaught.views import tensors
 from selftaught.views.engine import Buffers, Engine, _Packed, make
 from selftaught.views.policy import (

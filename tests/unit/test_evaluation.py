@@ -14,25 +14,27 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from selftaught.data.labels import Labelled, label
-from selftaught.data.store import Images, open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
 from selftaught.errors import ConfigError, DataError
-from selftaught.evaluation import knn
-from selftaught.evaluation.evaluate import evaluate, measure
-from selftaught.evaluation.few import DRAWS, Budget
+from selftaught.evaluation.budget import DRAWS, Budget
+from selftaught.evaluation.comparison import evaluate_encoder, measure
 from selftaught.evaluation.judge import Measured
-from selftaught.evaluation.linear_sgd import batches
 from selftaught.evaluation.metrics import interval, resampled_counts
-from selftaught.evaluation.protocols import Entry
+from selftaught.evaluation.protocols import knn
+from selftaught.evaluation.protocols.linear_sgd import batches
+from selftaught.evaluation.protocols.registry import Entry
 from selftaught.evaluation.representation import (
     EncoderRepresentation,
     calibrate,
     random_init,
     raw_pixels,
 )
-from selftaught.evaluation.row import Row, as_dicts, as_text
+from selftaught.evaluation.table import Row, as_dicts, as_text
 from selftaught.evaluation.trial import Trial
-from selftaught.features import views
+from selftaught.foundation.machine import Machine
+from selftaught.vectors.features import views
 from selftaught.views.policy import Flip, Policy, RandomCrop, evaluation
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
@@ -66,7 +68,7 @@ def trial_of(labels: Labelled, seed: int = 0) -> Trial:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Labelled]:
-    images = open_images("digits", cache=tmp_path_factory.mktemp("cache"))
+    images = open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache")))
     return images, label(images.checked)
 
 
@@ -80,7 +82,7 @@ def encoder(digits: tuple[Images, Labelled]) -> Encoder:
         intensity=images.checked.intensity,
         options={"width": 8},
     )
-    return build(config, seed=7)
+    return build_encoder(config, seed=7)
 
 
 # Rows, intervals, differences.
@@ -213,27 +215,27 @@ def test_json_keeps_the_notes() -> None:
 def test_mistakes_are_named(digits: tuple[Images, Labelled], encoder: Encoder) -> None:
     images, labels = digits
     with pytest.raises(ConfigError, match="no protocol 'liner': did you mean 'linear'"):
-        evaluate(encoder, images, labels, protocols=["knn", "liner"])
+        evaluate_encoder(encoder, images, labels, protocols=["knn", "liner"])
     with pytest.raises(ConfigError, match="no class"):
-        evaluate(encoder, images, labels, positive="ten")
+        evaluate_encoder(encoder, images, labels, positive="ten")
     targets = replace(labels, classes=(), labels_N=labels.labels_N * 1.5)
     with pytest.raises(DataError, match="knn wants classes, and the labels are numbers"):
-        evaluate(encoder, images, targets)
+        evaluate_encoder(encoder, images, targets)
     with pytest.raises(DataError, match="regression predicts numbers, and the labels are classes"):
-        evaluate(encoder, images, labels, protocols=["regression"])
+        evaluate_encoder(encoder, images, labels, protocols=["regression"])
     with pytest.raises(ConfigError, match="regression knows no classes"):
-        evaluate(encoder, images, targets, protocols=["regression"], few=[Budget(3)])
+        evaluate_encoder(encoder, images, targets, protocols=["regression"], few=[Budget(3)])
     with pytest.raises(DataError, match="no labelled image to test on"):
-        evaluate(encoder, images, replace(labels, test=labels.test[:0]))
+        evaluate_encoder(encoder, images, replace(labels, test=labels.test[:0]))
 
 
 def test_an_encoder_that_diverged_is_named(digits: tuple[Images, Labelled]) -> None:
     images, labels = digits
-    broken = build(EncoderConfig("resnet8", images.checked.channels, 16), seed=0)
+    broken = build_encoder(EncoderConfig("resnet8", images.checked.channels, 16), seed=0)
     with torch.no_grad():
         next(broken.parameters()).fill_(math.nan)
     with pytest.raises(DataError, match="this encoder makes vectors that are not finite"):
-        evaluate(broken, images, labels)
+        evaluate_encoder(broken, images, labels)
 
 
 # Representations.
@@ -243,7 +245,7 @@ def test_calibrated_norms_have_seen_the_training_images(
     digits: tuple[Images, Labelled], encoder: Encoder
 ) -> None:
     images, labels = digits
-    fresh = build(encoder.config, seed=3)
+    fresh = build_encoder(encoder.config, seed=3)
     before = {name: p.clone() for name, p in fresh.named_parameters()}
     rows = labels.train[:512]
     calibrate(fresh, images, rows, batch_size=512)
@@ -266,7 +268,7 @@ def test_calibration_does_not_depend_on_the_order_of_the_rows_in_a_class_sorted_
     by_class = labels.train[np.argsort(labels.labels_N[labels.train], kind="stable")]
     variances = []
     for batch_size in (64, len(by_class)):
-        fresh = build(encoder.config, seed=3)
+        fresh = build_encoder(encoder.config, seed=3)
         calibrate(fresh, images, by_class, batch_size=batch_size)
         norms = [m for m in fresh.modules() if isinstance(m, nn.BatchNorm2d)]
         variances.append(torch.cat([norm.running_var for norm in norms]))
@@ -331,16 +333,18 @@ def test_other_encoders_stand_beside_the_first(
     digits: tuple[Images, Labelled], encoder: Encoder
 ) -> None:
     images, labels = digits
-    other = build(encoder.config, seed=8)
-    found = evaluate(encoder, images, labels, protocols=("knn",), against={"another": other})
+    other = build_encoder(encoder.config, seed=8)
+    found = evaluate_encoder(
+        encoder, images, labels, protocols=("knn",), against={"another": other}
+    )
     rows = [row for row in found if row.metric == "accuracy"]
     names = ["this encoder", "another", *["random init"] * 3, "raw pixels"]
     assert [row.representation for row in rows] == names
-    (alone, *_) = evaluate(other, images, labels, protocols=("knn",))
+    (alone, *_) = evaluate_encoder(other, images, labels, protocols=("knn",))
     assert rows[1].value == alone.value and rows[1].delta_low is not None
-    gray = build(EncoderConfig("resnet8", 3, 16))
+    gray = build_encoder(EncoderConfig("resnet8", 3, 16))
     with pytest.raises(DataError, match="takes images of 3 channels"):
-        evaluate(encoder, images, labels, protocols=("knn",), against={"another": gray})
+        evaluate_encoder(encoder, images, labels, protocols=("knn",), against={"another": gray})
 
 
 @pytest.mark.slow
@@ -352,7 +356,9 @@ def test_digits_end_to_end(
     before, state = encoder_id(encoder), torch.get_rng_state()
     protocols = ["knn", "linear", "linear-sgd", "clusters"]
     rows, again = (
-        evaluate(encoder, images, labels, protocols=chosen, epochs=1, cache=tmp_path)
+        evaluate_encoder(
+            encoder, images, labels, protocols=chosen, epochs=1, machine=Machine(cache=tmp_path)
+        )
         for chosen in (protocols, ["linear-sgd"])
     )
     assert encoder_id(encoder) == before and encoder.training

@@ -10,9 +10,14 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
+from selftaught.encoders.export_formats import (
+    _TARGETS,
+    TOLERANCE,
+    export_encoder,
+    largest_difference,
+)
 from selftaught.errors import ConfigError, DataError, FileError
-from selftaught.export import _TARGETS, TOLERANCE, export, largest_difference
 
 PICTURES = [np.random.default_rng(n).integers(0, 256, (70 + n, 80, 3), np.uint8) for n in range(3)]
 
@@ -20,7 +25,7 @@ PICTURES = [np.random.default_rng(n).integers(0, 256, (70 + n, 80, 3), np.uint8)
 def trained(architecture: str, **changes: Any) -> Encoder:
     """An encoder whose batch norms are not those of a new one, in which the blocks do nothing."""
     config = EncoderConfig(architecture, **({"image_size": 64, "stem": "standard"} | changes))
-    encoder = build(config, seed=1)
+    encoder = build_encoder(config, seed=1)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1)
@@ -32,7 +37,7 @@ def trained(architecture: str, **changes: Any) -> Encoder:
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_convnext"])
 def test_timm_gives_the_same_outputs(architecture, tmp_path):
     encoder = trained(architecture)
-    assert export(encoder, "timm", tmp_path / "out", PICTURES) <= TOLERANCE
+    assert export_encoder(encoder, "timm", tmp_path / "out", PICTURES) <= TOLERANCE
     theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     x = encoder.preprocess(PICTURES)
     with torch.no_grad():
@@ -43,7 +48,7 @@ def test_timm_gives_the_same_outputs(architecture, tmp_path):
 @pytest.mark.slow
 def test_torchvision_gives_the_same_outputs_as_the_card_says(tmp_path):
     encoder = trained("resnet18")
-    assert export(encoder, "torchvision", tmp_path / "out", PICTURES) <= TOLERANCE
+    assert export_encoder(encoder, "torchvision", tmp_path / "out", PICTURES) <= TOLERANCE
     theirs = torchvision.models.resnet18(weights=None)
     theirs.fc = nn.Identity()
     theirs.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
@@ -62,7 +67,7 @@ def test_torchvision_gives_the_same_outputs_as_the_card_says(tmp_path):
 def test_the_encoder_is_left_as_it_was(tmp_path):
     encoder = trained("test_resnet").to(memory_format=torch.channels_last)
     before = encoder_id(encoder)
-    export(encoder, "timm", tmp_path / "out", PICTURES)
+    export_encoder(encoder, "timm", tmp_path / "out", PICTURES)
     assert encoder.training
     assert encoder_id(encoder) == before
 
@@ -88,7 +93,7 @@ def test_the_encoder_is_left_as_it_was(tmp_path):
 def test_what_a_library_cannot_express_is_refused_with_the_reason(to, config, reason, tmp_path):
     encoder = trained(**config)
     with pytest.raises(ConfigError, match=reason):
-        export(encoder, to, tmp_path / "out", PICTURES)
+        export_encoder(encoder, to, tmp_path / "out", PICTURES)
     assert not list(tmp_path.iterdir())
 
 
@@ -102,13 +107,13 @@ def test_other_outputs_leave_nothing_behind(difference, tmp_path, monkeypatch):
 
     monkeypatch.setitem(_TARGETS, "timm", (lambda e: "", lambda e, folder: Other(), ""))
     with pytest.raises(FileError, match="timm gives other outputs"):
-        export(encoder, "timm", tmp_path / "out", PICTURES)
+        export_encoder(encoder, "timm", tmp_path / "out", PICTURES)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_comparison_needs_images(tmp_path):
     with pytest.raises(DataError, match="no images"):
-        export(trained("test_resnet"), "timm", tmp_path / "out", [])
+        export_encoder(trained("test_resnet"), "timm", tmp_path / "out", [])
     assert not list(tmp_path.iterdir())
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import selftaught.features as module
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+import selftaught.vectors.features as module
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import BadImage, FileError
-from selftaught.features import features
+from selftaught.foundation.machine import Machine
+from selftaught.vectors.features import features
 from selftaught.views.policy import evaluation, simclr_cifar
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply
@@ -27,7 +28,7 @@ def close(a: NDArray, b: NDArray) -> bool:
 @pytest.fixture
 def encoder() -> Encoder:
     """f, in training mode with one part in evaluation mode, and statistics that are not trivial."""
-    built = build(CONFIG).train()
+    built = build_encoder(CONFIG).train()
     for part in built.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.running_mean = torch.rand_like(part.running_mean)  # type: ignore[arg-type]
@@ -57,7 +58,11 @@ def test_how_it_is_computed_changes_nothing(encoder: Encoder, tmp_path: Path) ->
     images = array_set(tmp_path, 50)
     truth = features(encoder, images)
     assert truth.shape == (50, encoder.dim)
-    for how in ({"threads": 0}, {"threads": 5, "batch_size": 7}, {"batch_size": 1}):
+    for how in (
+        {"machine": Machine(threads=0)},
+        {"machine": Machine(threads=5), "batch_size": 7},
+        {"batch_size": 1},
+    ):
         assert close(features(encoder, images, **how), truth)  # type: ignore[arg-type]
     with torch.autocast("cpu", torch.bfloat16):
         assert close(features(encoder, images), truth)
@@ -88,11 +93,11 @@ def test_a_bad_file_is_named(encoder: Encoder, tmp_path: Path) -> None:
 def test_the_cache_is_keyed_by_weights_images_and_policy(encoder: Encoder, tmp_path: Path) -> None:
     images, cache = array_set(tmp_path, 20), tmp_path / "kept"
     variants: list[dict[str, Any]] = [{}, {"policy": simclr_cifar()}]
-    found = [features(encoder, images, cache=cache, **how) for how in variants]
-    found.append(features(encoder, array_set(tmp_path, 21), cache=cache)[:20])
+    found = [features(encoder, images, machine=Machine(cache=cache), **how) for how in variants]
+    found.append(features(encoder, array_set(tmp_path, 21), machine=Machine(cache=cache))[:20])
     with torch.no_grad():
         next(encoder.parameters()).mul_(1.5)
-    found.append(features(encoder, images, cache=cache))
+    found.append(features(encoder, images, machine=Machine(cache=cache)))
     assert len(list((cache / "features").iterdir())) == 4
     assert not any(close(found[0], other) for other in (found[1], found[3]))
 
@@ -101,12 +106,14 @@ def test_what_is_kept_is_not_computed_again(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = array_set(tmp_path, 20)
-    truth = features(encoder, images, cache=tmp_path)
+    truth = features(encoder, images, machine=Machine(cache=tmp_path))
     monkeypatch.setattr(module, "_compute", None)
-    again = features(encoder, images, cache=tmp_path, policy=evaluation(12), batch_size=3)
+    again = features(
+        encoder, images, machine=Machine(cache=tmp_path), policy=evaluation(12), batch_size=3
+    )
     assert np.array_equal(again, truth)
     with pytest.raises(TypeError):
-        features(encoder, images, cache=tmp_path, policy=simclr_cifar())
+        features(encoder, images, machine=Machine(cache=tmp_path), policy=simclr_cifar())
 
 
 def test_what_leaves_no_room_in_memory_lies_in_a_file(
@@ -143,23 +150,26 @@ def test_above_a_limit_features_are_float16_on_disk(encoder: Encoder, tmp_path: 
 
 def test_before_the_last_activation(tmp_path: Path) -> None:
     images, options = array_set(tmp_path, 9), {"fc": 16}
-    alexnet = build(EncoderConfig("alexnet", image_size=32, options=options))
+    alexnet = build_encoder(EncoderConfig("alexnet", image_size=32, options=options))
     before, after = (
-        features(alexnet, images, before_final=b, cache=tmp_path) for b in (True, False)
+        features(alexnet, images, before_final=b, machine=Machine(cache=tmp_path))
+        for b in (True, False)
     )
     assert before.min() < 0 and np.allclose(before.clip(0), after, atol=1e-6)
 
 
 def test_a_damaged_cache_is_computed_again(encoder: Encoder, tmp_path: Path) -> None:
     images = array_set(tmp_path, 20)
-    truth = features(encoder, images, cache=tmp_path)
+    truth = features(encoder, images, machine=Machine(cache=tmp_path))
     (path,) = (tmp_path / "features").iterdir()
     for data in (b"", path.read_bytes()[:-1], b"no tensors"):
         path.write_bytes(data)
-        assert np.array_equal(features(encoder, images, cache=tmp_path), truth)
+        assert np.array_equal(features(encoder, images, machine=Machine(cache=tmp_path)), truth)
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(encoder: Encoder, tmp_path: Path) -> None:
     images = array_set(tmp_path, 20)
     (tmp_path / "features").touch()  # a file where the folder should be
-    assert close(features(encoder, images, cache=tmp_path), features(encoder, images))
+    assert close(
+        features(encoder, images, machine=Machine(cache=tmp_path)), features(encoder, images)
+    )

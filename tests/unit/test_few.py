@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftaught.errors import ConfigError
-from selftaught.evaluation.few import DRAWS, Budget, budget, draws, worth_trying
+from selftaught.evaluation.budget import DRAWS, Budget, budget, draws, worth_trying
 from selftaught.evaluation.trial import Trial
 
 SET: Any = SimpleNamespace(content="a set")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selftaught.assemble import OPERATIONS
-from selftaught.config import ViewSettings
-from selftaught.figure import draw, figure
-from selftaught.report.contents import sheet
+from selftaught.commands.preview import draw, figure
+from selftaught.recipe.config import ViewSettings
+from selftaught.recipe.view_settings import OPERATIONS
+from selftaught.reports.run.run_page import sheet
 from selftaught.views.policy import CenterCrop, Flip, Jitter, Policy, RandomCrop, ViewSpec
 from tests.support.sets import array_set
 

@@ -21,8 +21,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught import files, outputs
 from selftaught.errors import FileError
+from selftaught.foundation import files, outputs
 
 # Written whole or not at all.
 

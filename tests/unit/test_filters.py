@@ -13,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 from selftaught.data.store import Images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
-from selftaught.features import views
-from selftaught.report import filters
-from selftaught.report.filters import Peaks
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
+from selftaught.foundation.machine import Machine
+from selftaught.reports.run import filters
+from selftaught.reports.run.filters import Peaks
+from selftaught.vectors.features import views
 from selftaught.views.policy import evaluation
 from tests.support.html_page import Page
 from tests.support.sets import array_set
@@ -136,10 +137,10 @@ def test_peaks_are_the_largest_of_a_map_and_where_they_are(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "_BATCH", 2)
-    encoder = build(EncoderConfig("resnet8", image_size=16, options={"width": 4}), seed=0)
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=16, options={"width": 4}), seed=0)
     encoder.train()
     before, rows = encoder_id(encoder), np.array([3, 8, 21])
-    found = filters.peaks(encoder, images, rows, device="cpu", threads=1)
+    found = filters.peaks(encoder, images, rows, machine=Machine(device="cpu", threads=1))
     assert encoder.training and encoder_id(encoder) == before
     (x,) = views(encoder, images, [rows], evaluation(16))
     with torch.no_grad():
@@ -180,7 +181,7 @@ def test_channels_whose_nine_stand_out_are_chosen() -> None:
 def test_the_section_shows_channels_with_the_names_of_their_images(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = build(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
     (section,) = filters.last_stage(encoder, images)
     page = Page(section.html)
     words = "".join(page.words)
@@ -198,7 +199,7 @@ def test_the_section_shows_channels_with_the_names_of_their_images(
 
 
 def test_a_stage_of_one_position_has_no_ring(images: Images) -> None:
-    encoder = build(
+    encoder = build_encoder(
         EncoderConfig("resnet8", image_size=8, options={"width": 4, "stem_stride": 2}), seed=0
     )
     page = Page(filters.last_stage(encoder, images)[0].html)
@@ -209,7 +210,7 @@ def test_a_stage_of_one_position_has_no_ring(images: Images) -> None:
 def test_sets_of_few_images_and_encoders_without_stages_have_no_section(
     images: Images, tmp_path: Path
 ) -> None:
-    encoder = build(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
     assert filters.last_stage(encoder, array_set(tmp_path, 9)) == []
     bare: Any = SimpleNamespace(strides={})
     assert filters.last_stage(bare, images) == []

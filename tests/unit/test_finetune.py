@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from selftaught.data.labels import Labelled, label
-from selftaught.data.store import Images, open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
 from selftaught.errors import DataError
-from selftaught.evaluation import finetune, linear
-from selftaught.evaluation.evaluate import measure
-from selftaught.evaluation.few import Budget
+from selftaught.evaluation.budget import Budget
+from selftaught.evaluation.comparison import measure
+from selftaught.evaluation.protocols import finetune, linear
 from selftaught.evaluation.representation import EncoderRepresentation, random_init, raw_pixels
-from selftaught.evaluation.trial import Answer, Trial
+from selftaught.evaluation.trial import ProtocolAnswer, Trial
+from selftaught.foundation.machine import Machine
 from selftaught.training.schedule import lr_at
 from tests.oracles import lars
 
@@ -34,7 +36,7 @@ ONE = finetune.Rates(1.0, 1.0)
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Labelled]:
-    images = open_images("digits", cache=tmp_path_factory.mktemp("cache"))
+    images = open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache")))
     return images, label(images.checked)
 
 
@@ -47,7 +49,7 @@ def encoder_for(images: Images, architecture: str = "resnet8", **options: Any) -
         intensity=images.checked.intensity,
         options=options,
     )
-    return build(config, seed=7)
+    return build_encoder(config, seed=7)
 
 
 def trial_of(
@@ -60,12 +62,12 @@ def trial_of(
     return Trial(images, train, truth[train], test, classes=classes, **options), truth
 
 
-def accuracy(answer: Answer, truth: np.ndarray) -> float:
+def accuracy(answer: ProtocolAnswer, truth: np.ndarray) -> float:
     labels = truth[answer.rows]
     return float(answer.figures["accuracy"](labels, np.ones((len(labels), 1), np.float32))[0])
 
 
-def values(answer: Answer, truth: np.ndarray) -> dict[str, float]:
+def values(answer: ProtocolAnswer, truth: np.ndarray) -> dict[str, float]:
     ones = np.ones((len(answer.rows), 1), np.float32)
     return {m: float(f(truth[answer.rows], ones)[0]) for m, f in answer.figures.items()}
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selftaught import assemble
-from selftaught.config import Config
+from selftaught.recipe import build
+from selftaught.recipe.config import Config
 from selftaught.views.policy import Intensity
 
 
@@ -20,8 +20,8 @@ class Store:
 
 def first_weights(seed: int) -> dict[str, Tensor]:
     images: Any = SimpleNamespace(store=Store(), checked=SimpleNamespace(intensity=Intensity()))
-    config = assemble.complete(Config(seed=seed))
-    return assemble.method(config, images).state_dict()
+    config = build.complete_options(Config(seed=seed))
+    return build.method_for(config, images).state_dict()
 
 
 def test_the_seed_fixes_encoder_and_head() -> None:

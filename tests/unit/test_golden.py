@@ -12,19 +12,20 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from selftaught import assemble
-from selftaught.config import (
+from selftaught.data.open_images import DataSettings, open_images
+from selftaught.data.store import Images
+from selftaught.foundation.machine import Machine
+from selftaught.foundation.rng import Key, uniform
+from selftaught.methods import REGISTRY
+from selftaught.methods.method import Method
+from selftaught.recipe import build
+from selftaught.recipe.config import (
     Config,
-    DataSettings,
     LoopSettings,
     NetworkSettings,
     ViewSettings,
     with_overrides,
 )
-from selftaught.data.store import Images, open_images
-from selftaught.methods import REGISTRY
-from selftaught.methods.method import Method
-from selftaught.rng import Key, uniform
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -40,7 +41,7 @@ def some_digits(folder: Path) -> Images:
     """The first digits of scikit-learn, as they always were: 8 x 8, values 0 to 16."""
     path = folder / "digits.npz"
     np.savez(path, images=load_digits().images[:IMAGES].astype(np.uint8) * 15)
-    return open_images(str(path), cache=folder / "cache", threads=1)
+    return open_images(str(path), machine=Machine(cache=folder / "cache", threads=1))
 
 
 def losses(method: str, images: Images) -> list[float]:
@@ -58,8 +59,8 @@ def losses(method: str, images: Images) -> list[float]:
         ),
         method=method,
     )
-    config = assemble.complete(with_overrides(config, OWN.get(method, {})))
-    training = assemble.training(config, images, torch.device("cpu"), threads=1)
+    config = build.complete_options(with_overrides(config, OWN.get(method, {})))
+    training = build.training_for(config, images, Machine(threads=1))
     draw_weights(training.method)
     found = []
     while not training.done:

@@ -13,17 +13,17 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import selftaught
-from selftaught import grouping, sorting
 from selftaught.clustering import max_margin
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.clusters.folders import lay_out
+from selftaught.clusters.match import kept_names
+from selftaught.clusters.names import write_names
+from selftaught.clusters.standouts import apart
+from selftaught.commands import assign, cluster
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError, DataError, FileError, UserError
-from selftaught.files import read_json, read_table, write_table
-from selftaught.groups.apart import apart
-from selftaught.groups.folders import lay_out
-from selftaught.groups.match import kept_names
-from selftaught.groups.names import write_names
-from selftaught.vectors import Vectors
+from selftaught.foundation.files import read_json, read_table, write_table
+from selftaught.vectors.vectors import Vectors
 from tests.support.sets import file_set
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray((image * 15).astype("uint8")).save(folder / f"{number:03}.png")
     (home / "images/digit0/000.png").rename(home / "images/digit0" / ODD)
     config = EncoderConfig("resnet8", in_channels=1, image_size=8, options={"width": 4})
-    save_encoder(build(config).eval(), home / "encoder")
+    save_encoder(build_encoder(config).eval(), home / "encoder")
     make(home, "clusters")
     return home
 
@@ -371,7 +371,7 @@ def test_too_many_images_for_max_margin_are_refused_before_any_is_encoded(
 
 def test_another_encoder_is_refused(home: Path) -> None:
     config = EncoderConfig("resnet8", in_channels=1, image_size=8, options={"width": 4})
-    other = build(config).eval()
+    other = build_encoder(config).eval()
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
     save_encoder(other, home / "other")
@@ -471,7 +471,7 @@ def never(*_: object, **__: object) -> None:
 def test_folders_that_cannot_be_laid_out_are_refused_before_any_work(
     home: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, str], complaint: str
 ) -> None:
-    monkeypatch.setattr(sorting, "labelled_vectors", never)
+    monkeypatch.setattr(assign, "labelled_vectors", never)
     before = sorted(home.rglob("*"))
     with pytest.raises(FileError, match=complaint):
         sort(home, "refused.csv", **{name: home / folder for name, folder in folders.items()})
@@ -523,7 +523,7 @@ def test_an_older_output_stays_until_the_new_one_is_whole(
     def fails(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(grouping.cluster.__globals__, "write_group_report", fails)
+    monkeypatch.setitem(cluster.cluster.__globals__, "write_group_report", fails)
     with pytest.raises(KeyboardInterrupt):
         make(home, "stays", k=3, overwrite=True)
     assert (home / "stays/clusters.json").read_bytes() == before

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selftaught.clusters import clusters as kept
+from selftaught.clusters.clusters import Assigned, Clusters
+from selftaught.clusters.fit import group
+from selftaught.clusters.folders import lay_out, plain_names
+from selftaught.clusters.match import matched_ids
+from selftaught.clusters.names import differ_in_case, groups_of, read_names, write_names
 from selftaught.errors import DataError, FileError
-from selftaught.groups import clusters as kept
-from selftaught.groups.clusters import Assigned, Clusters
-from selftaught.groups.fit import group
-from selftaught.groups.folders import lay_out, plain_names
-from selftaught.groups.match import matched_ids
-from selftaught.groups.names import differ_in_case, groups_of, read_names, write_names
-from selftaught.vectors import Vectors
+from selftaught.vectors.vectors import Vectors
 
 
 def blobs(
@@ -126,8 +126,8 @@ def test_vectors_of_another_size_are_refused(found: Clusters) -> None:
 
 
 def test_saved_clusters_come_back_bit_for_bit(found: Clusters, tmp_path: Path) -> None:
-    kept.save(found.renamed(np.array([5, 0, 9, 2])), tmp_path)
-    again = kept.load(tmp_path)
+    kept.save_clusters(found.renamed(np.array([5, 0, 9, 2])), tmp_path)
+    again = kept.load_clusters(tmp_path)
     assert again.ids_K.tolist() == [5, 0, 9, 2] and again.encoder == "an encoder"
     assert torch.equal(again.centroids_KP, found.centroids_KP)
     assert torch.equal(again.reference_BD, found.reference_BD) and again.facts == found.facts
@@ -167,10 +167,10 @@ def nothing(folder: Path) -> None:
     "damage", [damaged_json, other_tensors, no_tensors, ids_twice, fewer_ids, nothing]
 )
 def test_damaged_clusters_are_one_line(found: Clusters, tmp_path: Path, damage) -> None:
-    kept.save(found, tmp_path)
+    kept.save_clusters(found, tmp_path)
     damage(tmp_path)
     with pytest.raises(FileError, match="clusters"):
-        kept.load(tmp_path)
+        kept.load_clusters(tmp_path)
 
 
 # --- names

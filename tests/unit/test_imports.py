@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 import selftaught
-from selftaught import files
 from selftaught.cli import DONE, main
-from selftaught.encoders import deepclusters, imports
-from selftaught.encoders.encoder import EncoderConfig, build
-from selftaught.encoders.imports import read_checkpoint
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
+from selftaught.encoders.imported import checkpoint_file, deepcluster_layout
+from selftaught.encoders.imported.checkpoint_file import read_checkpoint
 from selftaught.errors import FileError
+from selftaught.foundation import files
 from selftaught.views.policy import Intensity
 from tests.oracles import deepcluster_networks as oracle
 from tests.support.mistakes import refused
@@ -72,7 +72,7 @@ def checkpoint(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """AlexNet's checkpoint as released, but for images of 65 px and with four units in fc6, fc7."""
     config = functools.partial(EncoderConfig, image_size=65, options={"fc": 4})
-    monkeypatch.setattr(deepclusters, "EncoderConfig", config)
+    monkeypatch.setattr(deepcluster_layout, "EncoderConfig", config)
     changed = {"classifier.1.weight": (4, 256), "classifier.4.weight": (4, 4)}
     changed |= {"classifier.1.bias": (4,), "classifier.4.bias": (4,), "top_layer.weight": (7, 4)}
     return checkpoint(released("alexnet") | changed)
@@ -88,7 +88,7 @@ def stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOADS)
 def test_the_released_checkpoints_are_what_the_encoder_has(name: str) -> None:
-    trunk = build(EncoderConfig(name, front="sobel")).trunk.state_dict()
+    trunk = build_encoder(EncoderConfig(name, front="sobel")).trunk.state_dict()
     own = {n: tuple(t.shape) for n, t in trunk.items() if "num_batches" not in n}
     theirs = {n.replace("module.", ""): shape for n, shape in released(name).items()}
     extra = {"sobel.0.weight", "sobel.0.bias", "sobel.1.weight", "sobel.1.bias"}
@@ -103,7 +103,9 @@ def test_the_network_is_what_plain_calls_make_of_the_file(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = checkpoint(released(name) | {"top_layer.weight": (3, 4096), "top_layer.bias": (3,)})
-    monkeypatch.setattr(imports, "_read", lambda path: {"state_dict": weights, "epoch": 500})
+    monkeypatch.setattr(
+        checkpoint_file, "_read", lambda path: {"state_dict": weights, "epoch": 500}
+    )
     encoder = read_checkpoint(Path("x.pth")).encoder.eval()
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import selftaught
 from selftaught.cli import DONE, main
-from selftaught.encoders.encoder import EncoderConfig, build
-from selftaught.encoders.imports import Imported, read_checkpoint
-from selftaught.encoders.resnets import NETWORKS, named_by_layers
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
+from selftaught.encoders.imported.checkpoint_file import Imported, read_checkpoint
+from selftaught.encoders.imported.resnet_layout import NETWORKS, named_by_layers
 from selftaught.errors import ConfigError, FileError
 from selftaught.views.policy import Intensity
 from tests.oracles import simclr_resnet
@@ -275,7 +275,7 @@ def test_any_network_of_timms_is_taken_by_its_name(
     name: str, side: int, prefix: str, tmp_path: Path
 ) -> None:
     if name == "resnet20":
-        network: Any = build(EncoderConfig(name, image_size=side)).trunk.eval()
+        network: Any = build_encoder(EncoderConfig(name, image_size=side)).trunk.eval()
         head = {}
     else:
         network = timm.create_model(name, num_classes=10).eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import selftaught
 from selftaught.cli import DONE, main
-from selftaught.encoders.imports import read_checkpoint
+from selftaught.encoders.imported.checkpoint_file import read_checkpoint
 from selftaught.errors import FileError
 from selftaught.views.policy import Intensity
 from tests.support.mistakes import refused

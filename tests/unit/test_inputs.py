@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selftaught.inputs import open_files
-from selftaught.options import Machine
+from selftaught.data.open_images import open_files
+from selftaught.foundation.machine import Machine
 
 
 def test_only_the_files_that_are_named_are_opened_and_each_once(tmp_path: Path) -> None:

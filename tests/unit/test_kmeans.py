@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selftaught.clustering import kmeans as module
-from selftaught.clustering import nearest
+from selftaught.clustering import nearest_centroid
 from selftaught.clustering.kmeans import Clustering, kmeans
-from selftaught.clustering.nearest import Vectors
+from selftaught.clustering.nearest_centroid import Vectors
 from selftaught.errors import UserError
-from selftaught.rng import Key
+from selftaught.foundation.rng import Key
 from tests.oracles import kmeans as oracle
 
 TYPES = [np.float32, np.float64]
@@ -64,8 +64,8 @@ def test_small_whole_numbers_are_clustered_as_exact_fractions_are(data: st.DataO
     exact = oracle.lloyd(x, start, steps)
     assume(exact is not None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest, "_GROUPED", data.draw(st.sampled_from([0, 512])))
-        patch.setattr(nearest, "_L", data.draw(st.sampled_from([2, 64])))
+        patch.setattr(nearest_centroid, "_GROUPED", data.draw(st.sampled_from([0, 512])))
+        patch.setattr(nearest_centroid, "_L", data.draw(st.sampled_from([2, 64])))
         found = kmeans(x, k, seed=0, iterations=steps, start=start)
     wanted = np.array(exact[0], float)
     np.testing.assert_allclose(found.centroids_KD, wanted, rtol=1e-6, atol=1e-6)
@@ -307,8 +307,8 @@ def test_blocks_do_not_matter(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for start in ("random", "k-means++"):
         whole = kmeans(x, k, seed=0, start=start, iterations=5)
         with monkeypatch.context() as patch:
-            patch.setattr(nearest, "_HELD", 0)
-            patch.setattr(nearest, "_GROUPED", 0 if k == 3 else 10**9)
+            patch.setattr(nearest_centroid, "_HELD", 0)
+            patch.setattr(nearest_centroid, "_GROUPED", 0 if k == 3 else 10**9)
             read_again = kmeans(x, k, seed=0, start=start, iterations=5)
             patch.setattr(
                 Vectors, "blocks", lambda self, k=0: (slice(i, i + 1) for i in range(self.n))
@@ -356,13 +356,13 @@ def test_the_precision_that_training_chose_does_not_matter() -> None:
 
 def test_vectors_far_from_the_origin_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of such numbers alone would have no digit right, and leave all to float64."""
-    x, unsure, decide = blobs(1000, 8, 6) + np.float32(2000), [], nearest.Nearest._decided
+    x, unsure, decide = blobs(1000, 8, 6) + np.float32(2000), [], nearest_centroid.Nearest._decided
 
-    def counted(self: nearest.Nearest, x_UD: torch.Tensor) -> torch.Tensor:
+    def counted(self: nearest_centroid.Nearest, x_UD: torch.Tensor) -> torch.Tensor:
         unsure.append(len(x_UD))
         return decide(self, x_UD)
 
-    monkeypatch.setattr(nearest.Nearest, "_decided", counted)
+    monkeypatch.setattr(nearest_centroid.Nearest, "_decided", counted)
     found = kmeans(x, 10, seed=0, iterations=10)
     assert sum(unsure) < 50  # of 11,000
     check_nearest(x, found)

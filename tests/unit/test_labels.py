@@ -5,10 +5,11 @@ from datetime import date
 import numpy as np
 import pytest
 
-from selftaught.data.check import Checked, check
-from selftaught.data.images import Source, find
+from selftaught.data.check_images import Checked, check_images
 from selftaught.data.labels import check_classes, label
+from selftaught.data.sources import Source, find_images
 from selftaught.errors import DataError
+from selftaught.foundation.machine import Machine
 from tests.support.bad_files import encoded, photograph
 
 
@@ -25,14 +26,14 @@ def checked_arrays(cache, array=None, **columns) -> Checked:
     number = len(next(iter(columns.values()))) if array is None else len(array)
     array = pixels(number) if array is None else array
     names = tuple(f"{i:05d}" for i in range(number))
-    return check(Source("arrays", None, names, array, columns), cache=cache)
+    return check_images(Source("arrays", None, names, array, columns), machine=Machine(cache=cache))
 
 
 def checked_files(folder, names) -> Checked:
     for i, name in enumerate(names):
         (folder / "d" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "d" / name).write_bytes(encoded(photograph(i), "PNG"))
-    return check(find(str(folder / "d")), cache=folder / "c")
+    return check_images(find_images(str(folder / "d")), machine=Machine(cache=folder / "c"))
 
 
 def words(found) -> list[str | None]:
@@ -168,7 +169,9 @@ def test_a_table_over_split_folders_gives_the_labels_and_they_the_split(tmp_path
     checked_files(tmp_path, names)
     rows = "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names))
     (tmp_path / "d/t.csv").write_text("path,label\n" + rows)
-    found = label(check(find(str(tmp_path / "d/t.csv")), cache=tmp_path / "c"))
+    found = label(
+        check_images(find_images(str(tmp_path / "d/t.csv")), machine=Machine(cache=tmp_path / "c"))
+    )
     assert found.classes == ("a", "b") and found.test.tolist() == [3, 4, 5]
 
 
@@ -268,7 +271,7 @@ def test_a_class_that_is_for_the_test_only(tmp_path):
     check_classes(checked, label(checked))
     (tmp_path / "d/test/c").mkdir()
     (tmp_path / "d/test/c/4.png").write_bytes(encoded(photograph(4), "PNG"))
-    checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+    checked = check_images(find_images(str(tmp_path / "d")), machine=Machine(cache=tmp_path / "c"))
     with pytest.raises(DataError, match=r"test/c/4.png is for the test, and no image of its "):
         check_classes(checked, label(checked))
 
@@ -291,14 +294,14 @@ def test_a_class_of_which_no_image_can_be_used(prefix, tmp_path):
     checked_files(tmp_path, [*names, f"{prefix}c/5.png", f"{prefix}a/6.png"])
     for name in ("a/6.png", "c/5.png"):
         (tmp_path / "d" / prefix / name).write_bytes(b"no image")
-    checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+    checked = check_images(find_images(str(tmp_path / "d")), machine=Machine(cache=tmp_path / "c"))
     found = label(checked)
     assert found.classes == ("a", "b")
     with pytest.raises(DataError, match=f"no image of the class c can be used, .* {prefix}c/5.png"):
         check_classes(checked, found)
     (tmp_path / "d" / prefix / "c/5.png").unlink()
     (tmp_path / "d" / prefix / "c/notes.txt").touch()
-    checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+    checked = check_images(find_images(str(tmp_path / "d")), machine=Machine(cache=tmp_path / "c"))
     with pytest.raises(DataError, match=f"d/{prefix}c is the folder of a class without any image"):
         check_classes(checked, label(checked))
     (tmp_path / "d" / prefix / "c").rename(tmp_path / "d" / prefix / ".c")
@@ -313,7 +316,9 @@ def test_a_stray_image_loses_no_class(train, tmp_path):
     for broken in ([], [f"{train}x.png"], [f"{train}x.png", "cover.png"]):
         for name in broken:
             (tmp_path / "d" / name).write_bytes(b"no image")
-        checked = check(find(str(tmp_path / "d")), cache=tmp_path / "c")
+        checked = check_images(
+            find_images(str(tmp_path / "d")), machine=Machine(cache=tmp_path / "c")
+        )
         check_classes(checked, label(checked))
 
 
@@ -336,5 +341,5 @@ def test_a_class_of_a_table_of_which_no_image_can_be_used(tmp_path):
 
 
 def test_the_sets_that_packages_ship(tmp_path):
-    digits = label(check(find("digits"), cache=tmp_path))
+    digits = label(check_images(find_images("digits"), machine=Machine(cache=tmp_path)))
     assert digits.classes == tuple("0123456789") and len(digits.test) == 359

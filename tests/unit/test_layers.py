@@ -15,16 +15,18 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from selftaught.data.labels import Labelled, label
-from selftaught.data.store import Images, open_images
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
 from selftaught.errors import DataError
-from selftaught.evaluation import layers, linear, linear_streamed
-from selftaught.evaluation.evaluate import measure
-from selftaught.evaluation.linear_streamed import Preconditioner, Stored
+from selftaught.evaluation.comparison import measure
+from selftaught.evaluation.protocols import layers, linear, linear_streamed
+from selftaught.evaluation.protocols.linear_streamed import Preconditioner, Stored
 from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
-from selftaught.evaluation.row import as_text
+from selftaught.evaluation.table import as_text
 from selftaught.evaluation.trial import Trial
-from selftaught.features import views
+from selftaught.foundation.machine import Machine
+from selftaught.vectors.features import views
 from selftaught.views.policy import evaluation
 from tests.support.sets import array_set
 
@@ -130,7 +132,7 @@ def test_pooled_maps_are_those_of_the_stages_up_to_scale_and_shift(
     few: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "_BATCH", 12)  # 12, 12 and 6 images
-    encoder = build(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
+    encoder = build_encoder(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
     rows = np.random.default_rng(0).permutation(len(few.store))[:30]
     sizes = layers.pooled_sizes(encoder)
     assert sizes == {"act1": 256, "layer1": 256, "layer2": 128, "layer3": 64}
@@ -234,13 +236,13 @@ def test_stages_that_the_first_lacks_have_rows_without_differences(few: Images) 
 
 
 def test_stages_of_a_network_know_digits(tmp_path: Path) -> None:
-    images = open_images("digits", cache=tmp_path)
+    images = open_images("digits", machine=Machine(cache=tmp_path))
     labels = label(images.checked)
     labels = replace(labels, train=labels.train[:500])
     config = EncoderConfig(
         "resnet8", images.checked.channels, 16, intensity=images.checked.intensity
     )
-    rows = measured([EncoderRepresentation("it", build(config, seed=0))], images, labels)
+    rows = measured([EncoderRepresentation("it", build_encoder(config, seed=0))], images, labels)
     values = {row.metric: row.value for row in rows}
     assert list(values) == [f"{s} accuracy" for s in ("act1", "layer1", "layer2", "layer3")]
     assert min(values.values()) > 0.85 > 0.1

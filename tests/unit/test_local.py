@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.errors import ConfigError
-from selftaught.search.local import Cells, Features, Local, cells, root, sift
-from selftaught.search.verify import verify
+from selftaught.retrieval.local_features import Cells, Features, Local, cells, root, sift
+from selftaught.retrieval.verify import verify
 from tests.support.photographs import extreme, photographs
 
 
@@ -107,7 +107,7 @@ def test_cells_lie_at_the_centres_of_their_parts_of_the_image() -> None:
 
 
 def test_an_encoder_describes_an_image_of_any_shape_at_several_sizes() -> None:
-    encoder = build(EncoderConfig("resnet18", image_size=64, stem="standard"), seed=1)
+    encoder = build_encoder(EncoderConfig("resnet18", image_size=64, stem="standard"), seed=1)
     describe = Cells(encoder, "layer2", sizes=(1.0, 2.0))
     found = describe(crop())
     assert len(found) == 8 * 10 + 16 * 19  # 64 x 77 px and 128 x 154 px, in cells of 8
@@ -117,10 +117,10 @@ def test_an_encoder_describes_an_image_of_any_shape_at_several_sizes() -> None:
 
 
 def test_a_stage_or_a_size_that_is_not_there_is_refused() -> None:
-    encoder = build(EncoderConfig("resnet18", image_size=64))
+    encoder = build_encoder(EncoderConfig("resnet18", image_size=64))
     with pytest.raises(ConfigError, match=r"no stage 'layer9'.*layer"):
         Cells(encoder, "layer9")
-    transformer = build(EncoderConfig("vit_tiny_patch16_224"))
+    transformer = build_encoder(EncoderConfig("vit_tiny_patch16_224"))
     with pytest.raises(ConfigError, match=r"has no map of an image of .*: use SIFT"):
         Cells(transformer)(crop())
 

@@ -13,14 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from selftaught import assemble, config
-from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings, ViewSettings
 from selftaught.data.batch import Batch
-from selftaught.data.store import Images, open_images
+from selftaught.data.open_images import DataSettings, open_images
+from selftaught.data.store import Images
 from selftaught.errors import ConfigError
-from selftaught.files import load_tensors, save_tensors
-from selftaught.methods import REGISTRY, find
+from selftaught.foundation.files import load_tensors, save_tensors
+from selftaught.foundation.machine import Machine
+from selftaught.methods import REGISTRY, find_method
 from selftaught.methods.method import Method
+from selftaught.recipe import build, config
+from selftaught.recipe.config import Config, LoopSettings, NetworkSettings, ViewSettings
 from selftaught.training.micro_batches import part
 from selftaught.training.training import Training
 
@@ -32,7 +34,7 @@ Embedded = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return open_images("digits", cache=tmp_path_factory.mktemp("cache"), threads=1)
+    return open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache"), threads=1))
 
 
 @pytest.fixture
@@ -40,7 +42,9 @@ def start(images: Images) -> Callable[..., tuple[Training, Batch]]:
     """A method's training with its first epoch begun, and that epoch's first batch."""
 
     def begin(name: str, *, seed: int = 0, precision: str = "float32") -> tuple[Training, Batch]:
-        training = assemble.training(settings(name, seed, precision), images, CPU, threads=0)
+        training = build.training_for(
+            settings(name, seed, precision), images, machine=Machine(threads=0)
+        )
         batches = training.batches()
         batch = next(batches)
         batches.close()
@@ -54,7 +58,7 @@ CPU = torch.device("cpu")
 
 
 def settings(name: str, seed: int = 0, precision: str = "float32") -> Config:
-    return assemble.complete(
+    return build.complete_options(
         Config(
             data=DataSettings("digits"),
             network=NetworkSettings(image_size=16, width=4),
@@ -217,13 +221,13 @@ def test_the_loss_says_whether_it_crosses_images(start, name):
 @EVERY
 def test_options_are_frozen_and_round_trip_through_a_configuration(name, tmp_path):
     wanted = settings(name)
-    assert wanted.options == dataclasses.asdict(find(name).Options())
-    config.write(wanted, tmp_path / "config.yaml")
-    assert assemble.complete(config.read(tmp_path / "config.yaml")) == wanted
+    assert wanted.options == dataclasses.asdict(find_method(name).Options())
+    config.write_config(wanted, tmp_path / "config.yaml")
+    assert build.complete_options(config.read_config(tmp_path / "config.yaml")) == wanted
     with pytest.raises(dataclasses.FrozenInstanceError):
-        find(name).Options().nothing = 1
+        find_method(name).Options().nothing = 1
     with pytest.raises(ConfigError, match="no option 'nothing'"):
-        assemble.complete(dataclasses.replace(wanted, options={"nothing": 1}))
+        build.complete_options(dataclasses.replace(wanted, options={"nothing": 1}))
 
 
 @EVERY
@@ -249,13 +253,15 @@ def test_a_few_steps_change_every_weight_and_stay_finite(start, name):
 @EVERY
 def test_it_is_documented_and_has_golden_losses(name):
     page = (ROOT / f"docs/methods/{name}.md").read_text()
-    missing = [o.name for o in dataclasses.fields(find(name).Options) if f"`{o.name}`" not in page]
+    missing = [
+        o.name for o in dataclasses.fields(find_method(name).Options) if f"`{o.name}`" not in page
+    ]
     assert not missing, f"docs/methods/{name}.md does not say what {missing} is"
     assert (ROOT / f"tests/golden/{name}.txt").exists()
-    module = inspect.getmodule(find(name))
+    module = inspect.getmodule(find_method(name))
     assert module is not None and "arXiv" in (module.__doc__ or ""), "cite the paper"
 
 
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'simclr'"):
-        find("simcrl")
+        find_method("simcrl")

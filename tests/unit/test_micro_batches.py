@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selftaught import assemble
-from selftaught.config import Config, DataSettings, LoopSettings, NetworkSettings
 from selftaught.data.batch import Batch, Progress
+from selftaught.data.open_images import DataSettings
 from selftaught.data.store import Images
 from selftaught.errors import ConfigError
+from selftaught.foundation.machine import Machine
+from selftaught.foundation.rng import torch_seed
 from selftaught.methods.method import Method
-from selftaught.rng import torch_seed
+from selftaught.recipe import build
+from selftaught.recipe.config import Config, LoopSettings, NetworkSettings
 from selftaught.training import micro_batches
 from selftaught.training.training import Training
 from tests.support.sets import array_set
@@ -42,7 +44,7 @@ def training(images: Images, micro_batch: int, *, norm: bool = True) -> Training
         options={"head": "bn" if norm else "paper"},
         seed=SEED,
     )
-    made = assemble.training(assemble.complete(config), images, CPU, threads=0)
+    made = build.training_for(build.complete_options(config), images, machine=Machine(threads=0))
     if norm:
         made.method.head.middle.append(nn.Dropout(0.3))
     else:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selftaught import neighbours
 from selftaught.errors import UserError
-from selftaught.neighbours import Prepared, groups, pairs, top_k
+from selftaught.pairwise import neighbours
+from selftaught.pairwise.neighbours import Prepared, groups, pairs, top_k
 from tests.oracles import neighbours as oracle
 
 Metric = Literal["cosine", "dot"]

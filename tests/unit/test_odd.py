@@ -16,10 +16,16 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from selftaught.data.store import open_images
-from selftaught.groups import odd
-from selftaught.groups.odd import duplicate_groups, near_duplicates, outlier_scores, outliers
-from selftaught.groups.pictures import SIDE, correlations, detail, gray
+from selftaught.clusters import outliers
+from selftaught.clusters.gray import SIDE, correlations, detail, gray
+from selftaught.clusters.outliers import (
+    duplicate_groups,
+    near_duplicates,
+    outlier_flags,
+    outlier_scores,
+)
+from selftaught.data.open_images import open_images
+from selftaught.foundation.machine import Machine
 
 
 def vectors(n: int, d: int = 48, *, seed: int = 0) -> NDArray[np.float32]:
@@ -50,7 +56,7 @@ def test_pairs_are_those_of_the_definition() -> None:
     sorted_NN = np.sort(d_NN, 1)
     scale_N = np.maximum(sorted_NN[:, 9], np.median(sorted_NN[:, 9]) / 2)
     first_five_NN = (d_NN <= sorted_NN[:, 4:5]) & (
-        d_NN / np.sqrt(np.outer(scale_N, scale_N)) <= odd.NEAR
+        d_NN / np.sqrt(np.outer(scale_N, scale_N)) <= outliers.NEAR
     )
     expected = {tuple(sorted(map(int, pair))) for pair in np.argwhere(first_five_NN)}
     found = near_duplicates(x_ND)
@@ -109,7 +115,7 @@ def test_few_images_are_no_error(n: int) -> None:
     x_ND = vectors(n)
     assert len(near_duplicates(x_ND)) == 0
     assert duplicate_groups(near_duplicates(x_ND), n) == []
-    assert not outliers(outlier_scores(x_ND)).any()
+    assert not outlier_flags(outlier_scores(x_ND)).any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -153,11 +159,11 @@ def test_a_changed_picture_is_the_same_and_another_is_not(change: str) -> None:
     images = patches(20, 128)
     originals = as_gray(images)
     changed = np.stack([square(CHANGES[change](image)) for image in images])
-    assert (correlations(originals, changed) >= odd.SAME).mean() >= 0.95
+    assert (correlations(originals, changed) >= outliers.SAME).mean() >= 0.95
     np.testing.assert_allclose(
         correlations(changed, originals), correlations(originals, changed), atol=1e-6
     )
-    assert correlations(originals, np.roll(changed, 1, axis=0)).max() < odd.SAME
+    assert correlations(originals, np.roll(changed, 1, axis=0)).max() < outliers.SAME
 
 
 def test_correlation_is_pearsons_at_the_best_place() -> None:
@@ -226,7 +232,7 @@ def test_gray_pictures_of_a_store(dtype: Any, tmp_path: Path) -> None:
     images = patches(5, 64).astype(dtype) * (257 if dtype == np.uint16 else 1)
     images[3] = 9  # flat
     np.savez(tmp_path / "x.npz", images=images)
-    store = open_images(str(tmp_path / "x.npz"), cache=tmp_path / "cache").store
+    store = open_images(str(tmp_path / "x.npz"), machine=Machine(cache=tmp_path / "cache")).store
     made = gray(store, np.array([4, 3, 0]))
     assert made.shape == (3, SIDE, SIDE) and made.dtype == np.float32
     assert (made[1] == 0).all()
@@ -264,32 +270,34 @@ def test_scores_are_those_of_the_definition() -> None:
 def test_a_small_crowd_far_from_all_is_found_and_the_rest_is_not() -> None:
     x_ND = near(vectors(10)[np.random.default_rng(3).integers(0, 10, 1000)], 0.7)
     x_ND[:12] = near(vectors(1, seed=9).repeat(12, axis=0), 0.1)  # they have each other
-    flagged_N = outliers(outlier_scores(x_ND))
+    flagged_N = outlier_flags(outlier_scores(x_ND))
     assert flagged_N[:12].all() and flagged_N[12:].sum() <= 2
 
 
 def test_of_normal_and_of_exponential_values_less_than_a_few_are_surprising() -> None:
     rng = np.random.default_rng(0)
     normal = [
-        outliers(odd._normal_surprise(value, value)).sum()
+        outlier_flags(outliers._normal_surprise(value, value)).sum()
         for value in rng.normal(3, 2, (200, 2000))
     ]
-    exponential = [outliers(odd._surprise(rng.exponential(2, 2000))).sum() for _ in range(200)]
+    exponential = [
+        outlier_flags(outliers._surprise(rng.exponential(2, 2000))).sum() for _ in range(200)
+    ]
     assert 0.3 < np.mean(normal) < 2 and 0.3 < np.mean(exponential) < 2
 
 
 def test_equal_images_are_not_surprising() -> None:
-    assert not outliers(outlier_scores(np.ones((100, 5), np.float32))).any()
-    assert not outliers(outlier_scores(np.zeros((100, 5), np.float32))).any()
+    assert not outlier_flags(outlier_scores(np.ones((100, 5), np.float32))).any()
+    assert not outlier_flags(outlier_scores(np.zeros((100, 5), np.float32))).any()
 
 
 def test_a_blurred_image_among_sharp_ones_is_found_by_its_picture() -> None:
     images = patches(300, 64)
     images[5] = np.asarray(Image.fromarray(images[5]).resize((8, 8)).resize((64, 64)))
     shown, x_ND = as_gray(images), vectors(300)
-    assert not outliers(outlier_scores(x_ND))[5]
+    assert not outlier_flags(outlier_scores(x_ND))[5]
     score_N = outlier_scores(x_ND, pictures=lambda rows: shown[rows])
-    assert outliers(score_N)[5] and score_N.argmax() == 5
+    assert outlier_flags(score_N)[5] and score_N.argmax() == 5
 
 
 def test_a_digit_turned_to_noise_is_found_by_its_vector() -> None:
@@ -303,8 +311,8 @@ def test_new_images_are_as_surprising_as_they_are_among_the_known_ones():
     rng = np.random.default_rng(4)
     known_MD = rng.normal(size=(600, 8)).astype(np.float32) + 3
     new_ND = np.concatenate([known_MD[:300], np.full((3, 8), -3, np.float32)])
-    among_N = odd.scores_among(new_ND, known_MD)
+    among_N = outliers.scores_among(new_ND, known_MD)
     np.testing.assert_allclose(among_N[:300], outlier_scores(known_MD, k=19)[:300], atol=0.4)
-    flagged_N = outliers(among_N, known=600)
+    flagged_N = outlier_flags(among_N, known=600)
     assert flagged_N[300:].all() and flagged_N[:300].sum() <= 3
-    assert not odd.scores_among(new_ND, known_MD[:39]).any()
+    assert not outliers.scores_among(new_ND, known_MD[:39]).any()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from selftaught import files
 from selftaught.errors import ConfigError, FileError
+from selftaught.foundation import files
 from selftaught.training.optimizers import (
     OPTIMIZERS,
     build_optimizer,

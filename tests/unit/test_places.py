@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selftaught.data import places
-from selftaught.data.places import Places, Query, check_box, read_places
+from selftaught.data import retrieval_sets
+from selftaught.data.retrieval_sets import Places, Query, check_box, read_places
 from selftaught.errors import DataError, UserError
 
 
@@ -99,7 +99,7 @@ def test_corrupt_images_are_left_out(tmp_path: Path) -> None:
     }
     assert found.queries[0].junk == frozenset()
     assert found.notes == ("corrupt images, left out: 2",)
-    assert len(set(places.CORRUPT)) == 20
+    assert len(set(retrieval_sets.CORRUPT)) == 20
 
 
 def test_the_revisited_protocol(tmp_path: Path) -> None:

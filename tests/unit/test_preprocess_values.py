@@ -5,14 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.errors import DataError
 from selftaught.views.policy import Intensity
 
 
 def encoder(low: float, high: float):
     intensity = Intensity(low, high, (0.5,), (0.25,))
-    return build(EncoderConfig("resnet8", 1, 16, options={"width": 4}, intensity=intensity))
+    return build_encoder(EncoderConfig("resnet8", 1, 16, options={"width": 4}, intensity=intensity))
 
 
 NOISE = np.random.default_rng(0).random((20, 20))

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
 
-from selftaught.evaluation import clusters, knn, linear, linear_sgd
-from selftaught.evaluation.trial import Answer, Trial
+from selftaught.evaluation.protocols import kmeans_agreement, knn, linear, linear_sgd
+from selftaught.evaluation.trial import ProtocolAnswer, Trial
 from tests.oracles import knn as oracle
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
@@ -39,7 +39,7 @@ def digits(train: int = 1000, **options: Any) -> Trial:
     return Trial(IMAGES, rows, DIGITS_Y[rows], test, classes=10, **options)
 
 
-def figures(answer: Answer, labels: np.ndarray = DIGITS_Y) -> Mapping[str, float]:
+def figures(answer: ProtocolAnswer, labels: np.ndarray = DIGITS_Y) -> Mapping[str, float]:
     truth = labels[answer.rows]
     ones = np.ones((len(truth), 1), np.float32)
     return {name: float(figure(truth, ones)[0]) for name, figure in answer.figures.items()}
@@ -246,12 +246,12 @@ def test_clusters_find_what_is_apart() -> None:
         1, 9, (90, 1)
     )
     x = x.astype(np.float32)
-    assert adjusted_rand_score(labels, clusters.cluster(x, 3, seed=0)) == 1
+    assert adjusted_rand_score(labels, kmeans_agreement.cluster(x, 3, seed=0)) == 1
 
 
 def test_clusters_are_judged_on_all_labelled_images() -> None:
     trial = digits()
-    answer = clusters.clusters(Vectors(DIGITS_X), trial)
+    answer = kmeans_agreement.clusters(Vectors(DIGITS_X), trial)
     assert set(answer.rows) == set(trial.train) | set(trial.test)
     assert answer.split == "all labelled images"
     found = figures(answer)

@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from selftaught.evaluation import metrics, regression
+from selftaught.evaluation import metrics
+from selftaught.evaluation.protocols import regression
 from selftaught.evaluation.trial import Trial
 from tests.oracles.metrics import resampled
 

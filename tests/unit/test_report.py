@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftaught.evaluation.row import Row
-from selftaught.report import plots
-from selftaught.report.page import (
+from selftaught.evaluation.table import Row
+from selftaught.reports import plots
+from selftaught.reports.page import (
     Section,
     address,
     image,
@@ -22,9 +22,9 @@ from selftaught.report.page import (
     percent,
     table,
     text,
+    write_report,
 )
-from selftaught.report.report import write_report
-from selftaught.report.sections import (
+from selftaught.reports.run.sections import (
     clusters_sections,
     excited_section,
     health_section,

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from selftaught import config as configuration
-from selftaught.config import Config, with_overrides
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError
-from selftaught.meanwhile import meanwhile
-from selftaught.options import Pretrain, Views
-from selftaught.presets import preset
-from selftaught.resolve import Resolved, resolve, resolve_views
+from selftaught.foundation.progress import meanwhile
+from selftaught.options.train import Preview
+from selftaught.recipe import config as configuration
+from selftaught.recipe.config import Config, with_overrides
+from selftaught.recipe.presets import preset
 from tests.support.mistakes import write_images
+from tests.support.resolving import ResolvedRun, resolved_preview, resolved_run
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +26,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def resolved(photos: Path, tmp_path: Path) -> Any:
-    def call(device: str = "cpu", **options: Any) -> Resolved:
+    def call(device: str = "cpu", **options: Any) -> ResolvedRun:
         options = {"data": str(photos), "out": tmp_path / "run", "cache": tmp_path} | options
-        return resolve(Pretrain(**options), torch.device(device))
+        return resolved_run(device, **options)
 
     return call
 
 
-def network(found: Resolved) -> tuple[str, int | None, int | None]:
+def network(found: ResolvedRun) -> tuple[str, int | None, int | None]:
     chosen = found.config.network
     return chosen.encoder, chosen.width, chosen.stem_stride
 
@@ -61,13 +60,13 @@ def test_options_that_were_asked_for_are_kept_even_where_they_are_wrong(
     asked = {"encoder": "resnet50", "set": ("network.width=32",)}
     assert network(resolved(**asked)) == ("resnet50", 32, None)
     wrong = with_overrides(Config(), {"network.encoder": "resnet50", "network.width": 32})
-    configuration.write(wrong, tmp_path / "c.yaml")
+    configuration.write_config(wrong, tmp_path / "c.yaml")
     assert network(resolved(config=tmp_path / "c.yaml")) == ("resnet50", 32, None)
 
 
 def test_a_flag_wins_over_set_and_set_over_the_rest(resolved: Any, tmp_path: Path) -> None:
     written = with_overrides(Config(), {"loop.lr": 3.0, "loop.momentum": 0.3, "seed": 3})
-    configuration.write(written, tmp_path / "c.yaml")
+    configuration.write_config(written, tmp_path / "c.yaml")
     found = resolved(config=tmp_path / "c.yaml", lr=1.0, set=("loop.lr=2", "loop.momentum=0.2"))
     assert (found.config.loop.lr, found.config.loop.momentum, found.config.seed) == (1.0, 0.2, 3)
     assert resolved(preset="small", lr=1.0).config.loop.lr == 1.0
@@ -82,7 +81,7 @@ def test_the_size_asked_for_by_set_is_the_size_that_the_recipe_is_for(resolved: 
 
 def test_the_network_of_init_and_a_recipe_for_its_size(resolved: Any, tmp_path: Path) -> None:
     shape = EncoderConfig("resnet20", in_channels=1, image_size=16, options={"width": 4})
-    save_encoder(build(shape), tmp_path / "encoder")
+    save_encoder(build_encoder(shape), tmp_path / "encoder")
     found = resolved(init=str(tmp_path / "encoder"))
     assert network(found) == ("resnet20", 4, None)
     assert (found.config.network.image_size, found.config.data.store_size) == (16, 32)
@@ -99,12 +98,14 @@ def test_what_a_method_asks_for_goes_with_its_network(resolved: Any, tmp_path: P
     assert rate(encoder="alexnet", image_size=32) == 0.05  # the paper
     assert rate(encoder="resnet18") == 0.1
     assert rate(lr=3.0) == 3.0
-    save_encoder(build(EncoderConfig("alexnet", 1, 32, front="sobel")), tmp_path / "encoder")
+    save_encoder(
+        build_encoder(EncoderConfig("alexnet", 1, 32, front="sobel")), tmp_path / "encoder"
+    )
     assert rate(init=str(tmp_path / "encoder")) == 0.05
     assert resolved().config.loop.optimizer == "adamw"
     assert rate(preset="small") == 1.0, "a preset is another method's"
     written = resolved(method="deepcluster", set=("k=2", "loop.lr=0.3")).config
-    configuration.write(written, tmp_path / "c.yaml")
+    configuration.write_config(written, tmp_path / "c.yaml")
     assert resolved(config=tmp_path / "c.yaml").config.loop.lr == 0.3
 
 
@@ -119,7 +120,7 @@ def test_what_a_method_asks_for_goes_with_its_network(resolved: Any, tmp_path: P
 def test_init_contradicts_another_network(
     resolved: Any, tmp_path: Path, options: dict[str, Any], named: str
 ) -> None:
-    save_encoder(build(EncoderConfig("resnet8", in_channels=1)), tmp_path / "encoder")
+    save_encoder(build_encoder(EncoderConfig("resnet8", in_channels=1)), tmp_path / "encoder")
     with pytest.raises(ConfigError, match=f"leave {named} out"):
         resolved(init=str(tmp_path / "encoder"), **options)
 
@@ -133,7 +134,7 @@ def test_the_echo_is_short_and_says_what_was_resolved(resolved: Any) -> None:
 
 def test_a_configuration_fed_back_resolves_to_itself(resolved: Any, tmp_path: Path) -> None:
     found = resolved(epochs=3, encoder="resnet20", set=("temperature=0.3",)).config
-    configuration.write(found, tmp_path / "c.yaml")
+    configuration.write_config(found, tmp_path / "c.yaml")
     assert resolved(config=tmp_path / "c.yaml", data="").config == found
 
 
@@ -188,11 +189,11 @@ def test_keep_is_stronger_than_a_preset_and_a_configuration(
     few = {"data": colours, "batch_size": 4, "keep": ("orientation",)}
     assert resolved(preset="small", **few).config.views.flip == 0.0
     written = with_overrides(Config(), {"views.rotate": 0.5, "network.width": 4})
-    configuration.write(written, tmp_path / "c.yaml")
+    configuration.write_config(written, tmp_path / "c.yaml")
     found = resolved(config=tmp_path / "c.yaml", **few)
     assert (found.config.views.flip, found.config.views.rotate) == (0.0, 0.0)
     assert "mirroring, rotation" in found.echo
-    configuration.write(found.config, tmp_path / "kept.yaml")
+    configuration.write_config(found.config, tmp_path / "kept.yaml")
     again = resolved(config=tmp_path / "kept.yaml", data=colours)
     assert again.config == found.config
     assert "no effect" in resolved(config=tmp_path / "kept.yaml", **few).echo
@@ -209,7 +210,7 @@ def test_a_presets_colour_drop_is_left_out_of_images_without_colours(
     for asked in ({"set": ("views.gray=0.1",)}, {"set": ("views.band_drop=0.1",)}):
         with pytest.raises(ConfigError, match=r"channels.*views\.\w+=0"):
             resolved(preset="small", **asked)
-    configuration.write(Config(), tmp_path / "c.yaml")  # of images with colours
+    configuration.write_config(Config(), tmp_path / "c.yaml")  # of images with colours
     assert resolved(config=tmp_path / "c.yaml").config.views == replace(Config().views, gray=0.0)
 
 
@@ -225,8 +226,8 @@ def test_a_presets_colour_drop_is_left_out_of_images_without_colours(
 def test_views_are_those_of_pretrain_with_the_same_flags(
     resolved: Any, photos: Path, tmp_path: Path, flags: dict[str, Any]
 ) -> None:
-    options = Views(data=str(photos), out=tmp_path / "v.png", cache=tmp_path, **flags)
-    drawn, trained = resolve_views(options, torch.device("cpu")), resolved(**flags)
+    options = Preview(data=str(photos), out=tmp_path / "v.png", cache=tmp_path, **flags)
+    drawn, trained = resolved_preview(options), resolved(**flags)
     assert drawn.config.views == trained.config.views
     assert drawn.config.network == trained.config.network
     assert drawn.config.data == trained.config.data
@@ -234,11 +235,13 @@ def test_views_are_those_of_pretrain_with_the_same_flags(
 
 
 def test_a_policy_by_name_is_weaker_than_keep(photos: Path, tmp_path: Path) -> None:
-    options = Views(data=str(photos), out=tmp_path / "v.png", cache=tmp_path, policy="simclr_cifar")
-    found = resolve_views(options, torch.device("cpu"))
+    options = Preview(
+        data=str(photos), out=tmp_path / "v.png", cache=tmp_path, policy="simclr_cifar"
+    )
+    found = resolved_preview(options)
     assert (found.config.views.crop_scale, found.config.views.gray) == ((0.08, 1.0), 0.0)
     assert found.echo.startswith("Colour drop is left out")
-    kept = resolve_views(replace(options, keep=("scale",)), torch.device("cpu"))
+    kept = resolved_preview(replace(options, keep=("scale",)))
     assert kept.config.views.crop_scale == (0.5, 0.5)
 
 

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.data.batch import Batch, Draws, Progress
-from selftaught.data.batches import Feed
-from selftaught.data.store import Images, open_images
-from selftaught.encoders.encoder import EncoderConfig, build
+from selftaught.data.feed import Feed
+from selftaught.data.open_images import open_images
+from selftaught.data.store import Images
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.errors import StopRun
+from selftaught.foundation.machine import Machine
 from selftaught.methods.deepcluster import DeepCluster, DeepClusterOptions
 from selftaught.methods.method import Features
 from selftaught.methods.simclr import SimCLR, SimCLROptions
@@ -133,7 +135,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     folder = tmp_path_factory.mktemp("images")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
     np.savez(folder / "noise.npz", images=pixels.repeat(4, 1).repeat(4, 2))
-    return open_images(str(folder / "noise.npz"), cache=folder / "cache", threads=1)
+    return open_images(
+        str(folder / "noise.npz"), machine=Machine(cache=folder / "cache", threads=1)
+    )
 
 
 def training(images: Images, setup: Setup, run: Path, threads: int, stop: Stop) -> Stopping:
@@ -141,7 +145,7 @@ def training(images: Images, setup: Setup, run: Path, threads: int, stop: Stop) 
     policy = (ViewSpec(simclr_cifar(), 32, setup.method.views),)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        method = setup.method(build(config), OPTIONS[setup.method.Options], policy=policy)
+        method = setup.method(build_encoder(config), OPTIONS[setup.method.Options], policy=policy)
     feed = Feed(images, specs=policy, batch_size=BATCH, seed=7, threads=threads)
     plan = Plan(
         epochs=-(-setup.steps // EPOCH),

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selftaught.clustering.whitening import Whitening
-from selftaught.data.places import Places, Query
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.data.retrieval_sets import Places, Query
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import ConfigError, DataError
-from selftaught.evaluation import retrieval as r
 from selftaught.evaluation.descriptors import Recipe
 from selftaught.evaluation.metrics import resampled_counts
+from selftaught.evaluation.protocols import instance_retrieval as r
+from selftaught.evaluation.protocols.instance_retrieval import Settings, rank, retrieval
 from selftaught.evaluation.representation import EncoderRepresentation
-from selftaught.evaluation.retrieval import Settings, rank, retrieval
 from tests.oracles import retrieval as oracle
 from tests.support.photographs import photograph
 
@@ -148,7 +148,7 @@ RECIPE = Recipe(longest=96)
 
 def subject(name: str = "it") -> EncoderRepresentation:
     config = EncoderConfig("resnet8", image_size=32, options={"width": 8})
-    return EncoderRepresentation(name, build(config, seed=0))
+    return EncoderRepresentation(name, build_encoder(config, seed=0))
 
 
 @pytest.mark.parametrize("pool", ["rmac", "gem", "mean", "vector"])

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selftaught.rng import Key, permutation, philox, torch_seed, uniform, words
+from selftaught.foundation.rng import Key, permutation, philox, torch_seed, uniform, words
 from selftaught.views.fused import draws as compiled
 
 # Known answers of Philox4x32-10 that the authors publish with their own code (Random123).
@@ -110,7 +110,7 @@ def test_the_numbers_of_a_draw_and_of_its_neighbour_are_not_correlated() -> None
 
 @pytest.mark.parametrize("word", [0, 2**32 - 1])
 def test_the_ends_of_the_interval(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selftaught.rng.words", lambda *_: np.array([[word]], np.uint32))
+    monkeypatch.setattr("selftaught.foundation.rng.words", lambda *_: np.array([[word]], np.uint32))
     assert 0 <= uniform(BASE, np.zeros(1, np.int64), 1)[0, 0] < 1
 
 
@@ -135,7 +135,7 @@ def test_permutations_are_uniform() -> None:
 def test_a_permutation_uses_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The high word decides, then the low one, then the row."""
     pairs = np.array([[2, 0], [1, 9], [1, 3], [1, 3], [0, 2**32 - 1]], np.uint32)
-    monkeypatch.setattr("selftaught.rng.words", lambda *_: pairs)
+    monkeypatch.setattr("selftaught.foundation.rng.words", lambda *_: pairs)
     assert permutation(BASE, 5).tolist() == [4, 2, 3, 1, 0]
 
 

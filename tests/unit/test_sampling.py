@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selftaught.clustering.sampling import as_released, uniform_over_clusters, weights
-from selftaught.rng import Key
+from selftaught.foundation.rng import Key
 
 KEY = Key(3, "draws", 5)
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selftaught.errors import ConfigError, FileError
-from selftaught.neighbours import top_k
-from selftaught.search import approximate, building, index, stack
-from selftaught.search.building import Addition, vector_sums, write
-from selftaught.search.index import INDEX, Index, open_index
-from selftaught.search.stack import Stack
-from selftaught.vectors import Vectors
+from selftaught.pairwise.neighbours import top_k
+from selftaught.retrieval import approximate, index_writer, parts, vector_index
+from selftaught.retrieval.index_writer import Addition, vector_sums, write
+from selftaught.retrieval.parts import Stack
+from selftaught.retrieval.vector_index import INDEX, VectorIndex, open_index
+from selftaught.vectors.vectors import Vectors
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ def test_index_json_with_another_value_is_refused_or_harmless(data: st.DataObjec
     place[data.draw(st.sampled_from(sorted(place)))] = data.draw(JSON)
     (folder / INDEX).write_text(json.dumps(found))
     try:
-        assert isinstance(open_index(folder), Index)
+        assert isinstance(open_index(folder), VectorIndex)
     except FileError as error:
         assert len(str(error).splitlines()) == 1
 
@@ -178,17 +178,17 @@ def test_no_index_and_another_version(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize("chunk", [7, 100, 1000])
 def test_chunks_find_what_all_at_once_find(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small whole numbers tie all the time."""
-    monkeypatch.setattr(stack, "CHUNK", chunk)
-    monkeypatch.setattr(stack.Stack.chunks, "__defaults__", (chunk,))
+    monkeypatch.setattr(parts, "CHUNK", chunk)
+    monkeypatch.setattr(parts.Stack.chunks, "__defaults__", (chunk,))
     rng = np.random.default_rng(0)
     base = rng.integers(-2, 3, (300, 3)).astype(np.float32)
     base.flags.writeable = False  # as what is memory-mapped
-    parts = Stack([base[:50], base[50:51], base[51:]])
+    stack = Stack([base[:50], base[50:51], base[51:]])
     own, query = np.arange(40), base[:40].copy()
     for k in (1, 10, 299):
         for mine, theirs in (
-            (parts.top_k(query, k), top_k(query, base.copy(), k)),
-            (parts.top_k(query, k, own), top_k(query, base.copy(), k, own=own)),
+            (stack.top_k(query, k), top_k(query, base.copy(), k)),
+            (stack.top_k(query, k, own), top_k(query, base.copy(), k, own=own)),
         ):
             assert np.array_equal(mine[1], theirs[1])
             np.testing.assert_allclose(mine[0], theirs[0], atol=1e-6)
@@ -198,7 +198,7 @@ def test_chunks_find_what_all_at_once_find(chunk: int, monkeypatch: pytest.Monke
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if 200 vectors were many."""
     pytest.importorskip("faiss")
-    for module in (index, building):
+    for module in (vector_index, index_writer):
         monkeypatch.setattr(module, "EXACT", 200)
     monkeypatch.setattr(approximate, "SAMPLE", 100)
 
@@ -246,7 +246,7 @@ def test_without_faiss_the_remedy_is_named(
 ) -> None:
     write(tmp_path, added(digits(0, 300)))
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    for work in (lambda: open_index(tmp_path), lambda: building.check_size(201)):
+    for work in (lambda: open_index(tmp_path), lambda: index_writer.check_size(201)):
         with pytest.raises(ConfigError, match=r"pip install 'selftaught\[search\]'"):
             work()
-    building.check_size(200)
+    index_writer.check_size(200)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from selftaught.report.page import data_uri
-from selftaught.report.sections import Neighbourhood, neighbours_section, views_section
-from selftaught.report.sheets import (
+from selftaught.reports.page import data_uri
+from selftaught.reports.run.sections import Neighbourhood, neighbours_section, views_section
+from selftaught.reports.sheets import (
     Line,
     contact_sheet,
     labelled_sheet,

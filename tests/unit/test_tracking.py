@@ -15,12 +15,12 @@ from scipy import ndimage
 from torch import nn
 
 from selftaught.data.clips import Clip, read_clips
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build, encoder_id
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, encoder_id
 from selftaught.errors import ConfigError, DataError
-from selftaught.evaluation import tracking as t
 from selftaught.evaluation.propagation import propagate
+from selftaught.evaluation.protocols import tracking as t
+from selftaught.evaluation.protocols.tracking import Settings, tracking
 from selftaught.evaluation.representation import EncoderRepresentation
-from selftaught.evaluation.tracking import Settings, tracking
 from selftaught.views.policy import Intensity
 from tests.oracles import tracking as oracle
 from tests.support.made_clips import CutOut, write_clip, write_voc_clips
@@ -33,7 +33,7 @@ SMALL = Settings(side=120, radius=6)
 
 
 def network(name: str = "resnet18", seed: int = 0, **options: Any) -> EncoderRepresentation:
-    encoder = build(EncoderConfig(name, image_size=128, **options), seed=seed)
+    encoder = build_encoder(EncoderConfig(name, image_size=128, **options), seed=seed)
     return EncoderRepresentation("it", encoder)
 
 

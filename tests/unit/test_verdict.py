@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from selftaught.evaluation.row import Row
+from selftaught.evaluation.table import Row
 from selftaught.evaluation.verdict import verdict
 
 BUDGETS = ("1 label a class", "10 labels a class", "all labels")

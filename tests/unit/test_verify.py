@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selftaught.encoders.encoder import EncoderConfig, build
-from selftaught.search import transforms, verify
-from selftaught.search.local import Cells, Features, Local, sift
-from selftaught.search.transforms import Pairs, refined, sharpened
-from selftaught.search.verify import Match, Verifier, counted, explained, matched, rerank
+from selftaught.encoders.encoder import EncoderConfig, build_encoder
+from selftaught.retrieval import transforms, verify
+from selftaught.retrieval.local_features import Cells, Features, Local, sift
+from selftaught.retrieval.transforms import Pairs, refined, sharpened
+from selftaught.retrieval.verify import Match, Verifier, counted, explained, matched, rerank
 from selftaught.views.tensors import resize
 from tests.oracles import neighbours as neighbours_oracle
 from tests.oracles import verify as oracle
@@ -288,7 +288,7 @@ def test_warps_of_photographs_are_found_among_outliers() -> None:
 
 @pytest.mark.parametrize("zoom", [0.6, 1.0, 1.5])
 def test_cells_of_an_encoder_find_a_part_of_an_image(zoom: float) -> None:
-    encoder = build(EncoderConfig("resnet18", image_size=128, stem="standard"), seed=0)
+    encoder = build_encoder(EncoderConfig("resnet18", image_size=128, stem="standard"), seed=0)
     describe = Cells(encoder, "layer2")
     whole = photographs()[0][:400, :600]
     inside = describe(whole)

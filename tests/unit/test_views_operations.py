@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from selftaught.rng import Key, words
+from selftaught.foundation.rng import Key, words
 from selftaught.views import operations
 from tests.oracles import views as oracle
 from tests.support.photographs import random_images

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from selftaught.errors import ConfigError
-from selftaught.rng import Key
+from selftaught.foundation.rng import Key
 from selftaught.views.policy import (
     BandDrop,
     Blur,

@@ -14,15 +14,30 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 
-from selftaught.data.store import open_images
-from selftaught.groups.clusters import Clusters, projected
-from selftaught.groups.fit import Grouping, group
-from selftaught.report import gallery, members
-from selftaught.report.members import ALL, BORDER, ODD, TYPICAL, Most, classes, groups, merged
-from selftaught.report.page import Section, page
-from selftaught.report.tiles import pictures_of, short
-from selftaught.report.walls import Curve, choice_section, group_sections, write_group_report
-from selftaught.vectors import Vectors
+from selftaught.clusters.clusters import Clusters, projected
+from selftaught.clusters.fit import Grouping, group
+from selftaught.data.open_images import open_images
+from selftaught.foundation.machine import Machine
+from selftaught.reports.clusters import gallery, members
+from selftaught.reports.clusters.clusters_page import (
+    Curve,
+    choice_section,
+    group_sections,
+    write_group_report,
+)
+from selftaught.reports.clusters.members import (
+    ALL,
+    BORDER,
+    ODD,
+    TYPICAL,
+    Most,
+    classes,
+    groups,
+    merged,
+)
+from selftaught.reports.clusters.tiles import pictures_of, short
+from selftaught.reports.page import Section, page
+from selftaught.vectors.vectors import Vectors
 from tests.support.html_page import Page
 from tests.support.reports import HOSTILE
 from tests.support.sets import file_set
@@ -35,7 +50,7 @@ MOST = Most(4, 3, 2)
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Grouping:
     """Ten clusters of scikit-learn's digits, by their pixels; every fifth has no label."""
-    images = open_images("digits", cache=tmp_path_factory.mktemp("cache"))
+    images = open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache")))
     data, target = load_digits(return_X_y=True)
     labels = tuple(None if i % 5 == 0 else int(t) for i, t in enumerate(target))
     paths = tuple(images.checked.images["path"].to_pylist())

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
-from selftaught import files
 from selftaught.clustering import whitening
 from selftaught.clustering.whitening import Whitening
 from selftaught.errors import FileError, UserError
+from selftaught.foundation import files
 from tests.oracles import whitening as oracle
 
 

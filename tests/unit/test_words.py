@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from selftaught.errors import DataError, UserError
-from selftaught.search.local import Features, Local, sift
-from selftaught.search.words import Words
+from selftaught.retrieval.local_features import Features, Local, sift
+from selftaught.retrieval.visual_words import Words
 from tests.oracles import words as oracle
 from tests.support.photographs import photographs
 from tests.support.warps import warped

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftaught.clustering.nearest import Nearest, Vectors, sum_, unit
-from selftaught.distributed import agree, all_gather, rank, world
+from selftaught.clustering.nearest_centroid import Nearest, Vectors, sum_, unit
 from selftaught.errors import UserError
-from selftaught.rng import Key, permutation, uniform
+from selftaught.foundation.distributed import agree, all_gather, rank, world
+from selftaught.foundation.rng import Key, permutation, uniform
 
 _CANDIDATES = 1024  # that k-means++ draws at once
 

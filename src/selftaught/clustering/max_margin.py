@@ -30,7 +30,7 @@ from torch import Tensor
 
 from selftaught.clustering.kmeans import kmeans
 from selftaught.errors import UserError
-from selftaught.rng import Key, uniform
+from selftaught.foundation.rng import Key, uniform
 
 Kernel = Literal["linear", "rbf"]
 _MOST = 5_000  # vectors: the kernel matrix takes 200 MB

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from selftaught.clustering.means import blocks, mean, mean_squared_distance, means
 from selftaught.errors import UserError
-from selftaught.neighbours import top_k
+from selftaught.pairwise.neighbours import top_k
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

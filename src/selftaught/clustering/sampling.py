@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftaught.rng import Key, permutation, uniform
+from selftaught.foundation.rng import Key, permutation, uniform
 
 
 def uniform_over_clusters(labels_N: NDArray[np.int64], key: Key) -> NDArray[np.int64]:

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from selftaught.distributed import broadcast_, rank, world
 from selftaught.errors import FileError, UserError
+from selftaught.foundation.distributed import broadcast_, rank, world
 
 _BLOCK = 2**22  # numbers in a block: 32 MiB in float64
 _ZERO = 4  # roundings of the largest mean: a standard deviation below is nothing but rounding

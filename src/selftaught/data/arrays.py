@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.errors import DataError, shown
-from selftaught.machine import memory
+from selftaught.foundation.machine import memory
 
 Set = tuple[tuple[str, ...], NDArray[Any], dict[str, NDArray[Any]]]
 """Names, images (n, H, W, C), columns."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selftaught.rng import Key, uniform
+from selftaught.foundation.rng import Key, uniform
 
 if TYPE_CHECKING:
     from selftaught.views.sample import ViewParams

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.data.decode import SUFFIXES, decode_file, opened, read_image
-from selftaught.data.images import inside
+from selftaught.data.sources import inside
 from selftaught.errors import BadImage, DataError, shown
 
 VOID = -1

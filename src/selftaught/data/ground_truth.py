@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selftaught.data.images import find, inside
+from selftaught.data.sources import find_images, inside
 from selftaught.errors import DataError, shown
-from selftaught.files import read_bytes
+from selftaught.foundation.files import read_bytes
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the image: left, top, right, bottom."""
@@ -113,7 +113,7 @@ class NamedImages:
     """
 
     def __init__(self, folder: Path, left_out: Collection[str] = ()) -> None:
-        source = find(str(folder.absolute()))
+        source = find_images(str(folder.absolute()))
         if source.root is None:
             raise DataError(f"{shown(str(folder))} holds arrays", "give images as files")
         pure = [PurePosixPath(name) for name in source.names]

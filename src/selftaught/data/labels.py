@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.data.check import Checked
+from selftaught.data.check_images import Checked
 from selftaught.errors import DataError, nearest, shown
 
 _TRAIN = ("train", "training")

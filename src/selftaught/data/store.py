@@ -17,13 +17,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.data import flat
-from selftaught.data.check import Checked, check
+from selftaught.data import pixels
+from selftaught.data.check_images import Checked
 from selftaught.data.decode import as_channels, decode, read_image
-from selftaught.data.flat import Bad, Image, Layout
-from selftaught.data.images import find
+from selftaught.data.pixels import Bad, Image, Layout
 from selftaught.errors import BadImage
-from selftaught.machine import memory
+from selftaught.foundation.machine import Machine, memory
 from selftaught.views.raw import Pixels, Raw
 
 Form = Literal["memory", "disk", "encoded"]
@@ -133,77 +132,48 @@ class Images:
         return hashlib.sha256(stored.encode()).hexdigest()
 
 
-def open_images(
-    data: str,
-    *,
-    cache: Path,
-    threads: int = 2,
-    min_side: int = 1,
-    store_size: int | None = None,
-    dct_scaling: bool = False,
-    form: Form | None = None,
-) -> Images:
-    """Find, check and store the images that the user names.
-
-    Args:
-        data: Any form of DATA.
-        cache: Folder for decoded pixels and the results of the check.
-        threads: Threads that decode.
-        min_side: Images with a shorter side below it, in pixels, are rejected.
-        store_size: Shrink shorter sides to it, in pixels, once.
-        dct_scaling: Decode JPEGs at a half, a quarter or an eighth of their size where that leaves
-            twice the store size (Pillow's `reducing_gap`): large photographs are read faster, with
-            other pixels. benchmarks/dct_scaling.py measures both.
-        form: How pixels are kept; None: in memory if they take at most 25 % of it, else on disk if
-            they take at most half of what is free there, else as the files that they are.
-
-    Raises:
-        DataError: There are no usable images.
-    """
-    checked = check(find(data), cache=cache, threads=threads, min_side=min_side)
-    store = open_store(
-        checked,
-        cache=cache,
-        threads=threads,
-        store_size=store_size,
-        dct_scaling=dct_scaling,
-        form=form,
-    )
-    return Images(checked, store)
-
-
 def open_store(
     checked: Checked,
+    machine: Machine,
     *,
-    cache: Path,
-    threads: int = 2,
     store_size: int | None = None,
     dct_scaling: bool = False,
     form: Form | None = None,
 ) -> Store:
-    """The pixels of checked images; see `open_images`."""
+    """The pixels of checked images.
+
+    Args:
+        checked: The images.
+        machine: Threads that decode, and the cache for decoded pixels.
+        store_size: Shrink shorter sides to this many pixels, once.
+        dct_scaling: Decode JPEGs at a half, a quarter or an eighth of their size if that leaves
+            twice the store size (Pillow's `reducing_gap`): large photographs are read faster, with
+            slightly different pixels. benchmarks/dct_scaling.py measures both.
+        form: How pixels are kept. None: in memory if they take at most 25 % of it, else on disk if
+            they take at most half of its free space, else as encoded files.
+    """
     layout = Layout.of(checked, store_size, dct_scaling=dct_scaling)
     image = _reader(checked, layout)
     if checked.source.array is not None and not layout.shrinks:
         return DecodedStore(layout, _flat_array(checked, layout), {})
-    form = form or _form(layout, cache)
-    if form != "encoded":
+    form = form or _form(layout, machine.cache)
+    if form != "encoded" and machine.cache is not None:
         with contextlib.suppress(OSError):  # a full or read-only disk: one form further down
-            in_memory = form == "memory"
-            found = flat.cached(layout, image, cache, threads=threads, in_memory=in_memory)
+            found = pixels.cached(layout, image, machine, in_memory=form == "memory")
             return DecodedStore(layout, *found)
     if form == "memory":
-        return DecodedStore(layout, *flat.decoded(layout, image, threads=threads))
+        return DecodedStore(layout, *pixels.decoded(layout, image, threads=machine.threads))
     return EncodedStore(layout, image)
 
 
 # --- what fits
 
 
-def _form(layout: Layout, cache: Path) -> Form:
+def _form(layout: Layout, cache: Path | None) -> Form:
     if layout.size <= _MEMORY_SHARE * memory():
         return "memory"
-    return "disk" if layout.size <= flat.DISK_SHARE * flat.free(cache) else "encoded"
+    on_disk = cache is not None and layout.size <= pixels.DISK_SHARE * pixels.free(cache)
+    return "disk" if on_disk else "encoded"
 
 
 # --- the pixels of one row

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from selftaught.encoders.stack import (
+from selftaught.encoders.convnet import (
     Conv,
     Pool,
     Stack,

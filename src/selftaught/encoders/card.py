@@ -1,7 +1,7 @@
 """README.md of an encoder folder: the model card."""
 
 from selftaught.encoders.encoder import Encoder, crop_fraction
-from selftaught.encoders.timms import timm_lacks
+from selftaught.encoders.timm_models import timm_lacks
 
 
 def model_card(encoder: Encoder, card: str = "") -> str:

@@ -25,7 +25,7 @@ from selftaught.views.policy import CenterCrop, Intensity, evaluation
 from selftaught.views.sample import sample
 
 if TYPE_CHECKING:
-    from selftaught.encoders.pictures import Picture
+    from selftaught.encoders.preprocess import Picture
 
 SMALL_STEM_SIDE = 64
 """Up to this many pixels a side, stem "auto" of a ResNet is the small one."""
@@ -123,7 +123,7 @@ class Encoder(nn.Module):
                 values that would be cut off.
         """
         # late: who trains and embeds need not read how loose pictures are taken
-        from selftaught.encoders.pictures import as_list, check_values, pixels
+        from selftaught.encoders.preprocess import as_list, check_values, pixels
         from selftaught.views import tensors  # a few images are not worth the kernel's compilation
 
         config = self.config
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
         return x_NCSS.to(next(self.parameters()).device)
 
 
-def build(config: EncoderConfig, *, seed: int = 0) -> Encoder:
+def build_encoder(config: EncoderConfig, *, seed: int = 0) -> Encoder:
     """A new encoder: the same seed gives the same weights; torch's generator is left as it was.
 
     ResNets start with gamma = 0 in the last batch norm of each block, as google-research/simclr's.

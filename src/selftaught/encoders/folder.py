@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selftaught import files
-from selftaught.encoders.encoder import OWN, Encoder, EncoderConfig, build, crop_fraction
+from selftaught.encoders.encoder import OWN, Encoder, EncoderConfig, build_encoder, crop_fraction
 from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.foundation import files
 from selftaught.views.policy import Intensity
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -74,10 +74,10 @@ def open_encoder(name: str) -> Encoder:
         UserError: The weights of NAME are not in the cache; the remedy fetches them.
     """
     if name.startswith("timm:"):
-        from selftaught.encoders.timms import pretrained
+        from selftaught.encoders.timm_models import pretrained
 
         config, tensors, path = pretrained(name.removeprefix("timm:"))
-        encoder = build(config)
+        encoder = build_encoder(config)
         load_weights(encoder, tensors, path)
         return encoder
     folder, checkpoints = _locate(name)
@@ -185,7 +185,7 @@ def _build(path: Path) -> Encoder:
     """A new encoder as config.json describes it."""
     config = config_from_json(files.read_json(path), path)
     try:
-        return build(config)
+        return build_encoder(config)
     except ConfigError as error:
         raise FileError(f"{path}: {error.what}", error.remedy) from error
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from selftaught.encoders.stack import (
+from selftaught.encoders.convnet import (
     Conv,
     Pool,
     Stack,

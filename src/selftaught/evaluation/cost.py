@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from selftaught.evaluation.representation import Representation
-from selftaught.evaluation.row import Row
-from selftaught.features import evaluating, views
+from selftaught.evaluation.table import Row
+from selftaught.vectors.features import evaluating, views
 from selftaught.views.policy import evaluation
 
 if TYPE_CHECKING:

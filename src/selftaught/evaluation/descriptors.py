@@ -33,14 +33,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.clustering.whitening import Whitening
-from selftaught.data.batches import ahead
 from selftaught.data.decode import decode_file
+from selftaught.data.feed import ahead
 from selftaught.data.ground_truth import Box
-from selftaught.data.places import Query, check_box
+from selftaught.data.retrieval_sets import Query, check_box
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.pictures import check_values, network_input, pixels, sized
+from selftaught.encoders.preprocess import check_values, network_input, pixels, sized
 from selftaught.errors import ConfigError, DataError, nearest, shown
-from selftaught.features import evaluating
+from selftaught.foundation.machine import CPU, Machine
+from selftaught.vectors.features import evaluating
 from selftaught.views import tensors
 from selftaught.views.policy import evaluation
 from selftaught.views.sample import sample
@@ -108,9 +109,7 @@ def descriptors(
     encoder: Encoder,
     pictures: Sequence[Picture],
     recipe: Recipe,
-    *,
-    device: str = "cpu",
-    threads: int = 2,
+    machine: Machine = CPU,
 ) -> NDArray[np.float32]:
     """A vector of unit length of each image, (N, D).
 
@@ -118,8 +117,7 @@ def descriptors(
         encoder: f. It moves to the device; the modes of its modules are as before afterwards.
         pictures: The images.
         recipe: How they are described.
-        device: Where f computes.
-        threads: Threads that read and scale images ahead.
+        machine: Where f computes; its threads read and scale images ahead.
 
     Raises:
         BadImage: A file is damaged, missing or no image.
@@ -128,7 +126,7 @@ def descriptors(
         DataError: A query's box leaves its image, or an image has values or channels that the
             network does not take.
     """
-    made = _described(encoder, pictures, recipe, partial(_descriptor, recipe), device, threads)
+    made = _described(encoder, pictures, recipe, partial(_descriptor, recipe), machine)
     return torch.stack(made).numpy()
 
 
@@ -136,10 +134,9 @@ def learn_whitening(
     encoder: Encoder,
     paths: Sequence[Path],
     recipe: Recipe,
+    machine: Machine = CPU,
     *,
     size: int = 512,
-    device: str = "cpu",
-    threads: int = 2,
 ) -> Whitening:
     """PCA and whitening of the regions of another set's images, for `Recipe.whitening`.
 
@@ -150,7 +147,7 @@ def learn_whitening(
         UserError: There are no images.
     """
     pictures = [Picture(path) for path in paths]
-    regions = _described(encoder, pictures, recipe, torch.cat, device, threads)
+    regions = _described(encoder, pictures, recipe, torch.cat, machine)
     return Whitening.fit(torch.cat(regions) if regions else torch.empty(0, 1), size)
 
 
@@ -249,20 +246,19 @@ def _described(
     pictures: Sequence[Picture],
     recipe: Recipe,
     made_of: Callable[[list[Tensor]], Tensor],
-    device: str,
-    threads: int,
+    machine: Machine,
 ) -> list[Tensor]:
     """What is made of each image's regions, (R, c) at each scale, on the CPU."""
     pool = described_by(encoder, recipe)
     read = _view if pool == "vector" else _scaled
-    made = ahead(lambda picture: read(encoder, picture, recipe), pictures, threads=threads)
-    encoder.to(device)
+    made = ahead(lambda picture: read(encoder, picture, recipe), pictures, threads=machine.threads)
+    encoder.to(machine.device)
     stage = recipe.stage or next(reversed(encoder.strides), "")
-    plain = torch.autocast(torch.device(device).type, enabled=False)
+    plain = torch.autocast(torch.device(machine.device).type, enabled=False)
     out: list[Tensor] = []
     with evaluating(encoder), contextlib.closing(made), plain:
         for xs in made:
-            xs = [x_1CHW.to(device) for x_1CHW in xs]
+            xs = [x_1CHW.to(machine.device) for x_1CHW in xs]
             if pool == "vector":
                 found = [unit(encoder(x_1CHW).float()) for x_1CHW in xs]
             else:

@@ -21,9 +21,9 @@ from selftaught.evaluation.metrics import (
     share_interval,
 )
 from selftaught.evaluation.representation import Representation
-from selftaught.evaluation.row import Row
-from selftaught.evaluation.trial import Answer, Protocol, Trial
-from selftaught.rng import Key, uniform
+from selftaught.evaluation.table import Row
+from selftaught.evaluation.trial import Protocol, ProtocolAnswer, Trial
+from selftaught.foundation.rng import Key, uniform
 
 FEWEST = 10
 """Images, queries or objects below which resampling them tells nothing."""
@@ -71,7 +71,7 @@ class Judged:
     name: str
     seed: int
     figures: Mapping[str, Measured]
-    answer: Answer
+    answer: ProtocolAnswer
     train: int | None
     seconds: float
 
@@ -140,7 +140,7 @@ class Judge:
         return Judged(subject.name, seed, figures, answers[0], train, seconds)
 
     def figures(
-        self, answers: Sequence[Answer], seed: int, classes: int = 1
+        self, answers: Sequence[ProtocolAnswer], seed: int, classes: int = 1
     ) -> dict[str, Measured]:
         """The mean over draws of every figure of the answers, and its resamples."""
         labels_M = self.labels_N[answers[0].rows]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.rng import Key, uniform
+from selftaught.foundation.rng import Key, uniform
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Figure = Callable[[NDArray[Any], NDArray[np.float32]], NDArray[np.float64]]

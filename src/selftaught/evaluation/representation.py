@@ -4,7 +4,6 @@ Shapes:  N images of the set; n rows of it; C channels; S pixels a side; D size 
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from selftaught.encoders.encoder import Encoder, EncoderConfig, build
+from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import DataError
-from selftaught.features import features, views
-from selftaught.rng import Key, permutation
+from selftaught.foundation.machine import CPU, Machine
+from selftaught.foundation.rng import Key, permutation
+from selftaught.vectors.features import features, views
 from selftaught.views.policy import evaluation
 
 if TYPE_CHECKING:
@@ -55,17 +55,13 @@ class EncoderRepresentation:
         name: As the table shows it.
         encoder: f.
         seed: Of its random weights, where there are some.
-        device: Where to compute.
-        threads: For reading images.
-        cache: Folder of the feature cache.
+        machine: Where to compute.
     """
 
     name: str
     encoder: Encoder
     seed: int | None = None
-    device: str = "cpu"
-    threads: int = 2
-    cache: Path | None = None
+    machine: Machine = CPU
     _kept: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
 
     def vectors(self, images: "Images") -> NDArray[np.float32]:
@@ -75,9 +71,7 @@ class EncoderRepresentation:
             DataError: A vector is not finite.
         """
         if images.content not in self._kept:
-            vectors = features(
-                self.encoder, images, device=self.device, threads=self.threads, cache=self.cache
-            )
+            vectors = features(self.encoder, images, self.machine)
             check_finite(self.name, bool(np.isfinite(vectors).all()))
             self._kept[images.content] = vectors
         return self._kept[images.content]
@@ -97,7 +91,12 @@ def check_finite(name: str, finite: bool) -> None:
 
 
 def random_init(
-    config: EncoderConfig, images: "Images", train: NDArray[np.int64], *, seed: int, **how: object
+    config: EncoderConfig,
+    images: "Images",
+    train: NDArray[np.int64],
+    machine: Machine = CPU,
+    *,
+    seed: int,
 ) -> EncoderRepresentation:
     """The same network, untrained; its batch norms have seen the training images once.
 
@@ -105,21 +104,21 @@ def random_init(
         config: Of the network.
         images: The set.
         train: Rows of the training images.
+        machine: Where to compute.
         seed: Of the weights and of the order of that pass.
-        how: device, threads and cache of the representation.
     """
-    subject = EncoderRepresentation("random init", build(config, seed=seed), seed, **how)  # type: ignore[arg-type]
-    subject.encoder.to(subject.device)
-    calibrate(subject.encoder, images, train, seed=seed, threads=subject.threads)
+    subject = EncoderRepresentation("random init", build_encoder(config, seed=seed), seed, machine)
+    subject.encoder.to(machine.device)
+    calibrate(subject.encoder, images, train, seed=seed, threads=machine.threads)
     return subject
 
 
-def raw_pixels(images: "Images", **how: object) -> EncoderRepresentation:
+def raw_pixels(images: "Images", machine: Machine = CPU) -> EncoderRepresentation:
     """The evaluation view at 32 x 32 pixels, in units of the set's channel mean and std, flat."""
     channels, side = images.checked.channels, PIXELS_SIDE
     config = EncoderConfig("pixels", channels, image_size=side, intensity=images.checked.intensity)
     encoder = Encoder(config, _Flat(), dim=channels * side * side)
-    return EncoderRepresentation("raw pixels", encoder, **how)  # type: ignore[arg-type]
+    return EncoderRepresentation("raw pixels", encoder, machine=machine)
 
 
 class _Flat(nn.Flatten):

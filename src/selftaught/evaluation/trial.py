@@ -22,6 +22,7 @@ from selftaught.evaluation.metrics import (
     balanced_accuracy,
     mean_average_precision,
 )
+from selftaught.foundation.machine import CPU, Machine
 
 if TYPE_CHECKING:
     from selftaught.data.store import Images
@@ -40,8 +41,7 @@ class Trial:
         classes: K; 1 where numbers are predicted.
         positive: The class whose average precision is asked for where there are two.
         seed: Of everything random.
-        device: Where to compute.
-        threads: For reading images.
+        machine: Where to compute.
         epochs: Of protocols that train in epochs; None: as their paper.
         stages: Names of the stages of the encoder in question.
     """
@@ -53,14 +53,13 @@ class Trial:
     classes: int
     positive: int = 1
     seed: int = 0
-    device: str = "cpu"
-    threads: int = 2
+    machine: Machine = CPU
     epochs: int | None = None
     stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProtocolAnswer:
     """What a protocol found, ready to be judged.
 
     Attributes:
@@ -76,10 +75,10 @@ class Answer:
     split: str = ""
 
 
-Protocol = Callable[["Representation", Trial], Answer]
+Protocol = Callable[["Representation", Trial], ProtocolAnswer]
 
 
-def classified(trial: Trial, scores_MK: Floats, note: str = "") -> Answer:
+def classified(trial: Trial, scores_MK: Floats, note: str = "") -> ProtocolAnswer:
     """The answer that consists of a score for each test image and class."""
     figures: dict[str, Figure] = {
         "accuracy": partial(accuracy, scores_MK),
@@ -89,7 +88,7 @@ def classified(trial: Trial, scores_MK: Floats, note: str = "") -> Answer:
         figures["average precision"] = partial(_of_positive, scores_MK, trial.positive)
     else:
         figures["mean average precision"] = partial(mean_average_precision, scores_MK)
-    return Answer(trial.test, figures, note)
+    return ProtocolAnswer(trial.test, figures, note)
 
 
 def _of_positive(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selftaught.evaluation.cost import COST, TIME, WEIGHTS
-from selftaught.evaluation.protocols import SCRATCH
-from selftaught.evaluation.row import Row
+from selftaught.evaluation.protocols.registry import SCRATCH
+from selftaught.evaluation.table import Row
 
 WORTH = "worth, "
 """How the protocol's rows are called, before the number of labels."""

@@ -14,7 +14,7 @@ REGISTRY = {
 }
 
 
-def find(name: str) -> "type[Method]":
+def find_method(name: str) -> "type[Method]":
     """The class of a registered method.
 
     Raises:

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selftaught.clustering import course, sampling
+from selftaught.clustering import diagnostics, sampling
 from selftaught.data.batch import Draws
 from selftaught.errors import ConfigError
+from selftaught.foundation.rng import Key, torch_seed
 from selftaught.methods.method import Features, Method, at_least_float32, without_autocast
-from selftaught.rng import Key, torch_seed
 
 if TYPE_CHECKING:
     from selftaught.data.batch import Batch, Progress
@@ -144,7 +144,7 @@ class DeepCluster(Method):
         seed = Key(progress.seed, "deepcluster/kmeans", progress.epoch).words()[0]
         k, steps = self.head.out_features, options.iterations
         found = kmeans(x_NP, k, seed=seed, iterations=steps, device=device)
-        figures = course.figures(found, self.labels_N, labels)
+        figures = diagnostics.figures(found, self.labels_N, labels)
         self.figures = torch.tensor(figures, dtype=torch.float64, device=device)
         self.labels_N, self.centroids_KP = found.labels_N.to(device), found.centroids_KD.to(device)
         self._new_head(torch.Generator().manual_seed(torch_seed(seed, progress.epoch)))
@@ -189,9 +189,9 @@ class DeepCluster(Method):
 
     def metrics(self) -> dict[str, float]:
         """`course.FIGURES` of the last clustering."""
-        found = zip(course.FIGURES, self.figures.tolist(), strict=True)
-        return {name: figure for name, figure in found if figure != course.NONE}
+        found = zip(diagnostics.FIGURES, self.figures.tolist(), strict=True)
+        return {name: figure for name, figure in found if figure != diagnostics.NONE}
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
         """Whether the clusters tell images apart."""
-        return course.alarms(history[-1], self.head.out_features) if history else []
+        return diagnostics.alarms(history[-1], self.head.out_features) if history else []

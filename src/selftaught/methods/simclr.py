@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selftaught import contrast
-from selftaught.distributed import rank, world
 from selftaught.errors import ConfigError, UserError
+from selftaught.foundation.distributed import rank, world
 from selftaught.methods.method import Method, at_least_float32, stood_at_chance, without_autocast
+from selftaught.pairwise import contrast
 
 if TYPE_CHECKING:
     from selftaught.data.batch import Batch

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import files
 from selftaught.errors import FileError, StopRun
+from selftaught.foundation import files
 
 if TYPE_CHECKING:
     from torch import Tensor

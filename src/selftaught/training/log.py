@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught import files
 from selftaught.errors import FileError, StopRun
+from selftaught.foundation import files
 
 if TYPE_CHECKING:
     from rich.progress import Progress

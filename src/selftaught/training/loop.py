@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selftaught import distributed
 from selftaught.data.batch import Batch
 from selftaught.errors import StopRun
-from selftaught.files import quoted
+from selftaught.foundation import distributed
+from selftaught.foundation.files import quoted
 from selftaught.training import checkpoint, health
 from selftaught.training.log import Log
 from selftaught.training.signals import StopSignals

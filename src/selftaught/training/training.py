@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selftaught import distributed
 from selftaught.data.batch import Batch, Draws, Progress
-from selftaught.data.batches import Feed
+from selftaught.data.feed import Feed
 from selftaught.errors import ConfigError, FileError, StopRun
+from selftaught.foundation import distributed
+from selftaught.foundation.machine import Machine, memory_share
+from selftaught.foundation.rng import torch_seed
 from selftaught.methods.method import Method
-from selftaught.rng import torch_seed
 from selftaught.training import optimizers
 from selftaught.training.checkpoint import Checkpoint
 from selftaught.training.health import Ring, health
 from selftaught.training.schedule import lr_at
+from selftaught.vectors.features import features
 
 
 @dataclass(frozen=True)
@@ -310,16 +312,12 @@ def _features(
     training: Training, encoder: Any = None, policy: Any = None, before_final: bool = False
 ) -> "np.ndarray[Any, Any]":
     """What a method calls `features`: f(x) of the whole store in row order."""
-    from selftaught.features import features
-    from selftaught.machine import memory_share
-
     feed = training.feed
     found: np.ndarray[Any, Any] = features(
         encoder or training.method.encoder,
         feed.readable,
-        device=str(training.device),
+        Machine(str(training.device), feed.threads),
         batch_size=training.plan.micro_batch or 256,
-        threads=feed.threads,
         policy=policy,
         before_final=before_final,
         limit=memory_share(),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.rng import Key, uniform
+from selftaught.foundation.rng import Key, uniform
 from selftaught.views.policy import (
     BandDrop,
     Blur,

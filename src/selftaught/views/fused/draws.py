@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.rng import Key
+from selftaught.foundation.rng import Key
 from selftaught.views.fused.compiled import call, compiled, entry, inlined, part, sources
 
 _ROUNDS = 10

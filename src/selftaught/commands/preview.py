@@ -1,0 +1,195 @@
+"""The command preview: a contact sheet of augmented views, or the paper's figure of operations.
+
+The figure is figure 4 of Chen et al. 2020 on the user's own images: a row per operation, each with
+probability 1, in the paper's order; below a line, the operations that are not in it. Ranges are
+those of the settings, so the sheet shows what training with them would do.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from selftaught.commands.result import Answer
+from selftaught.data.open_images import check_data, open_images
+from selftaught.data.store import Images
+from selftaught.errors import ConfigError
+from selftaught.foundation.files import write_bytes
+from selftaught.foundation.outputs import check_out, check_suffix, claim
+from selftaught.options.train import Preview
+from selftaught.recipe.build import view_specs
+from selftaught.recipe.config import Config, ViewSettings, assigned_overrides
+from selftaught.recipe.keep import KEEP
+from selftaught.recipe.presets import FIGURE
+from selftaught.recipe.resolve import resolve_views, view_wishes
+from selftaught.recipe.view_settings import OPERATIONS, view_policy
+from selftaught.reports.run.run_page import drawn_rows, seen, sheet
+from selftaught.reports.sheets import Line, labelled_sheet, pictures
+from selftaught.views.policy import Blur, CenterCrop, Policy, ViewSpec, check_channels
+
+_LARGEST_SHEET = 10**8  # pixels
+
+
+def preview(chosen: Preview) -> Answer:
+    """Draw a contact sheet of views as pretrain would use them, or the paper's figure.
+
+    Raises:
+        ConfigError: A policy or an option is unknown, or makes no sense for these images.
+        FileError: --out exists.
+    """
+    machine = chosen.machine()
+    check_suffix(chosen.out, ".png")
+    check_out(chosen.out, "a file", overwrite=chosen.overwrite)
+    asked = view_wishes(chosen)
+    checked = check_data(asked.first.data, machine)
+    resolved = resolve_views(asked, checked, machine.device)
+    number = min(chosen.rows, len(checked))
+    _check_sheet(number, resolved.config.network.image_size)
+    images = open_images(resolved.config.data, machine, checked=checked)
+    if chosen.policy == FIGURE:
+        drawn, text = _figure(resolved.config, images, chosen, number)
+    else:
+        spec = view_specs(resolved.config)[0]
+        drawn = sheet(images, spec, checked.intensity, seed=chosen.seed, number=number)
+        text = "\n".join([f"{number} images, 8 views of each: {chosen.out}", *resolved.notes])
+    claim(chosen.out, "a file", overwrite=chosen.overwrite)
+    write_bytes(chosen.out, drawn)
+    return Answer(str(chosen.out), text)
+
+
+def _check_sheet(number: int, size: int) -> None:
+    """Refuse images that nobody can open; a row has about ten views."""
+    if 10 * number * size**2 > _LARGEST_SHEET:
+        raise ConfigError(
+            f"a sheet of {number} images with views of {size} px would be too large",
+            "use a smaller --image-size or fewer --rows",
+        )
+
+
+def _figure(config: Config, images: Images, chosen: Preview, number: int) -> tuple[bytes, str]:
+    """The paper's figure as a PNG file, and a summary of it."""
+    size = config.network.image_size
+    asked = assigned_overrides(chosen.set)
+    shown = figure(config.views, size, images.store.channels, chosen.keep, asked)
+    rows = [*shown.paper, *shown.ours]
+    text = f"{number} images, {len(rows)} operations on each: {chosen.out}"
+    text += "".join(f"\nnot shown: {reason}" for reason in shown.left_out)
+    return draw(shown, images, size=size, seed=chosen.seed, number=number), text
+
+
+# ---- the figure
+
+_PAPER = {  # the row's name: what happens besides the box, which is the whole image's by default
+    "original": (),
+    "crop and resize": ("crop",),
+    "crop, resize and flip": ("crop", "flip"),
+    "colour drop": ("gray",),
+    "colour jitter": ("jitter",),
+    "rotate": ("rotate",),
+    "cutout": ("cutout",),
+    "Gaussian noise": ("noise",),
+    "Gaussian blur": ("blur",),
+    "Sobel filtering": ("sobel",),
+}
+_OURS = {"solarise": ("solarise",), "channel jitter": ("channel_jitter",)}
+_OURS |= {"band drop": ("band_drop",)}
+_PROBABILITIES = [names["p"] for names in OPERATIONS.values()]
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """An operation as the figure shows it; `words` are its ranges."""
+
+    name: str
+    words: str
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The rows of the paper and ours, and the names of those left out, with the reason."""
+
+    paper: list[FigureRow]
+    ours: list[FigureRow]
+    left_out: list[str]
+
+
+def figure(
+    views: ViewSettings,
+    size: int,
+    channels: int,
+    words: Iterable[str] = (),
+    asked: Collection[str] = (),
+) -> Figure:
+    """Which operations are shown for images of so many channels.
+
+    Args:
+        views: The ranges of the operations; their probabilities do not matter.
+        size: Side of a view in pixels.
+        channels: Of the images.
+        words: Of --keep; what they exclude is not shown.
+        asked: Dotted names that the user has set, which --keep leaves alone.
+    """
+    excluded = {n: word for word in words for n in KEEP[word] if f"views.{n}" not in asked}
+    paper: list[FigureRow] = []
+    ours: list[FigureRow] = []
+    left_out = []
+    for rows, table in ((paper, _PAPER), (ours, _OURS)):
+        for name, operations in table.items():
+            row = FigureRow(name, _ranges(name, views, channels), _policy(views, operations))
+            reasons = [f"--keep {excluded[n]}" for n in operations if n in excluded]
+            if reason := "".join(reasons) or _senseless(row.policy, size, channels):
+                left_out.append(f"{name} ({reason})")
+            else:
+                rows.append(row)
+    return Figure(paper, ours, left_out)
+
+
+def draw(shown: Figure, images: Images, *, size: int, seed: int, number: int) -> bytes:
+    """The figure as a PNG file: `number` images drawn at random, a column each."""
+    raw, intensity = images.store.read(drawn_rows(images, seed, number)), images.checked.intensity
+
+    def lines(rows: list[FigureRow]) -> Iterator[Line]:
+        for row in rows:
+            views = seen(raw, ViewSpec(row.policy, size), intensity, seed=seed, number=1)
+            yield Line(row.name, row.words, pictures(views[0]))
+
+    blocks = [list(lines(rows)) for rows in (shown.paper, shown.ours) if rows]
+    return labelled_sheet(blocks, side=size * -(-96 // size))
+
+
+def _policy(views: ViewSettings, operations: Iterable[str]) -> Policy:
+    always = {name: float(name in operations) for name in _PROBABILITIES}
+    policy = view_policy(replace(views, normalise=False, **always))  # type: ignore[arg-type]
+    return policy if "crop" in operations else replace(policy, box=CenterCrop())
+
+
+def _senseless(policy: Policy, size: int, channels: int) -> str:
+    """Why an operation makes no sense for such images; nothing where it does."""
+    try:
+        check_channels(policy, channels)
+    except ConfigError as error:
+        return error.what
+    blurs = [operation for operation in policy.operations if isinstance(operation, Blur)]
+    return f"at {size} px its kernel is one pixel" if blurs and blurs[0].width(size) == 1 else ""
+
+
+def _ranges(name: str, v: ViewSettings, channels: int) -> str:
+    """The ranges of an operation in a few characters."""
+    colours = channels == 3
+    strengths = [v.brightness, v.contrast, *[v.saturation] * colours]
+    factors = ", ".join(f"±{strength:g}" for strength in dict.fromkeys(strengths))
+    return {
+        "crop and resize": f"area {_span(v.crop_scale)}",
+        "colour jitter": factors + f", hue ±{v.hue:g}" * colours,
+        "rotate": "90, 180 or 270 degrees",
+        "cutout": f"side {_span(v.cutout_side)}",
+        "Gaussian noise": f"sigma {_span(v.noise_sigma)}",
+        "Gaussian blur": f"sigma {_span(v.sigma)} px",
+        "solarise": f"from {v.threshold:g} on",
+        "channel jitter": f"gain {_span(v.gain)}",
+        "band drop": f"each with {v.band_share:g}",
+    }.get(name, "")
+
+
+def _span(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -1,0 +1,51 @@
+"""MobileNetV2 (Sandler et al. 2018) under timm's names: torchvision's layout, and timm's own.
+
+It is one list of layers in torchvision, features.0 to features.18, where timm has a stem, seven
+stages of blocks and a head: the blocks are numbered through in the order of the stages.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from selftaught.encoders.encoder import EncoderConfig
+from selftaught.encoders.imported.layouts import Match, renamed
+
+_STAGES = (1, 2, 3, 4, 3, 3, 1)  # blocks a stage (table 2)
+_BLOCKS = tuple((stage, block) for stage, many in enumerate(_STAGES) for block in range(many))
+_ENDS = {"0.0": "conv_stem", "0.1": "bn1", "18.0": "conv_head", "18.1": "bn2"}
+_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}  # nothing widens its input
+_OTHER = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl"}
+_OTHER |= {"3": "bn3"}
+_LAST = (1280, 320, 1, 1)  # conv_head
+
+
+def torchvisions_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+    """features.2.conv.0.1.bias becomes blocks.1.0.bn1.bias, and so on."""
+    if "features.18.0.weight" not in tensors:
+        return None
+    ours = {f"features.{end}": name for end, name in _ENDS.items()}
+    for place, (stage, block) in enumerate(_BLOCKS, start=1):
+        for layer, name in (_FIRST if place == 1 else _OTHER).items():
+            ours[f"features.{place}.conv.{layer}"] = f"blocks.{stage}.{block}.{name}"
+
+    def our_name(name: str) -> str:
+        layer, dot, tensor = name.rpartition(".")
+        return f"{ours.get(layer, layer)}{dot}{tensor}"
+
+    return _match(renamed(tensors, our_name, path))
+
+
+def timms_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+    """timm's names stay; they are MobileNetV2's by the blocks and the last convolution."""
+    found = (re.match(r"blocks\.(\d+)\.(\d+)\.conv_dw\.weight$", name) for name in tensors)
+    blocks = {(int(match[1]), int(match[2])) for match in found if match}
+    last = tensors.get("conv_head.weight")
+    ours = blocks == set(_BLOCKS) and last is not None and tuple(last.shape) == _LAST
+    return _match(dict(tensors)) if ours else None
+
+
+def _match(tensors: dict[str, Tensor]) -> Match:
+    return Match(EncoderConfig("mobilenetv2_100", stem="standard"), tensors)

@@ -1,0 +1,283 @@
+"""Instance retrieval: other images of the object in an image, found by descriptors.
+
+The protocol of Caron et al. (ECCV 2018, section 4.4): dot products of descriptors rank the
+database for each query. On top of it, where asked for: descriptors of the database averaged with
+their neighbours' (Arandjelovic, Zisserman, CVPR 2012), queries expanded by what they find first
+(Chum et al., ICCV 2007), both with weights cosine^alpha (Radenovic, Tolias, Chum, TPAMI 2019,
+section 5.1), and the first images put into another order by somebody else, as by their geometry.
+
+Shapes:  Q queries; N images of the database; D size of a descriptor; n of the first images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftaught.data.retrieval_sets import Places, Query
+from selftaught.errors import ConfigError
+from selftaught.evaluation.descriptors import Picture, Recipe, described_by, descriptors
+from selftaught.evaluation.metrics import Figure
+from selftaught.evaluation.ranking import (
+    average_precision,
+    mean_over_queries,
+    precision_at,
+    recall_at,
+    revisited,
+)
+from selftaught.evaluation.representation import Representation, check_finite
+from selftaught.evaluation.trial import ProtocolAnswer
+from selftaught.foundation.machine import CPU, Machine
+from selftaught.pairwise.neighbours import top_k
+
+RECALLS = (1, 5)
+PRECISION = 10
+"""k of mP@k, as the revisited protocol's tables have it."""
+
+_NUMBERS = 2**22  # of vectors worked on at once
+
+Rerank = Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
+"""From a query's position and the first images that were found, (n,), to the same in another order;
+it may be asked twice about a query, where queries are expanded."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are described and found.
+
+    Attributes:
+        recipe: From images to descriptors.
+        augment: So many neighbours are averaged into each descriptor of the database; 0: none.
+        expand: So many of the images found first are averaged into each query; 0: none.
+        alpha: Weights are cosine^alpha; 0 is a plain mean.
+        reranked: How many of the first images `rerank` is given.
+        machine: Where descriptors are computed.
+
+    Raises:
+        ConfigError: A number is negative.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    augment: int = 0
+    expand: int = 0
+    alpha: float = 3.0
+    reranked: int = 100
+    machine: Machine = CPU
+
+    def __post_init__(self) -> None:
+        for name in ("augment", "expand", "alpha", "reranked"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)}", "give 0 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieved:
+    """What was found, and how good it is.
+
+    Attributes:
+        ranked_QN: int64: positions in the database, best first.
+        values: By metric, one a query, (Q,); nan where a query has no positives: left out of means.
+        note: What a reader must know.
+    """
+
+    ranked_QN: NDArray[np.int64]
+    values: Mapping[str, NDArray[np.float64]]
+    note: str = ""
+
+    @property
+    def answer(self) -> ProtocolAnswer:
+        """As every protocol answers: its rows are the queries that have a right image, and its
+        figures need no labels."""
+        judged_Q = np.isfinite(self.values["mAP"])  # those that have a right image
+        figures: dict[str, Figure] = {
+            name: partial(mean_over_queries, values_Q[judged_Q])
+            for name, values_Q in self.values.items()
+        }
+        queries = int(judged_Q.sum())
+        split = f"{queries} quer{'y' if queries == 1 else 'ies'}"
+        return ProtocolAnswer(np.arange(queries), figures, self.note, split)
+
+
+def retrieval(
+    subject: Representation,
+    places: Places,
+    settings: Settings | None = None,
+    *,
+    rerank: Rerank | None = None,
+) -> Retrieved:
+    """Rank the database for each query, and judge it.
+
+    mAP, recall@1 and recall@5 count good and ok images; of the revisited protocol that is its
+    Medium setup, and mAP and mP@10 of all three setups are there too.
+
+    Args:
+        subject: What describes images; it must have a network.
+        places: The set.
+        settings: How; None: as the class says.
+        rerank: Puts the first images into another order.
+
+    Raises:
+        BadImage, DataError: As `descriptors`; or descriptors are not finite.
+        ConfigError: As `descriptors`; or there are only vectors.
+    """
+    settings = settings or Settings()
+    if subject.encoder is None:
+        raise ConfigError(
+            f"{subject.name} has vectors and no network", "give an encoder: it must see queries"
+        )
+    pictures = [Picture(query.path, query) for query in places.queries]
+    pictures += [Picture(path) for path in places.database]
+    x_ND = descriptors(
+        subject.encoder,
+        pictures,
+        settings.recipe,
+        settings.machine,
+    )
+    check_finite(subject.name, bool(np.isfinite(x_ND).all()))
+    Q = len(places.queries)
+    ranked_QN = rank(x_ND[:Q], x_ND[Q:], settings, rerank)
+    values = judged(places, ranked_QN)
+    return Retrieved(ranked_QN, values, _note(subject, places, settings, values))
+
+
+def rank(
+    query_QD: NDArray[np.float32],
+    database_ND: NDArray[np.float32],
+    settings: Settings,
+    rerank: Rerank | None = None,
+) -> NDArray[np.int64]:
+    """The whole database for each query, best first, (Q, N); ties go to the lower position.
+
+    Where queries are expanded, it is by the first images of the order that `rerank` gives, and the
+    ranking of the expanded queries is given to it again.
+
+    Args:
+        query_QD: Unit vectors.
+        database_ND: Unit vectors.
+        settings: Of these augment, expand, alpha and reranked.
+        rerank: As for `retrieval`.
+    """
+    if settings.augment:
+        database_ND = augmented(database_ND, settings.augment, settings.alpha)
+    ranked_QN = _ranked(query_QD, database_ND, settings, rerank)
+    if settings.expand:
+        first_Qn = ranked_QN[:, : settings.expand]
+        query_QD = averaged(query_QD, database_ND, first_Qn, settings.alpha)
+        ranked_QN = _ranked(query_QD, database_ND, settings, rerank)
+    return ranked_QN
+
+
+def expanded(
+    x_QD: NDArray[np.float32], found_QnD: NDArray[np.float32], alpha: float
+) -> NDArray[np.float32]:
+    """x + sum_i max(0, x . y_i)^alpha y_i of each vector x and what it found, of unit length.
+
+    The vector itself counts with weight 1, its cosine with itself.
+    """
+    cosine_Qn = np.einsum("qd,qnd->qn", x_QD, found_QnD)
+    weight_Qn = np.maximum(cosine_Qn, 0) ** alpha
+    sum_QD = x_QD + np.einsum("qn,qnd->qd", weight_Qn, found_QnD)
+    length_Q1 = np.linalg.norm(sum_QD, axis=1, keepdims=True)
+    unit_QD: NDArray[np.float32] = (sum_QD / np.maximum(length_Q1, 1e-6)).astype(np.float32)
+    return unit_QD
+
+
+def augmented(
+    database_ND: NDArray[np.float32], neighbours: int, alpha: float
+) -> NDArray[np.float32]:
+    """Every image `expanded` by its neighbours in the database, as they were."""
+    N = len(database_ND)
+    k = min(neighbours, N - 1)
+    if not k:
+        return database_ND
+    _, near_Nk = top_k(database_ND, database_ND, k, metric="dot", own=np.arange(N))
+    return averaged(database_ND, database_ND, near_Nk, alpha)
+
+
+def averaged(
+    x_QD: NDArray[np.float32],
+    database_ND: NDArray[np.float32],
+    first_Qn: NDArray[np.int64],
+    alpha: float,
+) -> NDArray[np.float32]:
+    """Vectors `expanded` by images of the database, some at a time, (Q, D)."""
+    step = max(1, _NUMBERS // (first_Qn.shape[1] * x_QD.shape[1]))
+    parts = [slice(start, start + step) for start in range(0, len(x_QD), step)]
+    return np.concatenate(
+        [expanded(x_QD[part], database_ND[first_Qn[part]], alpha) for part in parts]
+    )
+
+
+def judged(places: Places, ranked_QN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """What each metric says of each query's ranking, (Q,)."""
+    each = [
+        _judged(query, ranked_N, places.layout == "revisited")
+        for query, ranked_N in zip(places.queries, ranked_QN, strict=True)
+    ]
+    return {name: np.array([values[name] for values in each]) for name in each[0]}
+
+
+def _judged(query: Query, ranked_N: NDArray[np.int64], setups: bool) -> dict[str, float]:
+    positive = query.good | query.ok
+    values = {"mAP": average_precision(ranked_N, positive, query.junk)}
+    for k in RECALLS:
+        values[f"recall@{k}"] = recall_at(ranked_N, positive, query.junk, k)
+    if setups:
+        for setup, (right, junk) in revisited(query.good, query.ok, query.junk).items():
+            values[f"mAP {setup}"] = average_precision(ranked_N, right, junk)
+            values[f"mP@{PRECISION} {setup}"] = precision_at(ranked_N, right, junk, PRECISION)
+    return values
+
+
+def _ranked(
+    query_QD: NDArray[np.float32],
+    database_ND: NDArray[np.float32],
+    settings: Settings,
+    rerank: Rerank | None,
+) -> NDArray[np.int64]:
+    ranked_QN = np.argsort(-_scores(query_QD, database_ND), axis=1, kind="stable")
+    if rerank is not None and settings.reranked:
+        for query, ranked_N in enumerate(ranked_QN):
+            first_n = ranked_N[: settings.reranked].copy()
+            again_n = rerank(query, first_n.copy())
+            assert np.array_equal(np.sort(again_n), np.sort(first_n)), "not the same images"
+            ranked_N[: settings.reranked] = again_n
+    return ranked_QN
+
+
+def _scores(query_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Dot products, (Q, N), in float64 and rounded: equal vectors have equal scores."""
+    step = max(1, _NUMBERS // database_ND.shape[1])
+    parts = [database_ND[start : start + step] for start in range(0, len(database_ND), step)]
+    wide_QD = query_QD.astype(np.float64)
+    return np.concatenate([(wide_QD @ part.T).astype(np.float32) for part in parts], axis=1)
+
+
+def _note(
+    subject: Representation,
+    places: Places,
+    settings: Settings,
+    values: Mapping[str, NDArray[np.float64]],
+) -> str:
+    assert subject.encoder is not None
+    recipe = settings.recipe
+    pool = described_by(subject.encoder, recipe)
+    how = [f"{pool}, {' + '.join(map(str, recipe.sides))} px on the longer side"]
+    if pool == "vector":
+        plain = "f(x) of the evaluation view"
+        had = "" if recipe.pool == "vector" else f"{subject.name} has no maps: "
+        how = [had + plain]
+    if recipe.whitening is not None:
+        how.append(f"whitened to {len(recipe.whitening.variances_P)}")
+    if settings.augment:
+        near = min(settings.augment, len(places.database) - 1)
+        how.append(f"neighbours averaged into the database: {near}")
+    if settings.expand:
+        found = min(settings.expand, len(places.database))
+        how.append(f"images found first, averaged into queries: {found}")
+    without = int(np.isnan(values["mAP"]).sum())
+    if without:
+        how.append(f"queries without a right image, left out: {without}")
+    return "; ".join((*how, *places.notes))

@@ -1,0 +1,204 @@
+"""The logistic regression of `linear.py` for vectors that are many and long: the same minimum.
+
+    min_{W, b}  1/n sum_i CE(W x_i + b, y_i) + lambda/2 |W|^2      x standardised
+
+`linear.py` turns all vectors to their principal axes, at the price of an eigenproblem of D x D and
+of two copies. Here they stay where and as they are stored, in float16 or in a file, and pass by in
+blocks. L-BFGS moves in U with W = U P; P scales about as there along the principal axes of a sample
+of the vectors, and all other directions alike. It changes no minimum, only the way to it: with 256
+axes, 30 iterations come to 4e-4 of the objective's minimum for D = 9,216.
+
+Shapes:  N vectors as stored, D their size; n of them learnt from; B of a block; r axes; K classes.
+         weights are (K, D + 1): W, and b in the last column.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftaught.evaluation.protocols.linear import (
+    STRENGTHS,
+    Fold,
+    held_out,
+    inverse_deviation,
+    lowest_loss,
+    orthonormal_axes,
+)
+from selftaught.foundation.rng import Key, permutation
+
+_STRENGTHS = (10.0, *STRENGTHS)
+_SAMPLE, _AXES = 2_000, 256  # vectors whose axes are found, and how many axes are kept
+_MANY = 1_000  # from so many training images on, one fold is held out instead of each in turn
+_BLOCK = 2**22  # numbers that are float32 at a time
+_ITERATIONS, _HISTORY = 30, 10
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Vectors as they are stored, and those that are learnt from.
+
+    Attributes:
+        x_ND: In memory or in a file, float16 or float32.
+        train_n: (n,) int64: which of them are learnt from.
+        labels_n: (n,) int64: their classes, 0 .. K-1, on the device that computes.
+        classes: K.
+        seed: Of the sample and of the images that are held out.
+    """
+
+    x_ND: Tensor
+    train_n: NDArray[np.int64]
+    labels_n: Tensor
+    classes: int
+    seed: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.labels_n.device
+
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and inverse deviation over the training vectors, (D,) each: in one pass."""
+        sums = torch.zeros(2, self.x_ND.shape[1], dtype=torch.float64, device=self.device)
+        for _, x_BD in self.blocks(self.train_n):
+            sums += torch.stack([x_BD.sum(dim=0), x_BD.square().sum(dim=0)])
+        mean_D, square_D = sums / len(self.train_n)
+        deviation_D = (square_D - mean_D.square()).clamp(min=0).sqrt()
+        return mean_D.float(), inverse_deviation(mean_D, deviation_D).float()
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, Tensor, float]:
+        """Variances (r,) and axes (D, r) of a sample, and its variance along all other axes."""
+        mean_D, inverse_D = self.scale
+        chosen = permutation(Key(self.seed, "evaluation/axes"), len(self.train_n))[:_SAMPLE]
+        x_nD = self.x_ND[self.train_n[np.sort(chosen)]].to(self.device).float()
+        variance, axes_Dr = orthonormal_axes((x_nD - mean_D) * inverse_D)
+        others = axes_Dr.shape[0] - len(variance[-_AXES:])
+        rest = variance[:-_AXES].sum().item() / max(1, others)
+        return variance[-_AXES:], axes_Dr[:, -_AXES:], rest
+
+    def blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[slice, Tensor]]:
+        """Where each block lies among the rows, and its vectors (B, D) in float32."""
+        size = max(1, _BLOCK // self.x_ND.shape[1])
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            yield part, self.x_ND[rows[part]].to(self.device).float()
+
+    def logits(self, weights: Tensor, x_BD: Tensor) -> Tensor:
+        """W x + b of vectors as they are stored, (K, B): W takes the standardisation on itself."""
+        mean_D, inverse_D = self.scale
+        plain_KD = weights[:, :-1] * inverse_D
+        return torch.addmm(weights[:, -1:] - plain_KD @ mean_D[:, None], plain_KD, x_BD.T)
+
+
+def fit_and_predict(stored: Stored, test_M: NDArray[np.int64]) -> tuple[Tensor, float]:
+    """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
+    everything = np.arange(len(stored.train_n))
+    masks = held_out(stored.labels_n, stored.seed, many=_MANY)
+    folds = [_without(stored, held.cpu().numpy()) for held in masks]
+    strength, start = lowest_loss(folds, _STRENGTHS, zero_weights(stored))
+    weights = fit(stored, everything, start, strength=strength)
+    logits = [stored.logits(weights, x_BD) for _, x_BD in stored.blocks(test_M)]
+    return torch.cat(logits, dim=1).softmax(dim=0).T, strength
+
+
+def zero_weights(stored: Stored) -> Tensor:
+    """W = 0 and b = 0."""
+    return torch.zeros(stored.classes, stored.x_ND.shape[1] + 1, device=stored.device)
+
+
+def fit(stored: Stored, those: NDArray[np.int64], start: Tensor, *, strength: float) -> Tensor:
+    """The minimum over those of the training vectors, by their positions, from a start."""
+    way = Preconditioner.of(stored, strength)
+    u = way.undone(start).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [u],
+        max_iter=_ITERATIONS,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-7,
+        history_size=_HISTORY,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        weights = way.applied(u.detach())
+        loss, gradient = loss_and_gradient(stored, those, weights)
+        gradient[:, :-1] += strength * weights[:, :-1]
+        u.grad = way.applied(gradient)
+        return loss + strength / 2 * weights[:, :-1].square().sum()
+
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    return way.applied(u.detach())
+
+
+def loss_and_gradient(
+    stored: Stored, those: NDArray[np.int64], weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of training vectors, and its gradient (K, D + 1): in one pass."""
+    mean_D, inverse_D = stored.scale
+    labels = stored.labels_n[torch.from_numpy(those).to(stored.device)]
+    slope_KD, slope_K1 = torch.zeros_like(weights[:, :-1]), torch.zeros_like(weights[:, -1:])
+    loss = weights.new_zeros(())
+    for part, x_BD in stored.blocks(stored.train_n[those]):
+        logits_KB, labels_1B = stored.logits(weights, x_BD), labels[None, part]
+        loss += F.cross_entropy(logits_KB.T, labels_1B[0], reduction="sum")
+        wrong_KB = logits_KB.softmax(dim=0)
+        wrong_KB.scatter_add_(0, labels_1B, wrong_KB.new_full(labels_1B.shape, -1.0))
+        slope_KD += wrong_KB @ x_BD
+        slope_K1 += wrong_KB.sum(dim=1, keepdim=True)
+    standard_KD = (slope_KD - slope_K1 * mean_D) * inverse_D
+    return loss / len(those), torch.cat([standard_KD, slope_K1], dim=1) / len(those)
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """P, symmetric: multiplies by scale_r along the axes and by `rest` across them; b stays.
+
+    Attributes:
+        axes_Dr: Orthonormal.
+        scale_r: About the inverse root of the curvature along each.
+        rest: The same for all other directions.
+    """
+
+    axes_Dr: Tensor
+    scale_r: Tensor
+    rest: float
+
+    @classmethod
+    def of(cls, stored: Stored, strength: float) -> "Preconditioner":
+        """(c sigma^2 + lambda)^(-1/2), as in `linear.fit`."""
+        variance_r, axes_Dr, rest = stored.axes
+        share = 1 / stored.classes
+        curvature = share * (1 - share)
+        scale_r = (curvature * variance_r + strength).rsqrt()
+        return cls(axes_Dr, scale_r, (curvature * rest + strength) ** -0.5)
+
+    def applied(self, u: Tensor) -> Tensor:
+        """U P."""
+        return self._scaled(u, self.scale_r, self.rest)
+
+    def undone(self, weights: Tensor) -> Tensor:
+        """W P^(-1)."""
+        return self._scaled(weights, 1 / self.scale_r, 1 / self.rest)
+
+    def _scaled(self, u: Tensor, scale_r: Tensor, rest: float) -> Tensor:
+        along_Kr = u[:, :-1] @ self.axes_Dr
+        scaled_KD = rest * u[:, :-1] + (along_Kr * (scale_r - rest)) @ self.axes_Dr.T
+        return torch.cat([scaled_KD, u[:, -1:]], dim=1)
+
+
+def _without(stored: Stored, held_n: NDArray[np.bool_]) -> Fold:
+    """Fits without the held-out images, and its cross-entropy on them."""
+    held, others = np.flatnonzero(held_n), np.flatnonzero(~held_n)
+
+    def fitted(strength: float, start: Tensor) -> tuple[Tensor, float]:
+        weights = fit(stored, others, start, strength=strength)
+        return weights, loss_and_gradient(stored, held, weights)[0].item()
+
+    return fitted

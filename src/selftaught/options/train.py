@@ -1,0 +1,131 @@
+"""Options of the commands that lead to an encoder: check, preview, pretrain, resume."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from selftaught.options.shared import (
+    Data,
+    File,
+    Folder,
+    JsonOption,
+    MachineOptions,
+    OptionalFile,
+    OverwriteOption,
+    SeedOption,
+    Settings,
+    command,
+)
+
+Kept = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="WORD")]
+
+
+@command
+class Check(JsonOption, OverwriteOption, MachineOptions):
+    """Look at every image, report broken files, and recommend a recipe.
+
+    Example:
+        selftaught check photos --out checked
+    """
+
+    data: Data
+    """Images: a folder, list.txt, table.csv, table.parquet or file.npz, or one of the sets digits,
+    elpv and mnist5k."""
+    out: Folder
+    """Output folder: images.parquet, rejected.parquet, check.json, and the recipe in
+    config.yaml."""
+    min_side: int = 1
+    """Reject images whose shorter side has fewer pixels."""
+    time_steps: bool = True
+    """Skip the 20 timed training steps (no duration estimate)."""
+
+
+@command
+class Preview(SeedOption, OverwriteOption, MachineOptions):
+    """Draw the augmented views of your images as a contact sheet.
+
+    Example:
+        selftaught preview photos --out views.png
+    """
+
+    data: Data
+    """Images, in any form that check accepts."""
+    out: File
+    """Output image (.png)."""
+    policy: str | None = None
+    """simclr_imagenet, simclr_cifar, simclr_gray or deepcluster; figure: each operation by
+    itself. Default: the views that pretrain would use."""
+    image_size: int | None = None
+    """Side of a view in pixels. Default: the recipe's."""
+    keep: Kept = ()
+    """colour, orientation or scale, as for pretrain."""
+    set: Settings = ()
+    """A setting views.*, as for pretrain."""
+    rows: int = 8
+    """Number of images on the sheet."""
+
+
+@command
+class Pretrain(OverwriteOption, MachineOptions):
+    """Train an encoder on unlabelled images, by default with the recipe that check prints.
+
+    Example:
+        selftaught pretrain photos --out run --seconds 600
+    """
+
+    data: Data = ""
+    """Images, in any form that check accepts. May be omitted if --config names them."""
+    out: Folder
+    """Run folder to create."""
+    method: str | None = None
+    """Training method; selftaught methods lists them. Default: simclr."""
+    preset: str | None = None
+    """A paper's recipe: simclr-imagenet, simclr-cifar10 or deepcluster-imagenet; or small, for
+    machines without a GPU."""
+    encoder: str | None = None
+    """Network: resnet8, resnet20, alexnet, vgg16, or the name of any timm model."""
+    image_size: int | None = None
+    """Side of a view in pixels."""
+    epochs: int | None = None
+    """Passes over the images."""
+    batch_size: int | None = None
+    """Images per step, over all processes."""
+    micro_batch: int | None = None
+    """Images embedded at once, with their own batch statistics; the loss still sees the whole
+    batch. 0: all."""
+    seed: int | None = None
+    """Random seed. Default: 0."""
+    seconds: float | None = None
+    """Training time instead of --epochs: 20 steps are timed to fix the number of steps."""
+    lr: float | None = None
+    """Learning rate before it is scaled for the batch (loop.scaling)."""
+    optimizer: Literal["sgd", "adamw", "lars"] | None = None
+    """Optimizer."""
+    store_size: int | None = None
+    """Store the images with their shorter side shrunk to this many pixels."""
+    init: Annotated[str | None, arg(metavar="RUN")] = None
+    """Initial weights: RUN, an encoder folder, or timm:NAME."""
+    probe: Annotated[str | None, arg(metavar="LABELLED")] = None
+    """Labelled images whose kNN accuracy is logged during training. It is never used to choose
+    anything."""
+    keep: Kept = ()
+    """colour, orientation or scale: leave out the operations that would teach the encoder to
+    ignore it."""
+    set: Settings = ()
+    """An option of the method (temperature=0.2), or a setting loop.*, views.*, network.* or
+    data.*"""
+    config: OptionalFile = None
+    """Configuration to start from, such as another run's config.yaml."""
+
+
+@command
+class Resume(MachineOptions):
+    """Continue a stopped run bit for bit; only device and threads may change.
+
+    Example:
+        selftaught resume run
+    """
+
+    run: Annotated[Path, Positional, arg(metavar="RUN")]
+    """Run folder."""
