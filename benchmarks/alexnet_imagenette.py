@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     w_FCkk = first_filters(open_encoder(str(chosen.out)))
     assert w_FCkk is not None
     (DOCS / "alexnet_filters.webp").write_bytes(filters_sheet(w_FCkk, gradients=True))
-    text = page(log.read(chosen.out), cost, chosen)
+    text = page(log.read_metrics(chosen.out), cost, chosen)
     print(text)
     publish(DOCS / "results.md", "alexnet imagenette", text)
 

@@ -63,7 +63,7 @@ def figures(data: str, seeds: Sequence[int], seconds: float) -> Values:
                 pretrain(data, out=run, method=method, seconds=seconds, seed=seed)
                 rows = evaluate(str(run), data, label=LABELS[data], protocol=("clusters",)).value
                 add_figures(values, name, rows, first=method == "deepcluster" and seed == seeds[0])
-                own = log.read(run)[-1].get("nmi_labels")  # absent with several labels
+                own = log.read_metrics(run)[-1].get("nmi_labels")  # absent with several labels
                 if own is not None:
                     values[OWN]["NMI"].append(own)
     return values

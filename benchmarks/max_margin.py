@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import measure
-from selftaught.clustering.agreement import accuracy
+from selftaught.clustering.agreement import best_match_accuracy
 from selftaught.clustering.kmeans import kmeans
 from selftaught.clustering.max_margin import max_margin
 from selftaught.foundation.rng import Key, permutation
@@ -75,7 +75,7 @@ def clustering_errors(data: str, pair: tuple[int, int], way: str, seeds: int, mo
         start = time.perf_counter()
         labels = WAYS[way](x[chosen], seed)
         seconds.append(time.perf_counter() - start)
-        errors.append(1 - accuracy(labels, y[chosen]))
+        errors.append(1 - best_match_accuracy(labels, y[chosen]))
     name = f"{pair[0]}-{pair[1]}"
     return Errors(data, name, len(chosen), way, errors, float(np.median(seconds)))
 

@@ -132,7 +132,7 @@ def our_fit(problem: Problem, strength: float, device: str) -> Callable[[], Foun
         axes = linear.principal_axes(x_nD)
         z_nr = axes.project(x_nD)
         start = linear.zero_weights(z_nr, problem.classes)
-        weights = linear.fit(z_nr, labels_n, axes.variance_r, start, strength=strength)
+        weights = linear.fit_logistic(z_nr, labels_n, axes.variance_r, start, strength=strength)
         deviation_D = (x_nD - axes.mean_D).square().mean(dim=0).sqrt()
         turn_Dr = deviation_D[:, None] * axes.map_Dr
         return (weights[:, :-1] @ turn_Dr.T).cpu().numpy(), weights[:, -1].cpu().numpy()

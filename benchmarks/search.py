@@ -35,7 +35,7 @@ from selftaught.foundation.machine import cores
 from selftaught.foundation.rng import Key, uniform
 from selftaught.pairwise.neighbours import Prepared, top_k
 from selftaught.retrieval.index_writer import Addition, write
-from selftaught.retrieval.parts import Stack
+from selftaught.retrieval.parts import StackedVectors
 from selftaught.retrieval.vector_index import open_index
 from selftaught.vectors.vectors import Vectors
 
@@ -156,7 +156,7 @@ def million_table(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
     faiss.omp_set_num_threads(threads)
     x_ND = vectors(images, chosen.vectors + Q, D)
     query_QD, base_BD = x_ND[:Q].copy(), x_ND[Q:]
-    truth_Qk = Stack([base_BD]).top_k(query_QD, k)[1]
+    truth_Qk = StackedVectors([base_BD]).top_k(query_QD, k)[1]
     with tempfile.TemporaryDirectory(dir=chosen.work) as folder:
         building, _ = time_call(lambda: write(Path(folder), addition(base_BD)))
         opening, index = time_call(lambda: open_index(Path(folder)))

@@ -17,9 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 from selftaught.foundation.typed_values import checked_value
-from selftaught.options import about, exchange, judge, ranges, train, use
+from selftaught.options import about, assess, exchange, ranges, train, use
 from selftaught.options.shared import is_positional
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Command:
             ConfigError: A number is out of its range.
         """
         given = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
-        ranges.check(given, ranges.FLAGS, "")
+        ranges.check_ranges(given, ranges.FLAGS, "")
         module, _, function = self.place.partition(":")
         return getattr(import_module(module), function)(chosen)
 
@@ -56,7 +56,7 @@ class Command:
         given = self._by_name(positional, named)
         for name in given:
             if name not in names:
-                raise ConfigError(f"there is no option {name!r}", nearest(name, names))
+                raise ConfigError(f"there is no option {name!r}", did_you_mean(name, names))
         for name in required:
             if name not in given:
                 raise ConfigError(f"the option {name!r} is missing", f"give {name}=…")
@@ -99,8 +99,8 @@ COMMANDS = {
     "preview": Command(train.Preview, f"{_COMMANDS}.preview:preview"),
     "pretrain": Command(train.Pretrain, f"{_COMMANDS}.pretrain:pretrain"),
     "resume": Command(train.Resume, f"{_COMMANDS}.pretrain:resume"),
-    "evaluate": Command(judge.Evaluate, f"{_COMMANDS}.evaluate:evaluate"),
-    "report": Command(judge.Report, f"{_COMMANDS}.report:report"),
+    "evaluate": Command(assess.Evaluate, f"{_COMMANDS}.evaluate:evaluate"),
+    "report": Command(assess.Report, f"{_COMMANDS}.report:report"),
     "embed": Command(use.Embed, f"{_COMMANDS}.embed:embed"),
     "cluster": Command(use.Cluster, f"{_COMMANDS}.cluster:cluster"),
     "assign": Command(use.Assign, f"{_COMMANDS}.assign:assign"),

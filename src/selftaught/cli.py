@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selftaught.api import COMMANDS, Command, positionals
-from selftaught.errors import ConfigError, StopRun, UserError, nearest
+from selftaught.errors import ConfigError, StopRun, UserError, did_you_mean
 from selftaught.options.help_pages import help_page, overview
 
 DONE, BUG, USER, STOPPED = 0, 1, 2, 3
@@ -113,7 +113,7 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 def _command(name: str) -> Command:
     name = _FORMER_NAMES.get(name, name)
     if name not in COMMANDS:
-        raise ConfigError(f"there is no command {name!r}", nearest(name, COMMANDS))
+        raise ConfigError(f"there is no command {name!r}", did_you_mean(name, COMMANDS))
     return COMMANDS[name]
 
 
@@ -124,7 +124,7 @@ def _refuse_unknown(name: str, command: Command, arguments: Sequence[str]) -> No
             return
         option = argument.removeprefix("--").partition("=")[0].replace("_", "-")
         if argument.startswith("--") and option not in known | {"help"}:
-            remedy = nearest(option, known).replace("'", "--", 1).replace("'", "", 1)
+            remedy = did_you_mean(option, known).replace("'", "--", 1).replace("'", "", 1)
             raise ConfigError(f"selftaught {name} has no option --{option}", remedy)
 
 

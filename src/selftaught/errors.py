@@ -50,7 +50,7 @@ class StopRun(Exception):
     """The run ended early with its work saved: the command line prints it and exits with 3."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: the nearest known one, or the list of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

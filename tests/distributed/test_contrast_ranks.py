@@ -31,7 +31,7 @@ def loss_and_gradient(dtype: torch.dtype) -> tuple[float, Tensor, float]:
     loss = nt_xent(z[0], z[1], TAU)
     loss.backward()
     rows = contrast.gathered(torch.nn.functional.normalize(z.detach(), dim=2).transpose(0, 1))
-    accuracy = contrast.accuracy(*rows, rank() * 2 * N)
+    accuracy = contrast.contrastive_accuracy(*rows, rank() * 2 * N)
     mean = torch.tensor([loss.item(), accuracy], dtype=torch.float64)
     all_reduce_mean_([mean])
     return mean[0].item(), z.grad / world(), mean[1].item()

@@ -74,15 +74,15 @@ def all_clustered() -> dict[str, Clustering]:
 
 def mapped(path: Path) -> tuple[Clustering, int]:
     """The clusters of a memory map, nothing of which is kept, and how many rows were read."""
-    seen, read = set(), nearest_centroid.Vectors.exact
+    seen, read = set(), nearest_centroid.VectorBlocks.exact
 
-    def watched(self: nearest_centroid.Vectors, rows: Any) -> torch.Tensor:
+    def watched(self: nearest_centroid.VectorBlocks, rows: Any) -> torch.Tensor:
         seen.update(range(rows.start, rows.stop) if isinstance(rows, slice) else ())
         return read(self, rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearest_centroid, "_HELD", 0)
-        patch.setattr(nearest_centroid.Vectors, "exact", watched)
+        patch.setattr(nearest_centroid.VectorBlocks, "exact", watched)
         return kmeans(np.load(path, mmap_mode="r"), 12, seed=0), len(seen)
 
 

@@ -27,7 +27,7 @@ from selftaught.errors import FileError, StopRun
 from selftaught.foundation import files, outputs
 from selftaught.options.about import Methods
 from selftaught.training import checkpoint
-from selftaught.training.checkpoint import Checkpoint, newest, save
+from selftaught.training.checkpoint import Checkpoint, newest, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def save_for_ever(connection: Connection, folder: Path, pause: str) -> None:
     assert found is not None
     connection.send("ready")
     for step in itertools.count(found.step + 1):
-        save(folder, some(step))
+        save_checkpoint(folder, some(step))
 
 
 def names(folder: Path) -> list[str]:
@@ -123,7 +123,7 @@ def assert_resumable(folder: Path, before: int) -> int:
 
 def test_A1_25_kills_and_always_a_resumable_state(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    save(folder, some(1))
+    save_checkpoint(folder, some(1))
     draw, step, inside = random.Random(0), 1, 0
     for kill in range(25):
         pause = "0.03" if kill % 2 else "0"
@@ -131,7 +131,9 @@ def test_A1_25_kills_and_always_a_resumable_state(tmp_path: Path) -> None:
         step = assert_resumable(folder, step)
     assert inside >= 10
     assert step > 10  # it was killed while it saved, not before
-    save(folder, some(step + 1))  # a kill may leave older ones, which the next save removes
+    save_checkpoint(
+        folder, some(step + 1)
+    )  # a kill may leave older ones, which the next save removes
     assert len(set(names(folder)) - leftovers(folder)) == 2
 
 
@@ -140,7 +142,7 @@ def test_A1_25_kills_and_always_a_resumable_state(tmp_path: Path) -> None:
 
 def save_30(_: Methods) -> None:
     """A command, as api.py runs it."""
-    save(Path(os.environ["FOLDER"]), some(30))
+    save_checkpoint(Path(os.environ["FOLDER"]), some(30))
 
 
 def save_with_limit(connection: Connection, folder: Path, largest: int) -> None:
@@ -163,7 +165,7 @@ MODEL_SIZE, TRAINING_SIZE = 680_000, 1_360_000
 def test_A4_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, largest: int) -> None:
     folder = tmp_path / "checkpoints"
     for step in (10, 20):
-        save(folder, some(step))
+        save_checkpoint(folder, some(step))
     code, said = answer(save_with_limit, folder, largest)  # type: ignore[misc]
     assert code == 3
     assert said.count("\n") == 1 and f"the disk of {folder} is full" in said
@@ -176,7 +178,7 @@ def test_A4_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, largest: int) 
 
 def test_A4_enough_room_is_enough(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    save(folder, some(20))
+    save_checkpoint(folder, some(20))
     assert answer(save_with_limit, folder, TRAINING_SIZE + 4096) == (0, "")
     assert_is(newest(folder)[0], 30)
 
@@ -190,7 +192,7 @@ def run() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     (place / "run").mkdir()
-    save(place / "run" / "checkpoints", some(20))
+    save_checkpoint(place / "run" / "checkpoints", some(20))
     yield place / "run"
     for folder in [place, *place.rglob("*")]:
         folder.chmod(folder.stat().st_mode | stat.S_IWUSR)
@@ -205,7 +207,7 @@ def refusals(connection: Connection, run: Path) -> None:
         os.setuid(NOBODY)
     said = {}
     for name, work in {
-        "save": lambda: save(run / "checkpoints", some(30)),
+        "save": lambda: save_checkpoint(run / "checkpoints", some(30)),
         "claim": lambda: outputs.claim(run / "new", "a run", overwrite=False),
         "overwrite": lambda: outputs.claim(run / "checkpoints", "a run", overwrite=True),
         "lock": lambda: files.locked(run).__enter__(),
@@ -234,11 +236,11 @@ def test_A5_a_read_only_folder(run: Path) -> None:
 def test_A5_a_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="is gone"):
-        save(tmp_path / "file" / "checkpoints", some(1))
+        save_checkpoint(tmp_path / "file" / "checkpoints", some(1))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()
     with pytest.raises(StopRun, match="cannot be written to"):
-        save(tmp_path / "run" / "checkpoints", some(1))
+        save_checkpoint(tmp_path / "run" / "checkpoints", some(1))
 
 
 @pytest.mark.parametrize("what", ["run", "checkpoints"])
@@ -247,12 +249,12 @@ def test_A5_a_folder_that_is_deleted_while_it_is_written(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    save(run / "checkpoints", some(10))
+    save_checkpoint(run / "checkpoints", some(10))
     gone = {"run": run, "checkpoints": run / "checkpoints"}[what]
     monkeypatch.setattr("time.sleep", lambda _: shutil.rmtree(gone, ignore_errors=True))
     expected = FileError if what == "run" else StopRun
     with pytest.raises(expected, match="step 20") as error:
-        save(run / "checkpoints", some(20))
+        save_checkpoint(run / "checkpoints", some(20))
     assert "\n" not in str(error.value)
     assert run.exists() == (what == "checkpoints")
 

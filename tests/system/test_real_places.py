@@ -15,8 +15,12 @@ from selftaught.data.retrieval_sets import Places, read_places
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.encoders.imported.checkpoint_file import read_checkpoint
 from selftaught.evaluation import ranking
-from selftaught.evaluation.descriptors import Recipe
-from selftaught.evaluation.protocols.instance_retrieval import Settings, judged, retrieval
+from selftaught.evaluation.descriptors import DescriptorSettings
+from selftaught.evaluation.protocols.instance_retrieval import (
+    RetrievalSettings,
+    query_scores,
+    retrieval,
+)
 from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
 from selftaught.foundation.machine import Machine
 from tests.oracles import retrieval as oracle
@@ -74,7 +78,7 @@ def values_of(
         positive = np.isin(every, list(query.good | query.ok))
         order = ranked(every, positive, np.isin(every, list(query.junk)))
         judged = query.good | query.ok, query.junk
-        values.append(ranking.average_precision(order, *judged))
+        values.append(ranking.retrieval_average_precision(order, *judged))
         slow = oracle.average_precision(order.tolist(), *map(set, judged))
         assert values[-1] == pytest.approx(slow, abs=1e-12)
     return np.array(values)
@@ -107,14 +111,18 @@ def test_raw_pixels_know_places_better_than_chance(corridor: Places, tmp_path: P
     images = open_images(str(corridor.database[0].parent), machine=Machine(cache=tmp_path))
     found = retrieval(raw_pixels(images), corridor)
     chance = np.tile(np.random.default_rng(0).permutation(111), (111, 1))
-    values = judged(corridor, chance)
+    values = query_scores(corridor, chance)
     for metric in ("mAP", "recall@1", "recall@5"):
         assert found.values[metric].mean() > values[metric].mean() + 0.2, metric
     assert found.note.startswith("raw pixels has no maps")
 
 
 def measured(encoder: Encoder, corridor: Places, pool: str) -> dict[str, float]:
-    found = retrieval(EncoderRepresentation(pool, encoder), corridor, Settings(Recipe(pool, 160)))
+    found = retrieval(
+        EncoderRepresentation(pool, encoder),
+        corridor,
+        RetrievalSettings(DescriptorSettings(pool, 160)),
+    )
     return {name: float(np.mean(values)) for name, values in found.values.items()}
 
 

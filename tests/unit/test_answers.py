@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selftaught.classifier.answers import Line, of_images, read_answers
+from selftaught.classifier.answers import AnswerLine, of_images, read_answers
 from selftaught.clusters.names import table_bytes
 from selftaught.errors import FileError
 from selftaught.vectors.vectors import Vectors
@@ -19,7 +19,7 @@ def vectors() -> Vectors:
     return Vectors(x_ND, np.arange(5, 9), PATHS, None, "an encoder")
 
 
-def read(folder: Path, *lines: tuple[str, ...]) -> list[Line]:
+def read(folder: Path, *lines: tuple[str, ...]) -> list[AnswerLine]:
     (folder / "a.csv").write_bytes(table_bytes([("row", "path", "label"), *lines]))
     return read_answers([str(folder / "a.csv")])
 

@@ -15,8 +15,8 @@ import pytest
 import selftaught
 from selftaught.api import COMMANDS, Command
 from selftaught.errors import ConfigError
+from selftaught.options.assess import Evaluate
 from selftaught.options.exchange import Export
-from selftaught.options.judge import Evaluate
 from selftaught.options.train import Pretrain
 
 

@@ -34,7 +34,7 @@ from selftaught.views.policy import (
     simclr_imagenet,
 )
 from selftaught.views.sample import sample
-from selftaught.views.tensors import apply
+from selftaught.views.tensors import apply_policy
 from tests.support.sets import array_set, file_set
 
 START = Progress(epoch=3, step=30, total_steps=100)
@@ -154,7 +154,7 @@ def test_views_are_those_of_the_draw(tmp_path: Path) -> None:
             epoch=3,
             view=view,
         )
-        expected = apply(pixels, params, spec.policy, feed(images).intensity)
+        expected = apply_policy(pixels, params, spec.policy, feed(images).intensity)
         torch.testing.assert_close(batch.views[view], expected, rtol=0, atol=1e-5)
         assert np.array_equal(batch.params[view].box_N4, params.box_N4)
 
@@ -178,7 +178,7 @@ def test_a_method_may_choose_rows_and_boxes_a_view(tmp_path: Path) -> None:
         top_left, size = params.box_N4[:, :2], params.box_N4[:, 2:]
         assert (top_left >= [2, 1]).all() and (top_left + size <= [7, 5]).all()
     pixels = images.store.read(draws.rows[16:32, 1]).tensors()
-    second = apply(pixels, batches[1].params[1], SPECS[0].policy, feed(images).intensity)
+    second = apply_policy(pixels, batches[1].params[1], SPECS[0].policy, feed(images).intensity)
     torch.testing.assert_close(batches[1].views[1], second, rtol=0, atol=1e-5)
 
 

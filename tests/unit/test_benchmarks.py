@@ -13,6 +13,7 @@ import torch
 from benchmarks import augmentations, clusters, deepcluster_cifar10, memory, rivals, step, views
 from selftaught.data.open_images import open_images
 from selftaught.foundation.machine import Machine
+from selftaught.recipe.view_settings import view_policy
 from selftaught.views.policy import (
     Blur,
     CenterCrop,
@@ -172,7 +173,7 @@ def test_every_library_does_what_the_policy_says():
 def test_a_case_is_a_valid_configuration(case):
     config = case.config(compiled=False)
     assert (config.network.encoder, config.network.image_size) == (case.encoder, case.size)
-    check_channels(step.assemble.policy(config.views), 3)
+    check_channels(view_policy(config.views), 3)
     assert (config.views.blur > 0) is (case.size > 32)
 
 

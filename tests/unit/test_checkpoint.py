@@ -14,7 +14,7 @@ from torch import Tensor
 from selftaught.errors import FileError, StopRun
 from selftaught.foundation import files
 from selftaught.training import checkpoint
-from selftaught.training.checkpoint import Checkpoint, newest, save
+from selftaught.training.checkpoint import Checkpoint, newest, save_checkpoint
 
 NAMES = ["manifest.json", "model.safetensors", "state.json", "training.safetensors"]
 
@@ -45,7 +45,7 @@ def assert_is(found: Checkpoint | None, expected: Checkpoint) -> None:
 def folder(tmp_path: Path) -> Path:
     """RUN/checkpoints with those of steps 10 and 20."""
     for step in (10, 20):
-        save(tmp_path / "checkpoints", some(step))
+        save_checkpoint(tmp_path / "checkpoints", some(step))
     return tmp_path / "checkpoints"
 
 
@@ -63,7 +63,7 @@ def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
         "name with / and é": torch.zeros(1, dtype=torch.uint8),
     }
     state = {"epoch": 3, "lr": 0.1 + 0.2, "words": ["é", "\n"], "nothing": None, "deep": {"a": [1]}}
-    path = save(tmp_path / "checkpoints", Checkpoint(612, state, model, {}))
+    path = save_checkpoint(tmp_path / "checkpoints", Checkpoint(612, state, model, {}))
     assert path == tmp_path / "checkpoints" / "000612"
     assert sorted(file.name for file in path.iterdir()) == NAMES
     found, sentences = newest(tmp_path / "checkpoints")
@@ -73,14 +73,16 @@ def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
 
 def test_nan_keeps_its_bits(tmp_path: Path) -> None:
     bits = torch.tensor([0x7FC00001, -1, 0], dtype=torch.int32)
-    save(tmp_path / "checkpoints", Checkpoint(1, {}, {"w": bits.view(torch.float32)}, {}))
+    save_checkpoint(
+        tmp_path / "checkpoints", Checkpoint(1, {}, {"w": bits.view(torch.float32)}, {})
+    )
     found, _ = newest(tmp_path / "checkpoints")
     assert found is not None and torch.equal(found.model["w"].view(torch.int32), bits)
 
 
 def test_saving_leaves_the_tensors_alone(tmp_path: Path) -> None:
     ours = some(5)
-    save(tmp_path / "checkpoints", ours)
+    save_checkpoint(tmp_path / "checkpoints", ours)
     assert_is(ours, some(5))
 
 
@@ -99,7 +101,7 @@ def steps(folder: Path) -> list[str]:
 
 def test_the_newest_two_stay(tmp_path: Path) -> None:
     for step in (1, 2, 30, 999_999, 1_000_000):  # the order is that of numbers, not of names
-        save(tmp_path / "checkpoints", some(step))
+        save_checkpoint(tmp_path / "checkpoints", some(step))
     assert steps(tmp_path / "checkpoints") == ["1000000", "999999"]
     found, _ = newest(tmp_path / "checkpoints")
     assert_is(found, some(1_000_000))
@@ -112,31 +114,31 @@ def damage(path: Path) -> None:
 
 def test_the_newest_two_that_verify_stay(folder: Path) -> None:
     damage(folder / "000020")
-    save(folder, some(30))
+    save_checkpoint(folder, some(30))
     assert steps(folder) == ["000010", "000020", "000030"]
     damage(folder / "000030")
     found, sentences = newest(folder)
     assert_is(found, some(10))
     assert len(sentences) == 2
-    save(folder, some(40))
-    save(folder, some(50))
+    save_checkpoint(folder, some(40))
+    save_checkpoint(folder, some(50))
     assert steps(folder) == ["000040", "000050"]
 
 
 def test_what_is_newer_than_the_one_saved_is_left_alone(folder: Path) -> None:
     """A run that went on from step 10, as 20 was damaged, is at 15."""
     damage(folder / "000020")
-    save(folder, some(15))
+    save_checkpoint(folder, some(15))
     assert steps(folder) == ["000010", "000015", "000020"]
     assert_is(newest(folder)[0], some(15))
-    save(folder, some(20))
+    save_checkpoint(folder, some(20))
     assert steps(folder) == ["000015", "000020"]
     assert_is(newest(folder)[0], some(20))
 
 
 def test_one_of_the_same_step_is_replaced(folder: Path) -> None:
     other = Checkpoint(20, {"complete": True}, {"w": torch.ones(3)}, {})
-    save(folder, other)
+    save_checkpoint(folder, other)
     assert steps(folder) == ["000010", "000020"]
     assert_is(newest(folder)[0], other)
 
@@ -149,7 +151,7 @@ def test_killed_while_one_of_the_same_step_is_replaced(folder: Path) -> None:
     assert sentences == []
     assert_is(found, some(20))
     shutil.copytree(folder / "000020.old", folder / "000020")  # or after them
-    save(folder, some(20))
+    save_checkpoint(folder, some(20))
     assert steps(folder) == ["000020"]
 
 
@@ -246,7 +248,7 @@ def test_a_file_in_the_place_of_a_checkpoint_is_noticed(folder: Path) -> None:
     shutil.rmtree(folder / "000020")
     (folder / "000020").write_text("x")
     assert_noticed(folder)
-    save(folder, some(20))
+    save_checkpoint(folder, some(20))
     assert steps(folder) == ["000010", "000020"]
 
 
@@ -315,7 +317,7 @@ def test_a_manifest_of_another_form(folder: Path, text: str) -> None:
 
 def test_another_format_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_FORMAT", 2)
-    save(folder, some(30))
+    save_checkpoint(folder, some(30))
     monkeypatch.undo()
     found, (sentence,) = newest(folder)
     assert_is(found, some(20))
@@ -335,7 +337,7 @@ def test_a_disk_that_fails_stops_the_run(
 
     monkeypatch.setattr(call, fail)
     with pytest.raises(StopRun) as stop:
-        save(folder, some(30))
+        save_checkpoint(folder, some(30))
     monkeypatch.undo()
     assert str(folder) in str(stop.value) and "step 20 is untouched" in str(stop.value)
     assert ("is full" in str(stop.value)) == (number in FULL)
@@ -352,7 +354,7 @@ def test_a_disk_that_fails_before_the_first_checkpoint(
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(StopRun, match="no earlier checkpoint"):
-        save(tmp_path / "checkpoints", some(30))
+        save_checkpoint(tmp_path / "checkpoints", some(30))
 
 
 def test_a_disk_that_fails_while_one_is_replaced(
@@ -367,7 +369,7 @@ def test_a_disk_that_fails_while_one_is_replaced(
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(StopRun, match="step 20 is untouched"):
-        save(folder, some(20))
+        save_checkpoint(folder, some(20))
     monkeypatch.undo()
     assert_is(newest(folder)[0], some(20))
 
@@ -375,13 +377,13 @@ def test_a_disk_that_fails_while_one_is_replaced(
 def test_a_run_that_is_gone_is_not_made_again(folder: Path) -> None:
     shutil.rmtree(folder.parent)
     with pytest.raises(FileError, match="is gone"):
-        save(folder, some(30))
+        save_checkpoint(folder, some(30))
     assert not folder.parent.exists()
 
 
 def test_a_folder_of_checkpoints_that_is_gone_is_made_again(folder: Path) -> None:
     shutil.rmtree(folder)
-    save(folder, some(30))
+    save_checkpoint(folder, some(30))
     assert_is(newest(folder)[0], some(30))
 
 
@@ -391,7 +393,7 @@ def test_an_interrupt_leaves_nothing_behind(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save(folder, some(30))
+        save_checkpoint(folder, some(30))
     assert steps(folder) == ["000010", "000020"]
 
 
@@ -399,7 +401,7 @@ def test_the_pause_of_the_kill_tests(folder: Path, monkeypatch: pytest.MonkeyPat
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
     monkeypatch.setenv("SELFTAUGHT_CHECKPOINT_PAUSE", "0.25")
-    save(folder, some(30))
+    save_checkpoint(folder, some(30))
     assert pauses == [0.25] * 4  # after each file
 
 
@@ -420,7 +422,7 @@ def test_everything_is_synced_before_it_has_its_name(
 
     monkeypatch.setattr("os.fsync", note_fsync)
     monkeypatch.setattr(Path, "rename", note_rename)
-    save(folder, some(30))
+    save_checkpoint(folder, some(30))
     there = events.index("000030 there")
     assert {*NAMES, ".000030"} <= set(events[:there])
     assert events[there + 1] == "checkpoints"

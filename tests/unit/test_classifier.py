@@ -176,7 +176,7 @@ def test_the_strength_is_that_which_serves_held_out_images_best(
     z, losses = axes.project(x), {}
     for strength in linear.STRENGTHS:
         zero = linear.zero_weights(z, 2)
-        w = linear.fit(z[fitted], y[fitted], axes.variance_r, zero, strength=strength)
+        w = linear.fit_logistic(z[fitted], y[fitted], axes.variance_r, zero, strength=strength)
         losses[strength] = linear.cross_entropy(w, z[calibrate], y[calibrate]).item()
     assert losses[made.facts["strength"]] <= min(losses.values()) * 1.01 + 1e-3
 

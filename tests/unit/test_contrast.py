@@ -215,5 +215,5 @@ def test_accuracy_is_the_share_of_positives_that_are_nearest(
     s = (keys @ keys.T).fill_diagonal_(-2)
     right = s.argmax(1) == torch.arange(60) ^ 1
     assert 0.1 < right.double().mean() < 0.9
-    assert contrast.accuracy(keys, keys) == right.double().mean().item()
-    assert contrast.accuracy(keys[8:22], keys, 8) == right[8:22].double().mean().item()
+    assert contrast.contrastive_accuracy(keys, keys) == right.double().mean().item()
+    assert contrast.contrastive_accuracy(keys[8:22], keys, 8) == right[8:22].double().mean().item()

@@ -317,7 +317,7 @@ def test_a_cluster_of_more_than_half_is_an_alarm(tmp_path: Path) -> None:
 
 def test_half_of_the_images_in_one_of_two_clusters_is_no_alarm() -> None:
     def alarms(share: float, k: int) -> list[str]:
-        return diagnostics.alarms({"largest_share": share, "clusters_used": 2}, k)
+        return diagnostics.clustering_alarms({"largest_share": share, "clusters_used": 2}, k)
 
     assert not alarms(0.95, 2) and not alarms(0.65, 3)
     assert "70% of the images" in alarms(0.7, 3)[0] and "51% of the images" in alarms(0.51, 4)[0]

@@ -17,7 +17,12 @@ from selftaught.data.retrieval_sets import Query
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import BadImage, ConfigError, DataError, UserError
 from selftaught.evaluation import descriptors as d
-from selftaught.evaluation.descriptors import Picture, Recipe, descriptors, learn_whitening
+from selftaught.evaluation.descriptors import (
+    DescriptorSettings,
+    ImageToDescribe,
+    descriptors,
+    learn_whitening,
+)
 from selftaught.evaluation.representation import raw_pixels
 from selftaught.foundation.machine import Machine
 from selftaught.views.policy import Intensity
@@ -44,16 +49,16 @@ def glass() -> Encoder:
     return Encoder(EncoderConfig("glass", intensity=intensity), Glass(), dim=3)
 
 
-def save(path: Path, height: int, width: int, seed: int = 0) -> tuple[Picture, np.ndarray]:
+def save(path: Path, height: int, width: int, seed: int = 0) -> tuple[ImageToDescribe, np.ndarray]:
     pixels = photograph(np.random.default_rng(seed), height, width)
     Image.fromarray(pixels).save(path)
-    return Picture(path), pixels
+    return ImageToDescribe(path), pixels
 
 
-def asked(picture: Picture, *box: float) -> Picture:
+def asked(picture: ImageToDescribe, *box: float) -> ImageToDescribe:
     corners: Any = box or None
     query = Query("it", picture.path, corners, *[frozenset[int]()] * 3)
-    return Picture(picture.path, query)
+    return ImageToDescribe(picture.path, query)
 
 
 # --- R-MAC's regions
@@ -100,7 +105,7 @@ def test_regions_equal_the_oracle_and_lie_in_the_map(height: int, width: int, le
 @pytest.mark.parametrize(("height", "width"), [(12, 12), (9, 14), (17, 6)])
 def test_rmac_equals_the_oracle(height: int, width: int, tmp_path: Path) -> None:
     picture, pixels = save(tmp_path / "it.png", height, width)
-    recipe = Recipe(longest=max(height, width, 16))
+    recipe = DescriptorSettings(longest=max(height, width, 16))
     if max(height, width) < 16:
         pixels = resize(pixels.astype(np.float32), *sides(height, width, 16))
     (found,) = descriptors(glass(), [picture], recipe)
@@ -121,7 +126,9 @@ def test_rmac_by_hand() -> None:
     # Level 1 sees (4, 3); level 2 has sides of 4/3, a pixel each: (4, 3), then (0, 3) thrice.
     assert maxima.tolist() == [[4, 3], [4, 3], [0, 3], [0, 3], [0, 3]]
     total = 2 * np.array([0.8, 0.6]) + 3 * np.array([0, 1])
-    assert d.unit(d.unit(maxima).sum(0)).numpy() == pytest.approx(total / np.linalg.norm(total))
+    assert d.unit_vectors(d.unit_vectors(maxima).sum(0)).numpy() == pytest.approx(
+        total / np.linalg.norm(total)
+    )
 
 
 def test_generalised_means() -> None:
@@ -137,17 +144,17 @@ def test_pools_of_one_region(pool: str, tmp_path: Path) -> None:
     picture, pixels = save(tmp_path / "it.png", 24, 16)
     x = pixels / 255
     expected = (x**3).mean((0, 1)) ** (1 / 3) if pool == "gem" else x.mean((0, 1))
-    (found,) = descriptors(glass(), [picture], Recipe(pool, longest=24))
+    (found,) = descriptors(glass(), [picture], DescriptorSettings(pool, longest=24))
     assert found == pytest.approx(oracle.unit(expected), abs=1e-5)
 
 
 def test_a_stage_may_be_chosen(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 24, 16)
-    late = descriptors(glass(), [picture], Recipe("mean", longest=24))
-    early = descriptors(glass(), [picture], Recipe("mean", longest=24, stage="early"))
+    late = descriptors(glass(), [picture], DescriptorSettings("mean", longest=24))
+    early = descriptors(glass(), [picture], DescriptorSettings("mean", longest=24, stage="early"))
     assert early == pytest.approx(-late)
     with pytest.raises(ConfigError, match="no stage 'lade': did you mean 'late'"):
-        descriptors(glass(), [picture], Recipe(stage="lade"))
+        descriptors(glass(), [picture], DescriptorSettings(stage="lade"))
 
 
 # --- sizes, scales and boxes
@@ -156,16 +163,17 @@ def test_a_stage_may_be_chosen(tmp_path: Path) -> None:
 def test_the_longer_side_is_scaled_at_each_scale(tmp_path: Path) -> None:
     pictures = [save(tmp_path / f"{n}.png", *size)[0] for n, size in enumerate(((20, 30), (60, 2)))]
     encoder = glass()
-    descriptors(encoder, pictures, Recipe(longest=48, scales=(1, 0.5)))
+    descriptors(encoder, pictures, DescriptorSettings(longest=48, scales=(1, 0.5)))
     assert encoder.trunk.seen == [(1, 3, 32, 48), (1, 3, 16, 24), (1, 3, 48, 2), (1, 3, 24, 1)]
 
 
 def test_descriptors_of_scales_are_averaged(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 40, 30)
     one, half = (
-        descriptors(glass(), [picture], Recipe(longest=side)).astype(float) for side in (40, 20)
+        descriptors(glass(), [picture], DescriptorSettings(longest=side)).astype(float)
+        for side in (40, 20)
     )
-    both = descriptors(glass(), [picture], Recipe(longest=40, scales=(1, 0.5)))
+    both = descriptors(glass(), [picture], DescriptorSettings(longest=40, scales=(1, 0.5)))
     assert both[0] == pytest.approx(oracle.unit((one + half)[0] / 2), abs=1e-6)
     assert np.abs(one - half).max() > 1e-4
 
@@ -174,11 +182,11 @@ def test_a_query_is_cut_once_it_is_scaled(tmp_path: Path) -> None:
     picture, pixels = save(tmp_path / "it.png", 30, 40)
     encoder = glass()
     query = asked(picture, 10.4, 6, 30.2, 26)
-    (found,) = descriptors(encoder, [query], Recipe("mean", longest=80))
+    (found,) = descriptors(encoder, [query], DescriptorSettings("mean", longest=80))
     assert encoder.trunk.seen == [(1, 3, 40, 41)]
     scaled = resize(pixels.astype(np.float32), 60, 80)[12:52, 20:61]
     assert found == pytest.approx(oracle.unit(scaled.mean((0, 1))), abs=1e-5)
-    whole = descriptors(encoder, [asked(picture), picture], Recipe("mean", longest=80))
+    whole = descriptors(encoder, [asked(picture), picture], DescriptorSettings("mean", longest=80))
     assert (whole[0] == whole[1]).all() and np.abs(whole[0] - found).max() > 1e-4
 
 
@@ -195,7 +203,7 @@ def test_threads_and_modes_change_nothing(tmp_path: Path) -> None:
     encoder = build_encoder(EncoderConfig("resnet8", image_size=32, options={"width": 4}), seed=0)
     encoder.train()
     found = [
-        descriptors(encoder, pictures, Recipe(longest=32), machine=Machine(threads=n))
+        descriptors(encoder, pictures, DescriptorSettings(longest=32), machine=Machine(threads=n))
         for n in (0, 1, 3)
     ]
     assert encoder.training and found[0].shape == (5, 16) and found[0].dtype == np.float32
@@ -207,16 +215,16 @@ def test_threads_and_modes_change_nothing(tmp_path: Path) -> None:
 
 def test_whitening_is_learned_from_regions_and_used_on_them(tmp_path: Path) -> None:
     pictures = [save(tmp_path / f"{n}.png", 20 + n, 30, n)[0] for n in range(8)]
-    plain = Recipe(longest=32)
+    plain = DescriptorSettings(longest=32)
     whitening = learn_whitening(glass(), [p.path for p in pictures[:6]], plain, size=2)
     regions = []
     for picture in pictures[:6]:
         pixels = np.asarray(Image.open(picture.path), np.float32)
         x = torch.from_numpy(resize(pixels, *sides(*pixels.shape[:2], 32)) / 255).permute(2, 0, 1)
-        regions.append(d.unit(d.region_maxima(x)))
+        regions.append(d.unit_vectors(d.region_maxima(x)))
     expected = Whitening.fit(torch.cat(regions), 2)
     assert torch.allclose(whitening.mean_D, expected.mean_D, atol=1e-6)
-    found = descriptors(glass(), pictures, Recipe(longest=32, whitening=whitening))
+    found = descriptors(glass(), pictures, DescriptorSettings(longest=32, whitening=whitening))
     assert found.shape == (8, 2)
     white = whitening(regions[0])
     assert found[0] == pytest.approx(oracle.unit(white.sum(0).numpy()), abs=1e-5)
@@ -226,10 +234,10 @@ def test_a_whitening_of_another_size_is_refused(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 20, 20)
     other = Whitening.fit(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(UserError, match="give rows of 5 numbers"):
-        descriptors(glass(), [picture], Recipe(longest=20, whitening=other))
+        descriptors(glass(), [picture], DescriptorSettings(longest=20, whitening=other))
     assert not torch.is_inference_mode_enabled()
     with pytest.raises(UserError, match="give one row a vector"):
-        learn_whitening(glass(), [], Recipe())
+        learn_whitening(glass(), [], DescriptorSettings())
 
 
 # --- networks without maps, and those that cannot
@@ -241,13 +249,15 @@ def test_what_has_no_maps_is_described_by_its_vector(tmp_path: Path) -> None:
     subject = raw_pixels(images)
     expected = subject.vectors(images)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = descriptors(subject.encoder, pictures, Recipe())
+    found = descriptors(subject.encoder, pictures, DescriptorSettings())
     assert np.abs(found - expected).max() < 1e-5
-    assert d.described_by(subject.encoder, Recipe()) == "vector"
+    assert d.described_by(subject.encoder, DescriptorSettings()) == "vector"
     box = (0, 0, 25, 25)
-    (cut,) = descriptors(subject.encoder, [asked(pictures[0], *box)], Recipe())
+    (cut,) = descriptors(subject.encoder, [asked(pictures[0], *box)], DescriptorSettings())
     Image.open(pictures[0].path).crop(box).save(tmp_path / "cut.png")
-    (same,) = descriptors(subject.encoder, [Picture(tmp_path / "cut.png")], Recipe())
+    (same,) = descriptors(
+        subject.encoder, [ImageToDescribe(tmp_path / "cut.png")], DescriptorSettings()
+    )
     assert (cut == same).all() and np.abs(cut - found[0]).max() > 1e-3
 
 
@@ -256,9 +266,9 @@ def test_a_fixed_input_size_is_named_and_its_vector_can_be_asked_for(tmp_path: P
     picture, _ = save(tmp_path / "it.png", 40, 50)
     encoder = build_encoder(EncoderConfig("test_vit", image_size=32), seed=0)
     with pytest.raises(ConfigError, match=r"has no map of an image of 51 x 64 px.*pool=vector"):
-        descriptors(encoder, [picture], Recipe(longest=64))
+        descriptors(encoder, [picture], DescriptorSettings(longest=64))
     assert not torch.is_inference_mode_enabled()
-    (vector,) = descriptors(encoder, [picture], Recipe("vector"))
+    (vector,) = descriptors(encoder, [picture], DescriptorSettings("vector"))
     with torch.no_grad():
         h = encoder.eval()(encoder.preprocess(Image.open(picture.path)))[0]
     assert vector == pytest.approx(oracle.unit(h.numpy()), abs=1e-5)
@@ -270,7 +280,7 @@ def test_images_too_small_for_a_network(tmp_path: Path) -> None:
         EncoderConfig("alexnet", image_size=64, stem="standard", options={"fc": 16})
     )
     with pytest.raises(ConfigError, match="alexnet has no map of an image of 1 x 16 px"):
-        descriptors(encoder, [picture], Recipe(longest=16))
+        descriptors(encoder, [picture], DescriptorSettings(longest=16))
 
 
 RECIPES = [
@@ -290,22 +300,24 @@ RECIPES = [
 @pytest.mark.parametrize(("options", "said"), RECIPES)
 def test_recipes_that_make_no_sense(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Recipe(**options)
+        DescriptorSettings(**options)
 
 
 def test_images_that_cannot_be_described_are_named(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 20, 20)
     with pytest.raises(DataError, match=r"box 0 0 30 20 .* it\.png|leaves its image .*it\.png"):
-        descriptors(glass(), [asked(picture, 0, 0, 30, 20)], Recipe(longest=20))
+        descriptors(glass(), [asked(picture, 0, 0, 30, 20)], DescriptorSettings(longest=20))
     Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "wide.png")
     with pytest.raises(DataError, match=r"wide\.png: an image has values from 40000"):
-        descriptors(glass(), [Picture(tmp_path / "wide.png")], Recipe())
+        descriptors(glass(), [ImageToDescribe(tmp_path / "wide.png")], DescriptorSettings())
     (tmp_path / "bad.jpg").write_text("<html>302 Found</html>")
     with pytest.raises(BadImage, match=r"bad\.jpg: not an image"):
-        descriptors(glass(), [picture, Picture(tmp_path / "bad.jpg")], Recipe())
+        descriptors(glass(), [picture, ImageToDescribe(tmp_path / "bad.jpg")], DescriptorSettings())
 
 
 def test_grey_images_are_repeated_for_a_network_of_colours(tmp_path: Path) -> None:
     Image.new("L", (20, 20), 90).save(tmp_path / "grey.png")
-    (found,) = descriptors(glass(), [Picture(tmp_path / "grey.png")], Recipe(longest=20))
+    (found,) = descriptors(
+        glass(), [ImageToDescribe(tmp_path / "grey.png")], DescriptorSettings(longest=20)
+    )
     assert found == pytest.approx(np.full(3, 3**-0.5))

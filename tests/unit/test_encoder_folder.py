@@ -18,7 +18,7 @@ from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, e
 from selftaught.encoders.folder import load_weights, open_encoder, save_config, save_encoder
 from selftaught.errors import ConfigError, FileError, UserError
 from selftaught.foundation import files
-from selftaught.training.checkpoint import Checkpoint, save
+from selftaught.training.checkpoint import Checkpoint, save_checkpoint
 from selftaught.views.policy import Intensity
 
 TINY = EncoderConfig("resnet8", image_size=32, options={"width": 4})
@@ -36,7 +36,9 @@ def checkpoint_of(encoder: Encoder, run: Path, step: int) -> Path:
     model = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     head = {"head.last.0.weight": torch.zeros(2, 2)}
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    return save(run / "checkpoints", Checkpoint(step, {}, model | head, {"x": torch.zeros(1)}))
+    return save_checkpoint(
+        run / "checkpoints", Checkpoint(step, {}, model | head, {"x": torch.zeros(1)})
+    )
 
 
 def change(folder: Path, changes: dict[str, Any]) -> None:

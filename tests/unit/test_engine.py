@@ -66,20 +66,20 @@ def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_either_backend_makes_the_same_views(name: str, size: tuple[int, int] | None) -> None:
     policy, raw = POLICIES[name], Raw.of(random_images(60, seed=1, size=size))
     params = params_of(raw, policy)
-    expected = tensors.apply(raw.tensors(), params, policy, Intensity())
+    expected = tensors.apply_policy(raw.tensors(), params, policy, Intensity())
     assert furthest(make(raw, params, policy, Intensity()), expected) <= CHAIN
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
     """What PyTorch is asked for from now on."""
     policies: list[Policy] = []
-    apply = tensors.apply
+    apply = tensors.apply_policy
 
     def spy(images: object, params: ViewParams, policy: Policy, intensity: Intensity) -> object:
         policies.append(policy)
         return apply(images, params, policy, intensity)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tensors, "apply", spy)
+    monkeypatch.setattr(tensors, "apply_policy", spy)
     return policies
 
 
@@ -124,7 +124,7 @@ def test_views_of_pixels_that_travelled(name: str, each: bool) -> None:
     travelled = ours.finish([_Packed.of(raw, pinned=False) for raw in pixels], wanted)
     assert len(at_once) == len(travelled) == 3
     for a, b, raw, (params, _) in zip(at_once, travelled, of_each, wanted, strict=True):
-        expected = tensors.apply(raw.tensors(), params, policy, Intensity())
+        expected = tensors.apply_policy(raw.tensors(), params, policy, Intensity())
         assert furthest(a, expected) <= CHAIN and furthest(b, expected) <= CHAIN
     assert furthest(at_once[0], at_once[1]) > 0.1
 

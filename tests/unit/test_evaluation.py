@@ -23,7 +23,7 @@ from selftaught.evaluation.comparison import evaluate_encoder, measure
 from selftaught.evaluation.judge import Measured
 from selftaught.evaluation.metrics import interval, resampled_counts
 from selftaught.evaluation.protocols import knn
-from selftaught.evaluation.protocols.linear_sgd import batches
+from selftaught.evaluation.protocols.linear_sgd import linear_sgd_batches
 from selftaught.evaluation.protocols.registry import Entry
 from selftaught.evaluation.representation import (
     EncoderRepresentation,
@@ -34,7 +34,8 @@ from selftaught.evaluation.representation import (
 from selftaught.evaluation.table import Row, as_dicts, as_text
 from selftaught.evaluation.trial import Trial
 from selftaught.foundation.machine import Machine
-from selftaught.vectors.features import views
+from selftaught.pairwise.knn_vote import knn_vote
+from selftaught.vectors.features import batch_views
 from selftaught.views.policy import Flip, Policy, RandomCrop, evaluation
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
@@ -113,7 +114,7 @@ def test_an_interval_is_that_of_a_slow_bootstrap() -> None:
     row = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["knn"])[0]
     x = DIGITS_X.astype(np.float32)
     train, test = labels.train, labels.test
-    scores = knn.vote(x[train], DIGITS_Y[train], x[test], classes=10)
+    scores = knn_vote(x[train], DIGITS_Y[train], x[test], classes=10)
     correct = scores.argmax(axis=1) == DIGITS_Y[test]
     counts = resampled_counts(len(test), 1000, seed=0)
     values = [np.repeat(correct, column.astype(int)).mean() for column in counts.T]
@@ -252,7 +253,7 @@ def test_calibrated_norms_have_seen_the_training_images(
     first = next(m for m in fresh.modules() if isinstance(m, nn.BatchNorm2d))
     convolution = next(m for m in fresh.modules() if isinstance(m, nn.Conv2d))
     policy = evaluation(encoder.config.image_size)
-    (x,) = views(fresh, images, [rows], policy)
+    (x,) = batch_views(fresh, images, [rows], policy)
     with torch.no_grad():
         y = convolution(x)
     assert torch.allclose(first.running_mean, y.mean(dim=(0, 2, 3)), atol=1e-5)
@@ -305,7 +306,7 @@ def test_views_of_linear_sgd_are_crops_and_flips_anew_each_epoch(
     images, labels = digits
     rows, policy = labels.train[:8], Policy(RandomCrop(), (Flip(),))
     first, again, later = (
-        torch.cat(list(views(encoder, images, split, policy, epoch=epoch, threads=threads)))
+        torch.cat(list(batch_views(encoder, images, split, policy, epoch=epoch, threads=threads)))
         for split, epoch, threads in (
             ([rows], 0, 1),
             ([rows[:3], rows[3:]], 0, 3),
@@ -318,7 +319,7 @@ def test_views_of_linear_sgd_are_crops_and_flips_anew_each_epoch(
     encoder.train()
     subject = EncoderRepresentation("x", encoder)
     before = encoder_id(encoder)
-    epochs = [list(batches(subject, trial, 4, epoch)) for epoch in (0, 0, 1)]
+    epochs = [list(linear_sgd_batches(subject, trial, 4, epoch)) for epoch in (0, 0, 1)]
     assert encoder.training and encoder_id(encoder) == before
     (h0, y0), (h1, _) = epochs[0]
     assert torch.equal(h0, epochs[1][0][0]) and not torch.allclose(h0, epochs[2][0][0])

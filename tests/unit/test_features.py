@@ -15,7 +15,7 @@ from selftaught.foundation.machine import Machine
 from selftaught.vectors.features import features
 from selftaught.views.policy import evaluation, simclr_cifar
 from selftaught.views.sample import sample
-from selftaught.views.tensors import apply
+from selftaught.views.tensors import apply_policy
 from tests.support.sets import array_set, file_set
 
 CONFIG = EncoderConfig("resnet8", image_size=12, options={"width": 4})
@@ -75,7 +75,7 @@ def test_another_policy_is_drawn_by_row(encoder: Encoder, tmp_path: Path) -> Non
     params = sample(policy, size=12, sizes_N2=sizes_N2, draws_N=rows, seed=0)
     pixels = images.store.read(rows).tensors()
     with torch.no_grad():
-        expected = encoder.eval()(apply(pixels, params, policy, CONFIG.intensity))
+        expected = encoder.eval()(apply_policy(pixels, params, policy, CONFIG.intensity))
     assert close(found, expected.numpy())
 
 

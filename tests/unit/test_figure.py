@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selftaught.commands.preview import draw, figure
+from selftaught.commands.preview import draw_figure, operations_figure
 from selftaught.recipe.config import ViewSettings
 from selftaught.recipe.view_settings import OPERATIONS
 from selftaught.reports.run.run_page import sheet
@@ -25,14 +25,14 @@ NAMES, GAP = 180, 4
 
 
 def test_the_rows_are_those_of_the_paper_in_their_order() -> None:
-    shown = figure(ViewSettings(), 32, 3)
+    shown = operations_figure(ViewSettings(), 32, 3)
     assert [row.name for row in shown.paper] == PAPER
     assert [row.name for row in shown.ours] == OURS
     assert shown.left_out == []
 
 
 def test_each_row_is_one_operation_that_always_happens() -> None:
-    rows = figure(ViewSettings(brightness=0.1, crop_scale=(0.3, 0.4)), 32, 3)
+    rows = operations_figure(ViewSettings(brightness=0.1, crop_scale=(0.3, 0.4)), 32, 3)
     crops = [row.policy for row in rows.paper if row.policy.box != CenterCrop()]
     assert [policy.box for policy in crops] == [RandomCrop((0.3, 0.4))] * 2
     assert [policy.operations for policy in crops] == [(), (Flip(1.0),)]
@@ -52,7 +52,7 @@ def test_each_row_is_one_operation_that_always_happens() -> None:
     [(1, ["colour drop", "band drop"]), (2, ["colour drop"]), (5, ["colour drop"])],
 )
 def test_what_makes_no_sense_is_named_with_the_reason(channels: int, missing: list[str]) -> None:
-    shown = figure(ViewSettings(), 32, channels)
+    shown = operations_figure(ViewSettings(), 32, channels)
     assert [reason.partition(" (")[0] for reason in shown.left_out] == missing
     assert "these have" in shown.left_out[0]
     assert [row.name for row in (*shown.paper, *shown.ours)] == [
@@ -62,31 +62,31 @@ def test_what_makes_no_sense_is_named_with_the_reason(channels: int, missing: li
 
 
 def test_blur_of_one_pixel_is_not_shown() -> None:
-    assert figure(ViewSettings(), 20, 3).left_out == []
-    assert "one pixel" in figure(ViewSettings(), 19, 3).left_out[0]
+    assert operations_figure(ViewSettings(), 20, 3).left_out == []
+    assert "one pixel" in operations_figure(ViewSettings(), 19, 3).left_out[0]
 
 
 def test_what_keep_excludes_is_not_shown() -> None:
-    shown = figure(ViewSettings(crop_scale=(0.5, 0.5)), 32, 3, ["orientation", "scale"])
+    shown = operations_figure(ViewSettings(crop_scale=(0.5, 0.5)), 32, 3, ["orientation", "scale"])
     assert shown.left_out == [
         "crop, resize and flip (--keep orientation)",
         "rotate (--keep orientation)",
     ]
     assert shown.paper[1].words == "area 0.5"
-    colour = figure(ViewSettings(), 32, 3, ["colour"])
+    colour = operations_figure(ViewSettings(), 32, 3, ["colour"])
     assert [row.name for row in colour.paper[3:]] == [
         *("rotate", "cutout", "Gaussian noise", "Gaussian blur")
     ]
     assert colour.ours == []
-    asked = figure(ViewSettings(), 32, 3, ["colour"], ["views.jitter"])
+    asked = operations_figure(ViewSettings(), 32, 3, ["colour"], ["views.jitter"])
     assert [row.name for row in asked.paper[3:5]] == ["colour jitter", "rotate"]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_picture_shows_what_its_rows_say(tmp_path: Path, channels: int) -> None:
     images = array_set(tmp_path, 6, side=32, channels=channels)
-    shown = figure(ViewSettings(), 32, channels)
-    with Image.open(io.BytesIO(draw(shown, images, size=32, seed=3, number=4))) as file:
+    shown = operations_figure(ViewSettings(), 32, channels)
+    with Image.open(io.BytesIO(draw_figure(shown, images, size=32, seed=3, number=4))) as file:
         drawn = np.asarray(file)
     rows = len(shown.paper) + len(shown.ours)
     assert drawn.shape == (rows * 100 + 2 * GAP + 9, NAMES + 4 * 100 + GAP, 3)

@@ -403,7 +403,7 @@ def root_of_names(tmp_path: Path) -> Path:
 def test_S3_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
     assert len(HOSTILE) == 12
     with pytest.raises(FileError, match="leads out of") as error:
-        files.inside(root_of_names(tmp_path), name)
+        files.is_inside(root_of_names(tmp_path), name)
     assert str(error.value).isprintable()
 
 
@@ -413,17 +413,17 @@ def test_S3_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
 )
 def test_names_that_stay_inside_are_kept(tmp_path: Path, name: str) -> None:
     root = root_of_names(tmp_path)
-    assert files.inside(root, name) == root / name
+    assert files.is_inside(root, name) == root / name
 
 
 def test_a_name_that_is_no_utf8_stays_inside(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
-    assert files.inside(root_of_names(tmp_path), name).name == name
+    assert files.is_inside(root_of_names(tmp_path), name).name == name
 
 
 def test_a_root_that_is_a_link_itself(tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(root_of_names(tmp_path))
-    assert files.inside(tmp_path / "shortcut", "sub/x") == tmp_path / "shortcut" / "sub" / "x"
+    assert files.is_inside(tmp_path / "shortcut", "sub/x") == tmp_path / "shortcut" / "sub" / "x"
 
 
 # What may be written to.

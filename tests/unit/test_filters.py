@@ -17,7 +17,7 @@ from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, e
 from selftaught.foundation.machine import Machine
 from selftaught.reports.run import filters
 from selftaught.reports.run.filters import Peaks
-from selftaught.vectors.features import views
+from selftaught.vectors.features import batch_views
 from selftaught.views.policy import evaluation
 from tests.support.html_page import Page
 from tests.support.sets import array_set
@@ -142,7 +142,7 @@ def test_peaks_are_the_largest_of_a_map_and_where_they_are(
     before, rows = encoder_id(encoder), np.array([3, 8, 21])
     found = filters.peaks(encoder, images, rows, machine=Machine(device="cpu", threads=1))
     assert encoder.training and encoder_id(encoder) == before
-    (x,) = views(encoder, images, [rows], evaluation(16))
+    (x,) = batch_views(encoder, images, [rows], evaluation(16))
     with torch.no_grad():
         maps = encoder.eval().stages(x)["layer3"]
     assert found.size == tuple(maps.shape[2:]) == (4, 4)

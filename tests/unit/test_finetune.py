@@ -77,8 +77,8 @@ def values(answer: ProtocolAnswer, truth: np.ndarray) -> dict[str, float]:
 
 def test_on_one_percent_of_imagenet_the_recipe_is_the_released_one() -> None:
     rows = np.arange(12_811)
-    recipe = finetune.recipe_for(Trial(None, rows, rows, rows, classes=2), finetune.RATES[:1])  # type: ignore[arg-type]
-    assert recipe == finetune.Recipe(60, 1024, (finetune.Rates(0.16, 0.16),))
+    recipe = finetune.finetune_recipe(Trial(None, rows, rows, rows, classes=2), finetune.RATES[:1])  # type: ignore[arg-type]
+    assert recipe == finetune.FinetuneRecipe(60, 1024, (finetune.Rates(0.16, 0.16),))
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_fewer_images_make_smaller_batches_and_no_fewer_steps(
 ) -> None:
     rows = np.arange(n)
     trial = Trial(None, rows, rows, rows, classes=2)  # type: ignore[arg-type]
-    recipe = finetune.recipe_for(trial)
+    recipe = finetune.finetune_recipe(trial)
     assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
     assert len(recipe.rates) == len(finetune.RATES)
-    assert finetune.recipe_for(replace(trial, epochs=3)).epochs == 3
+    assert finetune.finetune_recipe(replace(trial, epochs=3)).epochs == 3
 
 
 def test_a_fifth_is_held_out_but_no_class_disappears() -> None:
@@ -106,7 +106,7 @@ def test_a_fifth_is_held_out_but_no_class_disappears() -> None:
         counts = np.bincount(labels[held], minlength=3)
         assert counts.tolist() == [10, 6, 0]
         lost += bool(next(linear.held_out(torch.from_numpy(labels), seed))[80])
-        learn = finetune.part(trial, ~held)
+        learn = finetune.trial_part(trial, ~held)
         assert set(learn.train) == set(rows[~held]) and (learn.labels == labels[~held]).all()
     assert lost == 20, "without the rule the only image of the class would be held out"
 
@@ -126,14 +126,14 @@ def test_a_step_is_lars_on_weights_and_momentum_on_the_head_and_norms(
     digits: tuple[Images, Labelled],
 ) -> None:
     trial, _ = trial_of(digits, 48)
-    encoder, recipe = encoder_for(trial.images, width=2), finetune.Recipe(2, 24, ())
+    encoder, recipe = encoder_for(trial.images, width=2), finetune.FinetuneRecipe(2, 24, ())
     *_, (epoch, found) = finetune.moments(encoder, trial, recipe, finetune.Rates(2.0, 0.5))
     assert epoch == 2
 
     slow = finetune.Network(encoder, 10).train()
     weights = {name: p.detach().double().numpy().copy() for name, p in slow.named_parameters()}
     momentum = {name: np.zeros_like(w) for name, w in weights.items()}
-    steps = [b for e in range(2) for b in finetune.batches(slow, trial, 24, e)]
+    steps = [b for e in range(2) for b in finetune.finetune_batches(slow, trial, 24, e)]
     assert len(steps) == 4
     for step, (x, labels) in enumerate(steps):
         slow.zero_grad()
@@ -155,7 +155,7 @@ def test_every_epoch_has_another_order_and_other_views(digits: tuple[Images, Lab
     trial, truth = trial_of(digits, 30)
     network = finetune.Network(encoder_for(trial.images), 10)
     first, again, second = (
-        list(finetune.batches(network, trial, 10, epoch)) for epoch in (0, 0, 1)
+        list(finetune.finetune_batches(network, trial, 10, epoch)) for epoch in (0, 0, 1)
     )
     assert [len(labels) for _, labels in first] == [10, 10, 10]
     assert all(
@@ -210,7 +210,7 @@ def test_frozen_weights_of_the_given_encoder_are_trained_too(
 ) -> None:
     trial, _ = trial_of(digits, 32, epochs=1)
     encoder = encoder_for(trial.images).requires_grad_(False)
-    *_, (_, network) = finetune.moments(encoder, trial, finetune.Recipe(1, 16, ()), ONE)
+    *_, (_, network) = finetune.moments(encoder, trial, finetune.FinetuneRecipe(1, 16, ()), ONE)
     old = encoder.get_parameter("trunk.layer3.0.shortcut.0.weight")
     assert not torch.equal(network.encoder.get_parameter("trunk.layer3.0.shortcut.0.weight"), old)
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -222,21 +222,21 @@ def test_frozen_weights_of_the_given_encoder_are_trained_too(
 def flipped(trial: Trial) -> tuple[Trial, Trial]:
     """The longer one learns from the first, the worse one is on the second."""
     held = np.arange(len(trial.train)) % 4 == 0
-    learn = finetune.part(trial, ~held)
-    return replace(learn, labels=1 - learn.labels), finetune.part(trial, held)
+    learn = finetune.trial_part(trial, ~held)
+    return replace(learn, labels=1 - learn.labels), finetune.trial_part(trial, held)
 
 
 def test_the_best_moment_of_all_learning_rates_is_kept(digits: tuple[Images, Labelled]) -> None:
     trial, _ = trial_of(digits, 160, classes=2)
     learn, held = flipped(trial)
     rates = (finetune.Rates(0.01, 0.01), finetune.Rates(0.3, 0.3))
-    encoder, recipe = encoder_for(trial.images), finetune.Recipe(8, 24, rates)
+    encoder, recipe = encoder_for(trial.images), finetune.FinetuneRecipe(8, 24, rates)
     best = finetune.best_moment(encoder, learn, held, recipe)
     assert best is not None
     losses = []
     for tried in rates:
         seen = [
-            (epoch, *finetune.judged(network, held), copy.deepcopy(network.state_dict()))
+            (epoch, *finetune.held_out_accuracy(network, held), copy.deepcopy(network.state_dict()))
             for epoch, network in finetune.moments(encoder, learn, recipe, tried)
         ]
         assert [epoch for epoch, *_ in seen] == list(range(1, 9))
@@ -265,8 +265,10 @@ def test_of_equal_moments_the_last_counts_and_three_make_a_figure(
         monkeypatch.setattr(
             finetune, "moments", lambda *_: ((t, network) for t in range(len(right)))
         )
-        monkeypatch.setattr(finetune, "judged", lambda *_: (next(looks), 1.0))
-        best = finetune.best_at(network.encoder, trial, trial, finetune.Recipe(1, 1, ()), ONE)
+        monkeypatch.setattr(finetune, "held_out_accuracy", lambda *_: (next(looks), 1.0))
+        best = finetune.best_at(
+            network.encoder, trial, trial, finetune.FinetuneRecipe(1, 1, ()), ONE
+        )
         return None if best is None else best.epoch
 
     assert chosen(5, 5, 5, 5) == 3
@@ -281,8 +283,8 @@ def test_a_network_is_judged_by_what_is_right_and_by_cross_entropy(
     trial, _ = trial_of(digits, 40)
     network = finetune.Network(encoder_for(trial.images), 10)
     nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
-    correct, loss = finetune.judged(network, trial)
-    scores = finetune.logits(network, trial, trial.train).double()
+    correct, loss = finetune.held_out_accuracy(network, trial)
+    scores = finetune.finetune_logits(network, trial, trial.train).double()
     shares = scores.exp() / scores.exp().sum(dim=1, keepdim=True)
     right = [shares[i, y].item() for i, y in enumerate(trial.labels)]
     assert loss == pytest.approx(-np.log(right).mean(), abs=1e-4)
@@ -314,9 +316,11 @@ def test_classes_are_answered_for_once_and_by_their_figures(
 ) -> None:
     trial, truth = trial_of(digits, 60, classes, epochs=3)
     looked: list[np.ndarray] = []
-    logits: Callable[..., Any] = finetune.logits
+    logits: Callable[..., Any] = finetune.finetune_logits
     monkeypatch.setattr(
-        finetune, "logits", lambda network, t, rows: looked.append(rows) or logits(network, t, rows)
+        finetune,
+        "finetune_logits",
+        lambda network, t, rows: looked.append(rows) or logits(network, t, rows),
     )
     answer = finetune.finetune(EncoderRepresentation("it", encoder_for(trial.images)), trial)
     assert sum(bool(np.isin(rows, trial.test).any()) for rows in looked) == 1
@@ -333,17 +337,17 @@ def test_classes_are_answered_for_once_and_by_their_figures(
 def test_one_image_a_class_is_learnt_to_the_last_epoch(digits: tuple[Images, Labelled]) -> None:
     whole, truth = trial_of(digits, 200, epochs=4)
     _, first = np.unique(whole.labels, return_index=True)
-    trial = finetune.part(whole, np.isin(np.arange(200), first))
+    trial = finetune.trial_part(whole, np.isin(np.arange(200), first))
     subject = EncoderRepresentation("it", encoder_for(trial.images))
     answer = finetune.finetune(subject, trial)
     assert answer.note == (
         "4 epochs of batches of 10; too few images a class to hold any out: the last epoch"
     )
-    recipe = finetune.recipe_for(trial, finetune.blind_rates(subject))
+    recipe = finetune.finetune_recipe(trial, finetune.blind_rates(subject))
     assert recipe.rates == (finetune.Rates(*(10**0.5 * 0.005,) * 2),)
     scratch = replace(subject, seed=0)
-    assert finetune.recipe_for(trial, finetune.blind_rates(scratch)).rates[0].weights > 1
-    nothing = finetune.part(trial, np.zeros(10, bool))
+    assert finetune.finetune_recipe(trial, finetune.blind_rates(scratch)).rates[0].weights > 1
+    nothing = finetune.trial_part(trial, np.zeros(10, bool))
     best = finetune.best_moment(subject.encoder, trial, nothing, recipe)
     assert best is not None and best.epoch == 4
     assert np.isfinite(list(values(answer, truth).values())).all()
@@ -397,8 +401,11 @@ def test_an_encoder_that_knows_much_beats_the_network_from_scratch(
 ) -> None:
     trial, truth = trial_of(digits, 600)
     first = np.arange(600) < 500
-    learn, some = finetune.part(trial, first), finetune.part(replace(trial, epochs=60), ~first)
-    encoder, recipe = encoder_for(trial.images), finetune.recipe_for(learn)
+    learn, some = (
+        finetune.trial_part(trial, first),
+        finetune.trial_part(replace(trial, epochs=60), ~first),
+    )
+    encoder, recipe = encoder_for(trial.images), finetune.finetune_recipe(learn)
     *_, (_, network) = finetune.moments(encoder, learn, recipe, recipe.rates[-1])
     knows, scratch = (
         accuracy(finetune.finetune(EncoderRepresentation("it", each), some), truth)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selftaught.training.health import ENOUGH_ROWS, Ring, alarms, health
+from selftaught.training.health import ENOUGH_ROWS, Ring, health, health_alarms
 
 N, D = 2048, 128
 
@@ -182,40 +182,40 @@ COLLAPSES = {
 @pytest.mark.parametrize("case", COLLAPSES)
 def test_a_collapse_is_flagged(case):
     z, words = COLLAPSES[case]
-    raised = alarms([line(), line(z)])
+    raised = health_alarms([line(), line(z)])
     assert len(raised) == 1 and words in raised[0] and "\n" not in raised[0]
     assert "Try " in raised[0]
 
 
 @pytest.mark.parametrize("z", [normal(N, D), subspace(16), clusters(10)])
 def test_healthy_embeddings_are_not_flagged(z):
-    assert alarms([line(), line(z)]) == []
+    assert health_alarms([line(), line(z)]) == []
 
 
 def test_nothing_is_said_during_warmup_nor_of_too_few_rows():
-    assert alarms([]) == []
-    assert alarms([line(collapsed(), warmup=True)]) == []
-    assert alarms([line(collapsed()[: ENOUGH_ROWS - 1])]) == []
-    assert alarms([line(collapsed()[:ENOUGH_ROWS])]) != []
-    assert alarms([{"step": 1, "loss": 3.0}]) == []
+    assert health_alarms([]) == []
+    assert health_alarms([line(collapsed(), warmup=True)]) == []
+    assert health_alarms([line(collapsed()[: ENOUGH_ROWS - 1])]) == []
+    assert health_alarms([line(collapsed()[:ENOUGH_ROWS])]) != []
+    assert health_alarms([{"step": 1, "loss": 3.0}]) == []
 
 
 @pytest.mark.parametrize("d", [2, 3, 8])
 def test_narrow_embeddings_have_a_threshold_that_they_can_reach(d):
-    assert alarms([line(normal(N, d))]) == []
-    assert alarms([line(np.repeat(normal(N, 1), 8, axis=1) + 1e-4 * normal(N, 8))]) != []
+    assert health_alarms([line(normal(N, d))]) == []
+    assert health_alarms([line(np.repeat(normal(N, 1), 8, axis=1) + 1e-4 * normal(N, 8))]) != []
 
 
 def test_wide_embeddings_need_more_than_five_dimensions():
-    assert alarms([line(effective_rank=9.0, embedding_dim=512)]) != []  # 2 % of 512
-    assert alarms([line(effective_rank=9.0, embedding_dim=512, embedding_rows=256)]) == []
-    assert alarms([line(effective_rank=11.0, embedding_dim=512)]) == []
+    assert health_alarms([line(effective_rank=9.0, embedding_dim=512)]) != []  # 2 % of 512
+    assert health_alarms([line(effective_rank=9.0, embedding_dim=512, embedding_rows=256)]) == []
+    assert health_alarms([line(effective_rank=11.0, embedding_dim=512)]) == []
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, None])  # None: as metrics.jsonl has it
 @pytest.mark.parametrize("warmup", [False, True])
 def test_a_loss_that_is_not_finite_is_flagged_at_once(loss, warmup):
-    (words,) = alarms([line(), line(loss=loss, warmup=warmup, step=70)])
+    (words,) = health_alarms([line(), line(loss=loss, warmup=warmup, step=70)])
     assert "step 70 is not a finite number" in words
 
 
@@ -235,14 +235,14 @@ def losses(values, chance=4.0, warm=2):
     ],
 )
 def test_a_loss_that_stays_far_above_chance_is_flagged(values, flagged):
-    raised = alarms(losses(values))
+    raised = health_alarms(losses(values))
     assert len(raised) == flagged and all("Training diverges" in words for words in raised)
 
 
 def test_divergence_needs_a_chance_to_compare_with():
-    assert alarms(losses([4, 5, 70, 80, 90, 80, 90], chance=None)) == []
+    assert health_alarms(losses([4, 5, 70, 80, 90, 80, 90], chance=None)) == []
 
 
 def test_two_things_that_go_wrong_are_two_paragraphs():
     history = [x | {"spread": 0.01} for x in losses([4.2, 5, 7, 8, 9, 8, 9])]
-    assert ["diverges" in words for words in alarms(history)] == [True, False]
+    assert ["diverges" in words for words in health_alarms(history)] == [True, False]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from selftaught.clustering import kmeans as module
 from selftaught.clustering import nearest_centroid
 from selftaught.clustering.kmeans import Clustering, kmeans
-from selftaught.clustering.nearest_centroid import Vectors
+from selftaught.clustering.nearest_centroid import VectorBlocks
 from selftaught.errors import UserError
 from selftaught.foundation.rng import Key
 from tests.oracles import kmeans as oracle
@@ -187,7 +187,7 @@ def test_repairs_are_counted_and_share_points_out() -> None:
 
 
 def test_what_is_moved_comes_from_somewhere() -> None:
-    vectors = Vectors(blobs(200, 3, 4), torch.device("cpu"), False)
+    vectors = VectorBlocks(blobs(200, 3, 4), torch.device("cpu"), False)
     labels_n = torch.arange(200) % 3
     sums_KP = torch.zeros(9, vectors.P, dtype=torch.float64)
     sums_KP.index_add_(0, labels_n, vectors.block(slice(0, 200)).double())
@@ -272,7 +272,7 @@ def test_k_means_plus_plus_draws_by_the_squared_distance(monkeypatch: pytest.Mon
         two = np.minimum(far[a], far[b])
         exact[a, b, c] = (1 / 5) * far[a, b] / far[a].sum() * two[c] / two.sum()
     assert sum(exact.values()) == pytest.approx(1)
-    vectors, runs = Vectors(x, torch.device("cpu"), False), 1500
+    vectors, runs = VectorBlocks(x, torch.device("cpu"), False), 1500
     monkeypatch.setattr(module, "min", lambda *numbers: 4, raising=False)  # candidates at once
     drawn = Counter(
         tuple(module._plus_plus(vectors, 3, Key(seed, "test")).tolist()) for seed in range(runs)
@@ -311,7 +311,7 @@ def test_blocks_do_not_matter(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(nearest_centroid, "_GROUPED", 0 if k == 3 else 10**9)
             read_again = kmeans(x, k, seed=0, start=start, iterations=5)
             patch.setattr(
-                Vectors, "blocks", lambda self, k=0: (slice(i, i + 1) for i in range(self.n))
+                VectorBlocks, "blocks", lambda self, k=0: (slice(i, i + 1) for i in range(self.n))
             )
             by_one = kmeans(x, k, seed=0, start=start, iterations=5)
         for other in (read_again, by_one):

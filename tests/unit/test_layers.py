@@ -26,7 +26,7 @@ from selftaught.evaluation.representation import EncoderRepresentation, raw_pixe
 from selftaught.evaluation.table import as_text
 from selftaught.evaluation.trial import Trial
 from selftaught.foundation.machine import Machine
-from selftaught.vectors.features import views
+from selftaught.vectors.features import batch_views
 from selftaught.views.policy import evaluation
 from tests.support.sets import array_set
 
@@ -102,14 +102,14 @@ def test_the_paper_averages_windows_padded_with_zeros() -> None:
 def test_other_maps_are_pooled_to_the_largest_grid() -> None:
     expected = {(16, 16): 16, (64, 56): 12, (256, 14): 6, (2048, 7): 2, (9601, 3): 1, (64, 4): 4}
     for (c, side), g in expected.items():
-        assert layers.grid(torch.empty(1, c, side, side)) == g
+        assert layers.pooling_grid(torch.empty(1, c, side, side)) == g
     small = layers.pooled_sizes(stand_in(ALEXNET, "alexnet", 64))  # not the paper's images
     assert small == {"conv1": 9600, "conv2": 9216, "conv3": 9600, "conv4": 9600, "conv5": 9216}
 
 
 @given(st.integers(1, 5000), st.integers(1, 64))
 def test_no_grid_is_larger_than_it_may_be(c: int, side: int) -> None:
-    g = layers.grid(torch.empty(1, c, side, side, device="meta"))
+    g = layers.pooling_grid(torch.empty(1, c, side, side, device="meta"))
     assert 1 <= g <= side and (g == 1 or c * g * g <= layers.MOST)
     assert g == side or c * (g + 1) ** 2 > layers.MOST
 
@@ -141,7 +141,7 @@ def test_pooled_maps_are_those_of_the_stages_up_to_scale_and_shift(
     before = encoder_id(encoder)
     layers.pooled_maps(encoder, trial_of(few, 20), rows, rooms)
     assert encoder.training and encoder_id(encoder) == before
-    (x,) = views(encoder, few, [rows], evaluation(8))
+    (x,) = batch_views(encoder, few, [rows], evaluation(8))
     with torch.no_grad():
         maps = encoder.eval().stages(x)
     for name, room in rooms.items():
@@ -271,8 +271,8 @@ def test_the_minimum_is_scikit_learns(
     monkeypatch.setattr(linear_streamed, "_SAMPLE", 30)
     monkeypatch.setattr(linear_streamed, "_AXES", 5)
     stored = Stored(x, np.arange(n), labels, 3)
-    weights = linear_streamed.fit(
-        stored, np.arange(n), linear_streamed.zero_weights(stored), strength=strength
+    weights = linear_streamed.fit_streamed(
+        stored, np.arange(n), linear_streamed.zero_streamed_weights(stored), strength=strength
     )
     ours = stored.logits(weights, x).softmax(dim=0).T.numpy()
     deviation = np.where(x.std(dim=0) > 1e-5, x.std(dim=0, correction=0), 1)
@@ -287,7 +287,7 @@ def test_the_gradient_is_autograds() -> None:
     stored = Stored(x, np.arange(10, 50), labels[10:], 3)
     those = np.array([3, 0, 25, 39])
     weights = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
-    loss, gradient = linear_streamed.loss_and_gradient(stored, those, weights)
+    loss, gradient = linear_streamed.streamed_loss(stored, those, weights)
     mean, inverse = stored.scale
     learnt = x[10:].double()
     assert torch.allclose(mean.double(), learnt.mean(dim=0), atol=1e-5)
@@ -318,11 +318,11 @@ def test_it_predicts_as_well_as_linear_does_and_in_float16_too(
 ) -> None:
     monkeypatch.setattr(linear_streamed, "_MANY", 300)  # one fold
     x, labels = problem(400, 20, classes=4)
-    expected, _ = linear.fit_and_predict(x[:300], labels[:300], x[300:], classes=4)
+    expected, _ = linear.logistic_probabilities(x[:300], labels[:300], x[300:], classes=4)
     answer = (labels[300:] == expected.argmax(dim=1)).float().mean()
     for kept in (x, x.half()):
         stored = Stored(kept, np.arange(300), labels[:300], 4)
-        found, strength = linear_streamed.fit_and_predict(stored, np.arange(300, 400))
+        found, strength = linear_streamed.streamed_probabilities(stored, np.arange(300, 400))
         assert torch.allclose(found.sum(dim=1), torch.ones(100), atol=1e-4)
         assert (found - expected).abs().mean() < 0.02
         right = (labels[300:] == found.argmax(dim=1)).float().mean()

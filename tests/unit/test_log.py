@@ -10,7 +10,7 @@ import pytest
 
 from selftaught.errors import FileError, StopRun
 from selftaught.training import log as log_module
-from selftaught.training.log import Log, cut_back, read
+from selftaught.training.log import Log, cut_back, read_metrics
 
 
 class Terminal(io.StringIO):
@@ -53,8 +53,8 @@ def test_every_step_is_a_json_object_and_is_read_as_it_was_logged(tmp_path, log)
     lines = [line(step, loss=1 / 3, alarms=["é\n✓"]) for step in range(1, 8)]
     for one in lines:
         log.step(one)
-        assert read(tmp_path)[-1] == one  # at once, not when the file is closed
-    assert read(tmp_path) == lines
+        assert read_metrics(tmp_path)[-1] == one  # at once, not when the file is closed
+    assert read_metrics(tmp_path) == lines
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 7
 
 
@@ -63,7 +63,7 @@ def test_numbers_that_are_not_finite_are_null_and_named(tmp_path, log):
     text = (tmp_path / "metrics.jsonl").read_text()
     strict = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert strict["loss"] is None and strict["nonfinite"] == ["loss", "spread"]
-    (back,) = read(tmp_path)
+    (back,) = read_metrics(tmp_path)
     assert math.isnan(back["loss"]) and math.isnan(back["spread"])
     assert back.keys() == line(1).keys()
 
@@ -74,7 +74,7 @@ def test_a_log_goes_on_where_one_ended(tmp_path):
         log.step(line(start + 1))
         log.say(f"from {start}")
         log.close()
-    assert [one["step"] for one in read(tmp_path)] == [1, 6]
+    assert [one["step"] for one in read_metrics(tmp_path)] == [1, 6]
     said = (tmp_path / "log.txt").read_text()
     assert "from 0" in said and "from 5" in said
 
@@ -111,7 +111,7 @@ def test_plain_lines_come_now_and_then(tmp_path, capsys, clock):
     steps = [int(text.split()[1].replace(",", "")) for text in printed]
     assert steps == [1, 101, 201, 250, 350, 450, 550, 650, 750, 850, 950, 1000]
     assert (tmp_path / "log.txt").read_text().splitlines() == printed
-    assert len(read(tmp_path)) == 1000
+    assert len(read_metrics(tmp_path)) == 1000
 
 
 def test_quiet_writes_the_files_and_prints_nothing(tmp_path, capsys, monkeypatch):
@@ -121,7 +121,9 @@ def test_quiet_writes_the_files_and_prints_nothing(tmp_path, capsys, monkeypatch
     log.say("A sentence.")
     log.close()
     assert sys.stderr.getvalue() == "" and capsys.readouterr() == ("", "")
-    assert "A sentence.\n" in (tmp_path / "log.txt").read_text() and len(read(tmp_path)) == 1
+    assert (
+        "A sentence.\n" in (tmp_path / "log.txt").read_text() and len(read_metrics(tmp_path)) == 1
+    )
 
 
 def test_a_sentence_goes_to_stderr_and_into_the_text(tmp_path, log, capsys):
@@ -173,7 +175,7 @@ def test_the_bar_leaves_stdout_to_results(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_without_lines_is_empty(tmp_path):
-    assert read(tmp_path) == []
+    assert read_metrics(tmp_path) == []
     cut_back(tmp_path, 3)
     assert list(tmp_path.iterdir()) == []
 
@@ -183,7 +185,7 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     whole = b"".join(b'{"step": %d,  "x": 1.50}\n' % n for n in (1, 2, 3))
     path.write_bytes(whole + torn)
-    assert [one["step"] for one in read(tmp_path)] == [1, 2, 3]
+    assert [one["step"] for one in read_metrics(tmp_path)] == [1, 2, 3]
     cut_back(tmp_path, 9)
     assert path.read_bytes() == whole  # and the others keep their bytes
 
@@ -192,14 +194,14 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path, torn):
 def test_lines_after_a_step_are_cut(tmp_path, step, kept):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 4}\n')
     cut_back(tmp_path, step)
-    assert [one["step"] for one in read(tmp_path)] == kept
+    assert [one["step"] for one in read_metrics(tmp_path)] == kept
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize(
     "bad", [b"{\n", b"3\n", b"[1]\n", b'"x"\n', b"\xff\n", b"[" * 99999 + b"\n"]
 )
-@pytest.mark.parametrize("use", [read, lambda run: cut_back(run, 1)])
+@pytest.mark.parametrize("use", [read_metrics, lambda run: cut_back(run, 1)])
 def test_a_whole_line_that_is_no_object_is_named(tmp_path, bad, use):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + bad + b'{"step": 2}\n')
@@ -212,7 +214,7 @@ def test_a_whole_line_that_is_no_object_is_named(tmp_path, bad, use):
 def test_metrics_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(FileError, match=r"metrics\.jsonl cannot be read \(Is a directory\)"):
-        read(tmp_path)
+        read_metrics(tmp_path)
 
 
 def test_a_folder_that_is_gone_stops_the_run(tmp_path):
@@ -241,5 +243,5 @@ def test_a_full_disk_stops_the_run_in_words_and_what_was_written_is_read(tmp_pat
     assert done.returncode == 0 and done.stderr == ""
     assert f"the disk of {tmp_path / 'metrics.jsonl'} is full (File too large)" in done.stdout
     assert f"selftaught resume {tmp_path}" in done.stdout
-    steps = [one["step"] for one in read(tmp_path)]
+    steps = [one["step"] for one in read_metrics(tmp_path)]
     assert len(steps) > 10 and steps == list(range(len(steps)))

@@ -23,7 +23,7 @@ from selftaught.methods import REGISTRY, find_method
 from selftaught.methods.method import Method
 from selftaught.recipe import build, config
 from selftaught.recipe.config import Config, LoopSettings, NetworkSettings, ViewSettings
-from selftaught.training.micro_batches import part
+from selftaught.training.micro_batches import batch_part
 from selftaught.training.training import Training
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +197,7 @@ def test_in_eval_mode_an_image_does_not_see_the_others(start, name):
     before = {key: buffer.clone() for key, buffer in method.named_buffers()}
     with torch.no_grad():
         whole, loss = step(method, batch)
-        some = method.embed(part(batch, slice(3, 8)))
+        some = method.embed(batch_part(batch, slice(3, 8)))
     assert loss.isfinite()
     for key, x in some.items():
         torch.testing.assert_close(x, whole[key][3:8], rtol=1e-9, atol=1e-9)
@@ -211,7 +211,7 @@ def test_the_loss_says_whether_it_crosses_images(start, name):
     embedded, whole = step(training.method, batch)
     halves = [slice(0, N // 2), slice(N // 2, N)]
     parts = [
-        training.method.loss({k: x[half] for k, x in embedded.items()}, part(batch, half))
+        training.method.loss({k: x[half] for k, x in embedded.items()}, batch_part(batch, half))
         for half in halves
     ]
     separate = abs(sum(parts) / 2 - whole) <= 1e-9 * abs(whole)

@@ -216,7 +216,7 @@ def test_a_method_whose_loss_does_not_cross_images(kind: type[Assigned]) -> None
 
 def test_a_part_of_a_batch_has_everything_of_its_images(images: Images) -> None:
     batch = replace(first_batch(training(images, 0)), labels=torch.arange(N))
-    one = micro_batches.part(batch, slice(3, 7))
+    one = micro_batches.batch_part(batch, slice(3, 7))
     for whole, some in zip(batch.views, one.views, strict=True):
         assert torch.equal(whole[3:7], some)
     for params, some in zip(batch.params, one.params, strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from selftaught.errors import UserError
 from selftaught.pairwise import neighbours
-from selftaught.pairwise.neighbours import Prepared, groups, pairs, top_k
+from selftaught.pairwise.neighbours import Prepared, pairs, similar_groups, top_k
 from tests.oracles import neighbours as oracle
 
 Metric = Literal["cosine", "dot"]
@@ -152,7 +152,7 @@ def test_pairs_and_groups_of_small_whole_numbers(data: st.DataObject) -> None:
         patch.setattr(neighbours, "_DENSE", data.draw(st.sampled_from([0, 3, 1000])))
         patch.setattr(neighbours, "_EDGES", data.draw(st.sampled_from([0, 1000])))
         found, cosines = pairs(x, least)
-        joined = groups(x, least)
+        joined = similar_groups(x, least)
     expected = oracle.close_pairs(x, least)
     assert found.tolist() == [list(pair) for pair in expected]
     assert (cosines >= np.float32(least)).all()
@@ -163,14 +163,14 @@ def test_a_group_is_led_by_the_row_in_its_middle() -> None:
     """Unit vectors at some angles: neighbours are alike, the ends are not."""
     angles = np.radians([50, 10, 30, 170, 175, 100, 260])
     x = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    found = groups(3 * x, np.cos(np.radians(21)))
+    found = similar_groups(3 * x, np.cos(np.radians(21)))
     assert [(group.rows.tolist(), group.medoid) for group in found] == [([0, 1, 2], 2), ([3, 4], 3)]
 
 
 def test_all_rows_alike_are_one_group_however_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "_EDGES", 1000)
     x = np.full((600, 16), 0.3, np.float32)
-    (group,) = groups(x, 1.0)
+    (group,) = similar_groups(x, 1.0)
     assert group.rows.tolist() == list(range(600)) and group.medoid == 0
     assert len(pairs(x, 1.0)[0]) == 600 * 599 // 2
     with pytest.raises(UserError, match="more than 1,000 pairs"):

@@ -97,7 +97,7 @@ def test_fit_is_scikit_learns_minimum(n: int, D: int, strength: float) -> None:
     z, y = axes.project(x_n), torch.from_numpy(labels)
     assert z.square().mean(dim=0).numpy() == pytest.approx(axes.variance_r.numpy(), rel=1e-3)
     start = linear.zero_weights(z, 3)
-    weights = linear.fit(z, y, axes.variance_r, start, strength=strength)
+    weights = linear.fit_logistic(z, y, axes.variance_r, start, strength=strength)
     ours = linear.logits(weights, z).softmax(dim=0).T.numpy()
 
     deviation = np.where(x.std(axis=0) > 1e-9, x.std(axis=0), 1)
@@ -111,7 +111,7 @@ def test_the_gradient_of_the_fit_is_autograds() -> None:
     numbers = torch.Generator().manual_seed(0)
     weights, z = torch.randn(3, 6, generator=numbers), torch.randn(40, 5, generator=numbers)
     labels = torch.arange(40) % 3
-    loss, gradient = linear.loss_and_gradient(weights, z, labels)
+    loss, gradient = linear.logistic_loss(weights, z, labels)
     free = weights.double().requires_grad_()
     slow = linear.cross_entropy(free, z.double(), labels)
     slow.backward()
@@ -197,26 +197,26 @@ def test_no_fold_is_empty_where_there_are_fewer_images_than_folds() -> None:
 
 
 def test_recipes_are_the_papers() -> None:
-    def recipe(side: int, n: int) -> linear_sgd.Recipe:
+    def recipe(side: int, n: int) -> linear_sgd.LinearSgdRecipe:
         subject: Any = SimpleNamespace(
             encoder=SimpleNamespace(config=SimpleNamespace(image_size=side))
         )
         rows = np.arange(n)
-        return linear_sgd.recipe_for(subject, Trial(IMAGES, rows, rows * 0, rows, classes=2))
+        return linear_sgd.linear_sgd_recipe(subject, Trial(IMAGES, rows, rows * 0, rows, classes=2))
 
-    assert recipe(32, 50_000) == linear_sgd.Recipe(100, 512, 0.0)
-    assert recipe(224, 50_000) == linear_sgd.Recipe(90, 4096, 1e-6)
-    assert recipe(32, 100) == linear_sgd.Recipe(100, 100, 0.0)
+    assert recipe(32, 50_000) == linear_sgd.LinearSgdRecipe(100, 512, 0.0)
+    assert recipe(224, 50_000) == linear_sgd.LinearSgdRecipe(90, 4096, 1e-6)
+    assert recipe(32, 100) == linear_sgd.LinearSgdRecipe(100, 100, 0.0)
 
 
 def test_sgd_is_nesterov_with_a_cosine_from_zero() -> None:
     x, trial = DIGITS_X / 16, digits(96, epochs=2)
-    recipe, subject = linear_sgd.Recipe(2, 32, 0.01), Vectors(x)
+    recipe, subject = linear_sgd.LinearSgdRecipe(2, 32, 0.01), Vectors(x)
     head = linear_sgd.zero_head(64, 10)
     linear_sgd.train(head, subject, trial, recipe)
 
     weights, momentum = np.zeros((10, 65)), np.zeros((10, 65))
-    steps = [b for e in range(2) for b in linear_sgd.batches(subject, trial, 32, e)]
+    steps = [b for e in range(2) for b in linear_sgd.linear_sgd_batches(subject, trial, 32, e)]
     assert len(steps) == 6
     for step, (h, labels) in enumerate(steps):
         ones = np.concatenate([h.numpy().astype(float), np.ones((32, 1))], axis=1)
@@ -246,7 +246,7 @@ def test_clusters_find_what_is_apart() -> None:
         1, 9, (90, 1)
     )
     x = x.astype(np.float32)
-    assert adjusted_rand_score(labels, kmeans_agreement.cluster(x, 3, seed=0)) == 1
+    assert adjusted_rand_score(labels, kmeans_agreement.kmeans_clusters(x, 3, seed=0)) == 1
 
 
 def test_clusters_are_judged_on_all_labelled_images() -> None:

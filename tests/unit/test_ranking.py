@@ -33,7 +33,7 @@ def test_average_precision_by_hand(
     ranked: list[int], positive: set[int], junk: set[int], value: float
 ) -> None:
     assert oracle.average_precision(ranked, positive, junk) == pytest.approx(value)
-    found = ranking.average_precision(np.array(ranked), positive, junk)
+    found = ranking.retrieval_average_precision(np.array(ranked), positive, junk)
     assert found == pytest.approx(value)
 
 
@@ -50,7 +50,7 @@ def test_five_hundred_rankings_equal_the_oracle() -> None:
     for seed in range(500):
         ranked, positive, junk = case(seed)
         part = ranked[: len(ranked) - seed % 3]  # not always all of it
-        found = ranking.average_precision(part, frozenset(positive), frozenset(junk))
+        found = ranking.retrieval_average_precision(part, frozenset(positive), frozenset(junk))
         expected = oracle.average_precision(part.tolist(), positive, junk)
         assert found == pytest.approx(expected, abs=1e-12)
         for k in (1, 5, 10):
@@ -68,12 +68,12 @@ def test_best_worst_and_what_changes_nothing(seed: int) -> None:
     is_positive = np.isin(ranked, list(positive))
     best = np.concatenate([ranked[is_positive], ranked[~is_positive]])
     worst = np.concatenate([ranked[~is_positive], ranked[is_positive]])
-    values = [ranking.average_precision(r, positive, junk) for r in (worst, ranked, best)]
+    values = [ranking.retrieval_average_precision(r, positive, junk) for r in (worst, ranked, best)]
     assert 0 < values[0] <= values[1] <= values[2] == 1
     is_junk = np.isin(ranked, list(junk))
     junk_first = np.concatenate([ranked[is_junk], ranked[~is_junk]])
-    assert ranking.average_precision(junk_first, positive, junk) == values[1]
-    assert ranking.average_precision(ranked[~is_junk], positive) == values[1]
+    assert ranking.retrieval_average_precision(junk_first, positive, junk) == values[1]
+    assert ranking.retrieval_average_precision(ranked[~is_junk], positive) == values[1]
 
 
 def test_recall_and_precision_by_hand() -> None:
@@ -86,7 +86,7 @@ def test_recall_and_precision_by_hand() -> None:
 
 def test_a_query_without_positives_has_no_value() -> None:
     ranked = np.arange(3)
-    assert np.isnan(ranking.average_precision(ranked, set(), {1}))
+    assert np.isnan(ranking.retrieval_average_precision(ranked, set(), {1}))
     assert np.isnan(ranking.recall_at(ranked, set(), {1}, 1))
     assert np.isnan(ranking.precision_at(ranked, set(), {1}, 1))
 
@@ -99,7 +99,7 @@ def test_the_setups_of_the_revisited_protocol() -> None:
     assert setups["medium"] == ({0, 1, 2}, {3})
     assert setups["hard"] == ({2}, {0, 1, 3})
     ranked = np.array([2, 3, 4, 0, 1])  # the hard one, junk, a wrong one, the easy ones
-    values = {n: ranking.average_precision(ranked, *setup) for n, setup in setups.items()}
+    values = {n: ranking.retrieval_average_precision(ranked, *setup) for n, setup in setups.items()}
     # Easy: wrong, right, right: (0 + 1/2) / 4 + (1/2 + 2/3) / 4.
     assert values["easy"] == pytest.approx((1 / 2 + 7 / 6) / 4)
     assert values["hard"] == 1

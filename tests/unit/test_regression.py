@@ -44,7 +44,7 @@ def test_five_hundred_random_fits_equal_scikit_learns() -> None:
     numbers = np.random.default_rng(0)
     for _ in range(500):
         x, y, more = problem(numbers)
-        found, strength = regression.fit_and_predict(*map(torch.from_numpy, (x, y, more)))
+        found, strength = regression.ridge_predictions(*map(torch.from_numpy, (x, y, more)))
         ridge = Ridge(alpha=len(x) * strength, solver="svd").fit(standard(x, x), y)
         assert found.numpy() == pytest.approx(
             ridge.predict(standard(more, x)), abs=1e-6 * np.abs(y - y.mean()).max(), rel=1e-6
@@ -56,7 +56,7 @@ def test_the_strength_is_the_one_that_scikit_learn_chooses() -> None:
     numbers = np.random.default_rng(1)
     for _ in range(100):
         x, y, more = problem(numbers)
-        _, strength = regression.fit_and_predict(*map(torch.from_numpy, (x, y, more)))
+        _, strength = regression.ridge_predictions(*map(torch.from_numpy, (x, y, more)))
         total = np.count_nonzero(standard(x, x).std(axis=0))
         alphas = len(x) * total * np.array(regression.STRENGTHS)
         chosen = RidgeCV(alphas=alphas, scoring="neg_mean_squared_error").fit(standard(x, x), y)
@@ -70,7 +70,7 @@ def test_errors_of_images_left_out_are_those_of_fits_without_them() -> None:
         z = z - z.mean(axis=0)
         y = z[:, 0] + numbers.normal(size=n)
         y = y - y.mean()
-        axes = regression.principal_axes(torch.from_numpy(z))
+        axes = regression.ridge_axes(torch.from_numpy(z))
         strengths = torch.tensor([0.03, 3.0], dtype=torch.float64)
         found = regression.left_out_errors(
             axes.project(torch.from_numpy(z)), axes.variance_r, torch.from_numpy(y), strengths
@@ -88,10 +88,10 @@ def test_errors_of_images_left_out_are_those_of_fits_without_them() -> None:
 def test_vectors_that_say_nothing_give_about_the_mean() -> None:
     numbers = np.random.default_rng(3)
     y = torch.from_numpy(numbers.normal(size=200) + 5)
-    alike, _ = regression.fit_and_predict(torch.ones(200, 4), y, torch.ones(3, 4))
+    alike, _ = regression.ridge_predictions(torch.ones(200, 4), y, torch.ones(3, 4))
     assert alike.numpy() == pytest.approx([y.mean().item()] * 3)
     x = torch.from_numpy(numbers.normal(size=(250, 50)))
-    noise, strength = regression.fit_and_predict(x[:200], y, x[200:])
+    noise, strength = regression.ridge_predictions(x[:200], y, x[200:])
     assert strength >= 5 and (noise - y.mean()).abs().max() < 0.2
 
 

@@ -258,7 +258,7 @@ def test_a_protocol_of_many_figures_is_one_table_with_a_line_each():
 
 
 def test_intervals_share_a_scale():
-    drawn = Page(plots.interval(0.5, 0.25, 1.0, scale=(0.0, 1.0)))
+    drawn = Page(plots.interval_plot(0.5, 0.25, 1.0, scale=(0.0, 1.0)))
     line, point = drawn.all("line")[0].attributes, drawn.all("circle")[0].attributes
     assert (line["x1"], point["cx"], line["x2"]) == ("39.0", "72.0", "138.0")
 

@@ -29,7 +29,7 @@ from selftaught.methods.deepcluster import DeepCluster, DeepClusterOptions
 from selftaught.methods.method import Features
 from selftaught.methods.simclr import SimCLR, SimCLROptions
 from selftaught.training import checkpoint
-from selftaught.training.log import Log, cut_back, read
+from selftaught.training.log import Log, cut_back, read_metrics
 from selftaught.training.loop import Loop, seconds_per_step
 from selftaught.training.training import Plan, Training
 from selftaught.views.policy import ViewSpec, simclr_cifar
@@ -115,7 +115,7 @@ class Stopping(Training):
     def begin_epoch(self) -> None:
         super().begin_epoch()
         if self.stop == Stop(self.step, "begun"):
-            checkpoint.save(self.run / "checkpoints", self.checkpoint(complete=False))
+            checkpoint.save_checkpoint(self.run / "checkpoints", self.checkpoint(complete=False))
             raise Killed
 
 
@@ -183,7 +183,7 @@ def go(
         cut_back(run, found.step)
     log = Log(run, total_steps=setup.steps, start_step=made.step, quiet=True)
     try:
-        Loop(made, run, log, history=read(run)).finish()
+        Loop(made, run, log, history=read_metrics(run)).finish()
     finally:
         log.close()
     return made

@@ -15,10 +15,14 @@ from selftaught.clustering.whitening import Whitening
 from selftaught.data.retrieval_sets import Places, Query
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import ConfigError, DataError
-from selftaught.evaluation.descriptors import Recipe
+from selftaught.evaluation.descriptors import DescriptorSettings
 from selftaught.evaluation.metrics import resampled_counts
 from selftaught.evaluation.protocols import instance_retrieval as r
-from selftaught.evaluation.protocols.instance_retrieval import Settings, rank, retrieval
+from selftaught.evaluation.protocols.instance_retrieval import (
+    RetrievalSettings,
+    rank_database,
+    retrieval,
+)
 from selftaught.evaluation.representation import EncoderRepresentation
 from tests.oracles import retrieval as oracle
 from tests.support.photographs import photograph
@@ -37,9 +41,9 @@ def unit_rows(n: int, D: int = 6, seed: int = 0) -> np.ndarray:
 def test_all_of_the_database_is_ranked_by_dot_products() -> None:
     query, base = unit_rows(5, seed=1), unit_rows(300)
     expected = np.argsort(-(query.astype(float) @ base.T.astype(float)), axis=1, kind="stable")
-    assert (rank(query, base, Settings()) == expected).all()
+    assert (rank_database(query, base, RetrievalSettings()) == expected).all()
     base[200:] = base[:100]  # twice the same: the lower position comes first
-    ranked = rank(query, base, Settings())
+    ranked = rank_database(query, base, RetrievalSettings())
     for row in ranked:
         place = np.argsort(row)
         assert (place[:100] == place[200:] - 1).all()
@@ -80,10 +84,12 @@ def test_expansion_finds_what_lies_behind_what_is_found() -> None:
     angles = np.radians([0, 20, 40, -35])
     base = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     query = np.array([[1.0, 0.0]], np.float32)
-    assert rank(query, base, Settings()).tolist() == [[0, 1, 3, 2]]
+    assert rank_database(query, base, RetrievalSettings()).tolist() == [[0, 1, 3, 2]]
     # The first two pull the query up to 8 degrees: 40 is 32 away then, -35 is 43.
-    assert rank(query, base, Settings(expand=2)).tolist() == [[0, 1, 2, 3]]
-    assert sorted(rank(query, base, Settings(expand=9, augment=9))[0].tolist()) == [0, 1, 2, 3]
+    assert rank_database(query, base, RetrievalSettings(expand=2)).tolist() == [[0, 1, 2, 3]]
+    assert sorted(
+        rank_database(query, base, RetrievalSettings(expand=9, augment=9))[0].tolist()
+    ) == [0, 1, 2, 3]
 
 
 def test_somebody_else_orders_the_first_images() -> None:
@@ -93,32 +99,38 @@ def test_somebody_else_orders_the_first_images() -> None:
         asked.append((number, first.tolist()))
         return first[::-1]
 
-    plain = rank(query, base, Settings())
-    found = rank(query, base, Settings(reranked=4), turned)
+    plain = rank_database(query, base, RetrievalSettings())
+    found = rank_database(query, base, RetrievalSettings(reranked=4), turned)
     assert (found[:, :4] == plain[:, 3::-1]).all() and (found[:, 4:] == plain[:, 4:]).all()
     assert asked == [(number, plain[number, :4].tolist()) for number in range(3)]
-    assert (rank(query, base, Settings(reranked=99), turned) == plain[:, ::-1]).all()
+    assert (
+        rank_database(query, base, RetrievalSettings(reranked=99), turned) == plain[:, ::-1]
+    ).all()
     asked.clear()
-    assert (rank(query, base, Settings(reranked=0), turned) == plain).all() and not asked
+    assert (
+        rank_database(query, base, RetrievalSettings(reranked=0), turned) == plain
+    ).all() and not asked
 
 
 def test_queries_are_expanded_by_the_order_of_somebody_else() -> None:
     query, base = np.abs(unit_rows(3, seed=1)), np.abs(unit_rows(10))  # cosines above 0
-    plain = rank(query, base, Settings())
-    found = rank(query, base, Settings(expand=2, reranked=10), lambda _, first: first[::-1])
+    plain = rank_database(query, base, RetrievalSettings())
+    found = rank_database(
+        query, base, RetrievalSettings(expand=2, reranked=10), lambda _, first: first[::-1]
+    )
     expected = r.expanded(query, base[plain[:, :-3:-1]], 3)
-    assert (found == rank(expected, base, Settings())[:, ::-1]).all()
+    assert (found == rank_database(expected, base, RetrievalSettings())[:, ::-1]).all()
 
 
 def test_an_order_of_other_images_is_a_mistake() -> None:
     with pytest.raises(AssertionError, match="not the same images"):
-        rank(unit_rows(1), unit_rows(5), Settings(), lambda _, first: first * 0)
+        rank_database(unit_rows(1), unit_rows(5), RetrievalSettings(), lambda _, first: first * 0)
 
 
 @pytest.mark.parametrize("name", ["augment", "expand", "alpha", "reranked"])
 def test_numbers_below_0_make_no_sense(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} = -1: give 0 or more"):
-        Settings(**{name: -1})  # type: ignore[arg-type]
+        RetrievalSettings(**{name: -1})  # type: ignore[arg-type]
 
 
 # --- the protocol
@@ -143,7 +155,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Places:
     return Places(asked, tuple(database), "plain", ("made by hand",))
 
 
-RECIPE = Recipe(longest=96)
+RECIPE = DescriptorSettings(longest=96)
 
 
 def subject(name: str = "it") -> EncoderRepresentation:
@@ -153,19 +165,21 @@ def subject(name: str = "it") -> EncoderRepresentation:
 
 @pytest.mark.parametrize("pool", ["rmac", "gem", "mean", "vector"])
 def test_objects_in_boxes_are_found(pool: str, town: Places) -> None:
-    found = retrieval(subject(), town, Settings(Recipe(pool, 96)))
+    found = retrieval(subject(), town, RetrievalSettings(DescriptorSettings(pool, 96)))
     assert found.values["recall@1"].tolist() == [1.0] * 8
     assert found.values["mAP"].tolist() == [1.0] * 8
     assert found.ranked_QN[:, 0].tolist() == list(range(8))
     without = tuple(replace(query, box=None) for query in town.queries)
-    whole = retrieval(subject(), replace(town, queries=without), Settings(Recipe(pool, 96)))
+    whole = retrieval(
+        subject(), replace(town, queries=without), RetrievalSettings(DescriptorSettings(pool, 96))
+    )
     assert whole.values["recall@1"].mean() < 1, "the frame is noise"
 
 
 def test_the_answer_is_that_of_other_protocols(town: Places) -> None:
     empty = Query("nothing", town.queries[0].path, None, NONE, NONE, frozenset({1}))
     places = replace(town, queries=(empty, *town.queries))
-    found = retrieval(subject(), places, Settings(RECIPE))
+    found = retrieval(subject(), places, RetrievalSettings(RECIPE))
     answer, counts = found.answer, resampled_counts(8, 20, 0)
     assert list(answer.figures) == ["mAP", "recall@1", "recall@5"]
     assert (answer.rows == np.arange(8)).all() and answer.split == "8 queries"
@@ -181,15 +195,19 @@ def test_the_answer_is_that_of_other_protocols(town: Places) -> None:
 
 def test_the_note_says_how_images_were_described(town: Places) -> None:
     whitening = Whitening.fit(torch.randn(99, 32, generator=torch.Generator().manual_seed(0)), 4)
-    recipe = Recipe("gem", 64, (1, 0.5), whitening=whitening)
-    found = retrieval(subject(), town, Settings(recipe, augment=1, expand=2))
+    recipe = DescriptorSettings("gem", 64, (1, 0.5), whitening=whitening)
+    found = retrieval(subject(), town, RetrievalSettings(recipe, augment=1, expand=2))
     assert found.note == (
         "gem, 64 + 32 px on the longer side; whitened to 4; neighbours averaged into the database: "
         "1; images found first, averaged into queries: 2; made by hand"
     )
     flat = EncoderRepresentation("flat", Encoder(EncoderConfig("x", image_size=8), Flat(), dim=192))
-    assert retrieval(flat, town, Settings(RECIPE)).note.startswith("flat has no maps: f(x) of")
-    assert retrieval(flat, town, Settings(Recipe("vector"))).note.startswith("f(x) of the evalu")
+    assert retrieval(flat, town, RetrievalSettings(RECIPE)).note.startswith(
+        "flat has no maps: f(x) of"
+    )
+    assert retrieval(flat, town, RetrievalSettings(DescriptorSettings("vector"))).note.startswith(
+        "f(x) of the evalu"
+    )
 
 
 class Flat(torch.nn.Flatten):
@@ -203,7 +221,7 @@ def test_the_revisited_protocol_has_three_setups(town: Places) -> None:
         replace(first, good=NONE, ok=frozenset({0}), junk=frozenset({3})),
     )
     values = retrieval(
-        subject(), replace(town, queries=queries, layout="revisited"), Settings(RECIPE)
+        subject(), replace(town, queries=queries, layout="revisited"), RetrievalSettings(RECIPE)
     ).values
     setups = [f"{metric} {setup}" for setup in ("easy", "medium", "hard") for metric in METRICS]
     assert list(values) == ["mAP", "recall@1", "recall@5", *setups]
@@ -228,4 +246,4 @@ def test_what_cannot_be_evaluated(town: Places, tmp_path: Path) -> None:
     with torch.no_grad():
         next(broken.encoder.parameters()).fill_(torch.nan)
     with pytest.raises(DataError, match="broken makes vectors that are not finite"):
-        retrieval(broken, town, Settings(RECIPE))
+        retrieval(broken, town, RetrievalSettings(RECIPE))

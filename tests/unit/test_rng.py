@@ -71,7 +71,7 @@ def test_asking_for_more_numbers_does_not_change_the_first(n: int, more: int) ->
 def test_compiled_code_gives_the_same_numbers(draws: list[int], keys: list[Key], n: int) -> None:
     draws_N = np.array(draws)
     alone = [uniform(key, draws_N, n) for key in keys]
-    assert np.array_equal(compiled.uniform(keys, draws_N, n), np.stack(alone))
+    assert np.array_equal(compiled.uniform_draws(keys, draws_N, n), np.stack(alone))
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -13,7 +13,7 @@ from selftaught.errors import ConfigError, FileError
 from selftaught.pairwise.neighbours import top_k
 from selftaught.retrieval import approximate, index_writer, parts, vector_index
 from selftaught.retrieval.index_writer import Addition, vector_sums, write
-from selftaught.retrieval.parts import Stack
+from selftaught.retrieval.parts import StackedVectors
 from selftaught.retrieval.vector_index import INDEX, VectorIndex, open_index
 from selftaught.vectors.vectors import Vectors
 
@@ -179,11 +179,11 @@ def test_no_index_and_another_version(tmp_path: Path, folder: Path) -> None:
 def test_chunks_find_what_all_at_once_find(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small whole numbers tie all the time."""
     monkeypatch.setattr(parts, "CHUNK", chunk)
-    monkeypatch.setattr(parts.Stack.chunks, "__defaults__", (chunk,))
+    monkeypatch.setattr(parts.StackedVectors.chunks, "__defaults__", (chunk,))
     rng = np.random.default_rng(0)
     base = rng.integers(-2, 3, (300, 3)).astype(np.float32)
     base.flags.writeable = False  # as what is memory-mapped
-    stack = Stack([base[:50], base[50:51], base[51:]])
+    stack = StackedVectors([base[:50], base[50:51], base[51:]])
     own, query = np.arange(40), base[:40].copy()
     for k in (1, 10, 299):
         for mine, theirs in (
@@ -246,7 +246,7 @@ def test_without_faiss_the_remedy_is_named(
 ) -> None:
     write(tmp_path, added(digits(0, 300)))
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    for work in (lambda: open_index(tmp_path), lambda: index_writer.check_size(201)):
+    for work in (lambda: open_index(tmp_path), lambda: index_writer.check_index_size(201)):
         with pytest.raises(ConfigError, match=r"pip install 'selftaught\[search\]'"):
             work()
-    index_writer.check_size(200)
+    index_writer.check_index_size(200)

@@ -11,7 +11,7 @@ from PIL import Image
 from selftaught.reports.page import data_uri
 from selftaught.reports.run.sections import Neighbourhood, neighbours_section, views_section
 from selftaught.reports.sheets import (
-    Line,
+    SheetLine,
     contact_sheet,
     labelled_sheet,
     picture,
@@ -22,7 +22,7 @@ from selftaught.reports.sheets import (
 )
 from selftaught.views.policy import CenterCrop, Intensity, Policy
 from selftaught.views.sample import sample
-from selftaught.views.tensors import apply
+from selftaught.views.tensors import apply_policy
 from tests.support.photographs import photograph
 
 RNG = np.random.default_rng(0)
@@ -89,7 +89,10 @@ def test_a_contact_sheet_centres_pictures_on_white():
 
 def test_a_labelled_sheet_has_its_names_to_the_left_and_a_rule_between_blocks():
     dots = RNG.integers(0, 256, (2, 8, 8, 3), np.uint8)
-    blocks = [[Line("one", "", dots), Line("two", "of few words", dots[:1])], [Line("", "", dots)]]
+    blocks = [
+        [SheetLine("one", "", dots), SheetLine("two", "of few words", dots[:1])],
+        [SheetLine("", "", dots)],
+    ]
     sheet = opened(labelled_sheet(blocks, side=16))
     names, step, rule = 180, 16 + GAP, 9
     assert sheet.shape == (3 * step + 2 * GAP + rule, names + 2 * step + GAP, 3)
@@ -107,7 +110,7 @@ def test_a_labelled_sheet_has_its_names_to_the_left_and_a_rule_between_blocks():
 
 
 def test_pictures_that_do_not_fit_by_whole_pixels_are_resized():
-    line = Line("", "", [np.full((10, 5, 3), 50, np.uint8)])
+    line = SheetLine("", "", [np.full((10, 5, 3), 50, np.uint8)])
     sheet = opened(labelled_sheet([[line]], side=16))[GAP : GAP + 16, 180 + GAP : 180 + GAP + 16]
     assert (sheet[:, 4:12] == 50).all() and (sheet[:, :4] == 255).all()
 
@@ -140,7 +143,7 @@ def test_views_are_shown_as_images_again(normalise):
     how = {"sizes_N2": np.full((3, 2), 96), "draws_N": np.arange(3), "seed": 0}
     params = sample(policy, size=96, **how)
     batch = torch.from_numpy(np.stack(images))
-    view = apply(batch, params, policy, Intensity())
+    view = apply_policy(batch, params, policy, Intensity())
     sheet = opened(views_sheet(images, [view, 1 - 0 * view], Intensity(), normalised=normalise))
     for row, image in enumerate(images):
         assert np.abs(cell(sheet, row, 0) - image).max() == 0

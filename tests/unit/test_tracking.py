@@ -19,7 +19,7 @@ from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, e
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation.propagation import propagate
 from selftaught.evaluation.protocols import tracking as t
-from selftaught.evaluation.protocols.tracking import Settings, tracking
+from selftaught.evaluation.protocols.tracking import TrackingSettings, tracking
 from selftaught.evaluation.representation import EncoderRepresentation
 from selftaught.views.policy import Intensity
 from tests.oracles import tracking as oracle
@@ -29,7 +29,7 @@ from tests.support.real_images import unpacked
 
 pytestmark = pytest.mark.slow
 
-SMALL = Settings(side=120, radius=6)
+SMALL = TrackingSettings(side=120, radius=6)
 
 
 def network(name: str = "resnet18", seed: int = 0, **options: Any) -> EncoderRepresentation:
@@ -169,10 +169,10 @@ def test_which_frames_are_judged(moving: tuple[Clip, ...]) -> None:
 
 def test_judging_by_hand(moving: tuple[Clip, ...]) -> None:
     (clip,) = moving
-    right = t.judged(clip, [(i, clip.mask(i)) for i in (1, 2)])
+    right = t.object_scores(clip, [(i, clip.mask(i)) for i in (1, 2)])
     assert right == [t.Tracked("dahlia", 1, 1.0, 1.0, 2)]
     nothing = np.zeros(clip.size, np.int32)
-    half = t.judged(clip, [(1, clip.mask(1)), (2, nothing)])
+    half = t.object_scores(clip, [(1, clip.mask(1)), (2, nothing)])
     assert half == [t.Tracked("dahlia", 1, 0.5, 0.5, 2)]
 
 
@@ -182,12 +182,12 @@ def test_void_is_not_judged(moving: tuple[Clip, ...]) -> None:
     hidden[:, :60] = -1
     clip: Any = SimpleNamespace(name="it", objects=(1,), mask=lambda _: hidden)
     assert (mask[:, :60] == 1).any()
-    assert t.judged(clip, [(1, mask)]) == [t.Tracked("it", 1, 1.0, 1.0, 1)]
+    assert t.object_scores(clip, [(1, mask)]) == [t.Tracked("it", 1, 1.0, 1.0, 1)]
 
 
 def test_figures_are_means_over_resampled_objects() -> None:
     tracked = [t.Tracked("a", 1, 0.5, 0.7, 9), t.Tracked("a", 2, 0.1, 0.3, 9)]
-    found = t.figures(tracked)
+    found = t.tracking_figures(tracked)
     counts = np.array([[1, 2, 0], [1, 0, 2]], np.float32)
     labels = np.zeros(2, np.int64)
     assert {name: figure(labels, counts).tolist() for name, figure in found.items()} == {
@@ -308,7 +308,7 @@ def test_a_map_that_is_not_finite_is_named(moving: tuple[Clip, ...]) -> None:
 )
 def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Settings(**wrong)
+        TrackingSettings(**wrong)
 
 
 # Labels between frames and maps.
@@ -326,10 +326,10 @@ def test_enlarged_labels_give_back_the_mask(moving: tuple[Clip, ...]) -> None:
     (clip,) = moving
     for i in range(len(clip.frames)):
         label = t.reduced(clip.mask(i), clip.objects, (15, 20))
-        found = t.enlarged(label, clip.objects, clip.size)
-        (one,) = t.judged(clip, [(i, found)])
+        found = t.upscaled_labels(label, clip.objects, clip.size)
+        (one,) = t.object_scores(clip, [(i, found)])
         assert one.j > 0.9 and one.f > 0.75  # objects are some six positions wide
-    whole = t.enlarged(t.reduced(clip.mask(0), (1,), clip.size), (1,), clip.size)
+    whole = t.upscaled_labels(t.reduced(clip.mask(0), (1,), clip.size), (1,), clip.size)
     assert (whole == clip.mask(0)).all()
 
 
@@ -349,7 +349,7 @@ def test_a_clip_in_which_nothing_moves_is_followed(tmp_path: Path) -> None:
     assert nearest[0] > several[0] > 0.7
 
 
-def follows(clips: Sequence[Clip], settings: Settings) -> list[tuple[float, float]]:
+def follows(clips: Sequence[Clip], settings: TrackingSettings) -> list[tuple[float, float]]:
     """J and F of the first mask kept, of colours and of an untrained network."""
     subject = network()
     plain = t.colours(subject.encoder, settings)

@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.retrieval import transforms, verify
 from selftaught.retrieval.local_features import Cells, Features, Local, sift
-from selftaught.retrieval.transforms import Pairs, refined, sharpened
-from selftaught.retrieval.verify import Match, Verifier, counted, explained, matched, rerank
+from selftaught.retrieval.transforms import PointPairs, refined, sharpened
+from selftaught.retrieval.verify import (
+    GeometricMatch,
+    Verifier,
+    explained,
+    match_counts,
+    matched,
+    rerank,
+)
 from selftaught.views.tensors import resize
 from tests.oracles import neighbours as neighbours_oracle
 from tests.oracles import verify as oracle
@@ -103,7 +110,7 @@ def test_every_hypothesis_counts_what_the_oracle_counts(seed: int, N: int, uprig
     for block in (1, 40, 2**16):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(verify, "_BLOCK", block)
-            assert counted(Pairs.of(query, candidate, same(N))).tolist() == expected
+            assert match_counts(PointPairs.of(query, candidate, same(N))).tolist() == expected
 
 
 # --- fits
@@ -162,7 +169,7 @@ def test_a_wrong_pair_within_the_tolerance_does_not_bend_the_transform() -> None
     candidate = moved(query, 1.1 + 0.2j, 3)
     candidate.xy_N2[:] += rng.normal(0, 0.1, (25, 2))
     candidate.xy_N2[[0, 1, 2]] += 4
-    pairs = Pairs.of(query, candidate, same(25))
+    pairs = PointPairs.of(query, candidate, same(25))
     truth_23 = np.array([[1.1, -0.2, 3], [0.2, 1.1, 0]])
     bent_23, _ = refined(pairs.hypotheses[20], pairs)
     found_23, inlier_M = sharpened(bent_23, pairs)
@@ -181,8 +188,8 @@ def test_a_refined_hypothesis_explains_no_less() -> None:
             xy_N2=near.xy_N2 @ [[1, 0.1], [0, 1]] + rng.normal(0, 1, (40, 2)),
             angle_N=near.angle_N + rng.normal(0, 0.1, 40),
         )
-        pairs = Pairs.of(query, mixed(near, made(rng, 40), 30), same(40))
-        before = counted(pairs)
+        pairs = PointPairs.of(query, mixed(near, made(rng, 40), 30), same(40))
+        before = match_counts(pairs)
         for m in (0, 10, 35):
             A_23, inlier_M = refined(pairs.hypotheses[m], pairs)
             assert inlier_M.sum() >= before[m]
@@ -263,7 +270,9 @@ def test_the_other_way_round_is_the_inverse() -> None:
     assert abs(there.inliers - back.inliers) <= 0.1 * there.inliers
 
 
-def with_outliers(rng: np.random.Generator, one: Local, other: Local, share: float) -> Match:
+def with_outliers(
+    rng: np.random.Generator, one: Local, other: Local, share: float
+) -> GeometricMatch:
     """Verified after a share of the matches were given another keypoint, drawn at random."""
     pairs = matched(one, other, verify.RATIO)
     wrong = rng.permutation(len(pairs))[: round(share * len(pairs))]
@@ -373,8 +382,8 @@ def ranked(
 ) -> list[int]:
     """The order of candidates with so many inliers."""
 
-    def counted(query: Local, candidate: Any) -> Match:
-        return Match(same(candidate), np.ones(candidate, np.bool_), None)
+    def counted(query: Local, candidate: Any) -> GeometricMatch:
+        return GeometricMatch(same(candidate), np.ones(candidate, np.bool_), None)
 
     monkeypatch.setattr(verify, "verify", counted)
     candidates: Any = inliers

@@ -44,8 +44,8 @@ def params_of(raw, policy, size, seed=0, first=0, **how):
 
 def both(raw, params, policy, intensity):
     """The kernel's views, and how far they are from those of the other backend."""
-    ours = kernels.apply(raw, params, policy, intensity)
-    theirs = tensors.apply(raw.tensors(), params, policy, intensity)
+    ours = kernels.apply_compiled(raw, params, policy, intensity)
+    theirs = tensors.apply_policy(raw.tensors(), params, policy, intensity)
     return ours, furthest(ours, theirs)
 
 
@@ -84,7 +84,7 @@ def test_is_torchvisions():
     raw = Raw.of(images)
     policy = simclr_imagenet()
     params = params_of(raw, policy, 33, seed=2)
-    ours = kernels.apply(raw, params, policy, Intensity())
+    ours = kernels.apply_compiled(raw, params, policy, Intensity())
     theirs = oracle.views([torch.from_numpy(x) for x in images], params, policy, Intensity())
     assert furthest(ours, theirs) <= CHAIN
 
@@ -110,8 +110,8 @@ def test_an_operation_of_no_strength_is_not_done():
     raw = Raw.of(random_images(8, seed=4))
     still = Policy(RandomCrop(), (Jitter(0, 0, 0, 0, p=1.0),))
     params = params_of(raw, Policy(RandomCrop(), (Jitter(p=1.0), Gray(1.0))), 24)
-    plain = kernels.apply(raw, params, Policy(RandomCrop()), Intensity())
-    assert torch.equal(kernels.apply(raw, params, still, Intensity()), plain)
+    plain = kernels.apply_compiled(raw, params, Policy(RandomCrop()), Intensity())
+    assert torch.equal(kernels.apply_compiled(raw, params, still, Intensity()), plain)
     assert (
         both(raw, params, Policy(RandomCrop(), (Jitter(0, 0.8, 0, 0.2, p=1.0),)), Intensity())[1]
         <= CHAIN
@@ -125,8 +125,8 @@ def test_an_operation_of_no_strength_is_not_done():
 def test_bfloat16_is_the_result_rounded_once(policy):
     raw = Raw.of(random_images(24, seed=5))
     params = params_of(raw, policy, 33)
-    full = kernels.apply(raw, params, policy, Intensity())
-    half = kernels.apply(raw, params, policy, Intensity(), dtype=torch.bfloat16)
+    full = kernels.apply_compiled(raw, params, policy, Intensity())
+    half = kernels.apply_compiled(raw, params, policy, Intensity(), dtype=torch.bfloat16)
     assert half.dtype is torch.bfloat16 and torch.equal(half, full.to(torch.bfloat16))
 
 
@@ -135,9 +135,11 @@ def test_fills_what_it_is_given(dtype):
     raw, policy = Raw.of(random_images(6, seed=6)), simclr_imagenet()
     params = params_of(raw, policy, 24)
     out = torch.full((8, 3, 24, 24), 7, dtype=dtype)
-    made = kernels.apply(raw, params, policy, Intensity(), out=out[1:7])
+    made = kernels.apply_compiled(raw, params, policy, Intensity(), out=out[1:7])
     assert made.data_ptr() == out[1:7].data_ptr() and (out[[0, 7]] == 7).all()
-    assert torch.equal(out[1:7], kernels.apply(raw, params, policy, Intensity(), dtype=dtype))
+    assert torch.equal(
+        out[1:7], kernels.apply_compiled(raw, params, policy, Intensity(), dtype=dtype)
+    )
 
 
 def test_refuses_what_it_cannot_fill():
@@ -150,14 +152,16 @@ def test_refuses_what_it_cannot_fill():
     ]
     for out in wrong:
         with pytest.raises(ValueError, match="contiguous"):
-            kernels.apply(raw, params, policy, Intensity(), out=out)
+            kernels.apply_compiled(raw, params, policy, Intensity(), out=out)
 
 
 def test_no_images_are_no_views():
     raw = Raw.of(random_images(2, seed=8))[:0]
     policy = simclr_cifar()
     for dtype in (torch.float32, torch.bfloat16):
-        made = kernels.apply(raw, params_of(raw, policy, 8), policy, Intensity(), dtype=dtype)
+        made = kernels.apply_compiled(
+            raw, params_of(raw, policy, 8), policy, Intensity(), dtype=dtype
+        )
         assert made.shape == (0, 3, 8, 8)
 
 
@@ -167,7 +171,7 @@ def test_a_box_outside_its_image_is_refused(box):
     params = params_of(raw, policy, 8)
     params.box_N4[1] = box
     with pytest.raises(IndexError):
-        kernels.apply(raw, params, policy, Intensity())
+        kernels.apply_compiled(raw, params, policy, Intensity())
 
 
 def test_one_box_an_image_and_one_axis_of_pixels_are_asked_for():
@@ -177,19 +181,19 @@ def test_one_box_an_image_and_one_axis_of_pixels_are_asked_for():
     flat = replace(raw, flat=raw.flat[None])
     for images, drawn in ((raw, params[:1]), (raw[:1], params), (strided, params), (flat, params)):
         with pytest.raises(IndexError):
-            kernels.apply(images, drawn, policy, Intensity())
+            kernels.apply_compiled(images, drawn, policy, Intensity())
 
 
 def test_a_policy_that_it_cannot_do_is_refused():
     raw = Raw.of(random_images(3, seed=0, size=(9, 9)))
     policy = Policy(RandomCrop(), (Blur(p=1.0), Gray(1.0)))  # the canonical order is the other
     with pytest.raises(ValueError, match="this order"):
-        kernels.apply(raw, params_of(raw, policy, 20), policy, Intensity())
+        kernels.apply_compiled(raw, params_of(raw, policy, 20), policy, Intensity())
     one = Raw.of([image[:, :, :1] for image in random_images(3, seed=0, size=(9, 9))])
     gray = Policy(RandomCrop(), (Gray(1.0),))
     params, out = params_of(raw, gray, 8), torch.zeros(6, 1, 8, 8)
     with pytest.raises(ConfigError, match="3 channels"):  # it would write beyond a view's end
-        kernels.apply(one, params, gray, Intensity(), out=out[:3])
+        kernels.apply_compiled(one, params, gray, Intensity(), out=out[:3])
     assert not out.any()
 
 
@@ -207,14 +211,14 @@ def test_an_image_outside_the_pixels_is_refused():
     raw, policy = Raw.of(np.zeros((2, 8, 8, 3), np.uint8)), simclr_cifar()
     short = replace(raw, flat=raw.flat[:-1])
     with pytest.raises(IndexError):
-        kernels.apply(short, params_of(raw, policy, 8), policy, Intensity())
+        kernels.apply_compiled(short, params_of(raw, policy, 8), policy, Intensity())
 
 
 def test_an_intensity_for_other_channels_is_refused():
     raw = Raw.of(np.zeros((2, 8, 8, 5), np.uint8))
     params = params_of(raw, Policy(RandomCrop()), 8)
     with pytest.raises(ConfigError, match="3 means"):
-        kernels.apply(raw, params, Policy(RandomCrop()), Intensity())
+        kernels.apply_compiled(raw, params, Policy(RandomCrop()), Intensity())
 
 
 # --- parts of a batch, threads
@@ -223,9 +227,9 @@ def test_an_intensity_for_other_channels_is_refused():
 def test_views_do_not_depend_on_their_batch():
     raw = Raw.of(random_images(30, seed=9))
     params = params_of(raw, EVERYTHING, 33)
-    whole = kernels.apply(raw, params, EVERYTHING, Intensity())
+    whole = kernels.apply_compiled(raw, params, EVERYTHING, Intensity())
     for part in (slice(0, 7), slice(7, 8), slice(8, 30), slice(0, 30, 3)):
-        made = kernels.apply(raw[part], params[part], EVERYTHING, Intensity())
+        made = kernels.apply_compiled(raw[part], params[part], EVERYTHING, Intensity())
         assert torch.equal(made, whole[part])
 
 
@@ -235,9 +239,9 @@ def test_pixels_may_lie_anywhere_and_be_read_only():
     raw = Raw.of(turned)
     raw.flat.flags.writeable = False
     params = params_of(raw, EVERYTHING, 24)
-    made = kernels.apply(raw, params, EVERYTHING, Intensity())
+    made = kernels.apply_compiled(raw, params, EVERYTHING, Intensity())
     copies = Raw.of([image.copy() for image in turned])
-    assert torch.equal(made, kernels.apply(copies, params, EVERYTHING, Intensity()))
+    assert torch.equal(made, kernels.apply_compiled(copies, params, EVERYTHING, Intensity()))
     assert not raw.flat.flags.writeable and copies.flat.flags.writeable
 
 
@@ -245,13 +249,13 @@ def test_pixels_may_lie_anywhere_and_be_read_only():
 def test_threads_fill_parts_of_one_batch(threads):
     raw = Raw.of(random_images(120, seed=10))
     params = params_of(raw, EVERYTHING, 64)
-    whole = kernels.apply(raw, params, EVERYTHING, Intensity())
+    whole = kernels.apply_compiled(raw, params, EVERYTHING, Intensity())
     out = torch.empty_like(whole)
     parts = [slice(k, k + 10) for k in range(0, 120, 10)]
 
     def work(mine):
         for part in mine:
-            kernels.apply(raw[part], params[part], EVERYTHING, Intensity(), out=out[part])
+            kernels.apply_compiled(raw[part], params[part], EVERYTHING, Intensity(), out=out[part])
 
     at_once = [threading.Thread(target=work, args=(parts[k::threads],)) for k in range(threads)]
     for thread in at_once:
@@ -274,7 +278,7 @@ def test_other_threads_go_on_meanwhile():
     other = threading.Thread(target=tick)
     other.start()
     began = time.perf_counter()
-    kernels.apply(raw, params, EVERYTHING, Intensity())
+    kernels.apply_compiled(raw, params, EVERYTHING, Intensity())
     ended = time.perf_counter()
     over.set()
     other.join()
@@ -290,7 +294,7 @@ def field(first=0, count=40, size=32, **key):
     raw = Raw.of(np.full((count, size, size, 3), 51, np.uint8))
     policy = Policy(CenterCrop(), (Noise(sigma=(0.05, 0.05), p=1.0),), normalise=False)
     params = params_of(raw, policy, size, first=first, **key)
-    return (kernels.apply(raw, params, policy, Intensity(high=102)).double() - 0.5) / 0.05
+    return (kernels.apply_compiled(raw, params, policy, Intensity(high=102)).double() - 0.5) / 0.05
 
 
 def test_noise_is_standard_normal():
@@ -376,7 +380,7 @@ def test_2000_cases_of_torchvisions_chain():
     for k, images in enumerate(batches(2000, seed=300)):
         raw, size = Raw.of(images), (20, 32, 45, 64)[k % 4]
         params = params_of(raw, policy, size, seed=k)
-        ours = kernels.apply(raw, params, policy, Intensity())
+        ours = kernels.apply_compiled(raw, params, policy, Intensity())
         theirs = oracle.views([torch.from_numpy(x) for x in images], params, policy, Intensity())
         assert furthest(ours, theirs) <= CHAIN, (k, size)
 
@@ -407,6 +411,7 @@ def test_pixels_that_are_not_finite_stay_in_their_own_view():
     for size in (16, 40):
         params = params_of(Raw.of(images), EVERYTHING, size)
         good, other = (
-            kernels.apply(Raw.of(x), params, EVERYTHING, Intensity(high=1)) for x in (images, bad)
+            kernels.apply_compiled(Raw.of(x), params, EVERYTHING, Intensity(high=1))
+            for x in (images, bad)
         )
         assert torch.equal(other[1::2], good[1::2])

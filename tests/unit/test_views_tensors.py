@@ -105,7 +105,7 @@ def test_bicubic_is_pillows():
     products = tensors.resized_crop(x, whole, 23, interpolation="bicubic")
     policy = Policy(CenterCrop(), normalise=False, interpolation="bicubic")
     raw = x[0].permute(1, 2, 0)
-    cut = tensors.apply([raw], params_of([raw], policy, 23), policy, Intensity(0, 1))
+    cut = tensors.apply_policy([raw], params_of([raw], policy, 23), policy, Intensity(0, 1))
     for ours in (products, cut):
         assert furthest(ours[0, 0], torch.from_numpy(np.array(theirs)).clamp(0, 1)) <= 1e-6
 
@@ -118,7 +118,7 @@ def test_bicubic_is_pillows():
 def test_chain_of_ragged_images_is_torchvisions(policy, size):
     images = torches(random_images(125, seed=size))
     params = params_of(images, policy, size, seed=4)
-    ours = tensors.apply(images, params, policy, Intensity())
+    ours = tensors.apply_policy(images, params, policy, Intensity())
     assert furthest(ours, oracle.views(images, params, policy, Intensity())) <= CHAIN
 
 
@@ -127,7 +127,7 @@ def test_chain_of_equal_images_is_torchvisions(side, size):
     images = torch.stack(torches(random_images(125, seed=size, size=side)))
     policy = simclr_imagenet()
     params = params_of(images, policy, size, seed=5)
-    ours = tensors.apply(images, params, policy, Intensity())
+    ours = tensors.apply_policy(images, params, policy, Intensity())
     assert furthest(ours, oracle.views(list(images), params, policy, Intensity())) <= CHAIN
 
 
@@ -137,7 +137,7 @@ def test_chain_of_equal_images_is_torchvisions(side, size):
 def test_chain_at_224_pixels_is_torchvisions(policy):
     images = torches(random_images(8, seed=6, size=(300, 420)))
     params = params_of(images, policy, 224, seed=6)
-    ours = tensors.apply(images, params, policy, Intensity())
+    ours = tensors.apply_policy(images, params, policy, Intensity())
     assert furthest(ours, oracle.views(images, params, policy, Intensity())) <= CHAIN
 
 
@@ -148,7 +148,7 @@ def test_operations_come_in_the_policys_order(operations, count, seed):
     policy = Policy(RandomCrop(), always, normalise=False)
     images = torches(random_images(4, seed=7, size=(20, 20)))
     params = params_of(images, policy, 21, seed=seed)
-    ours = tensors.apply(torch.stack(images), params, policy, Intensity())
+    ours = tensors.apply_policy(torch.stack(images), params, policy, Intensity())
     assert furthest(ours, oracle.views(images, params, policy, Intensity())) <= CHAIN
 
 
@@ -162,10 +162,10 @@ def test_the_mirror_comes_first_wherever_it_is_named(ragged):
         for operations in ((Flip(p=1.0), *others), (*others, Flip(p=1.0)))
     )
     params = params_of(images, first)
-    x = tensors.apply(raw, params, first, Intensity())
-    assert torch.equal(x, tensors.apply(raw, params, last, Intensity()))
+    x = tensors.apply_policy(raw, params, first, Intensity())
+    assert torch.equal(x, tensors.apply_policy(raw, params, last, Intensity()))
     still = replace(params, flip_N=~params.flip_N)
-    assert furthest(x.flip(3), tensors.apply(raw, still, first, Intensity())) > 0.1
+    assert furthest(x.flip(3), tensors.apply_policy(raw, still, first, Intensity())) > 0.1
 
 
 ODD = ((1, 1), (1, 5000), (31, 257))
@@ -205,7 +205,7 @@ def furthest_from_the_oracle(images, policy, size, seed):
         mean=(0.485, 0.456, 0.406)[:channels], std=(0.229, 0.224, 0.225)[:channels]
     )
     params = params_of(images, policy, size, seed=seed)
-    ours = tensors.apply(images, params, policy, intensity)
+    ours = tensors.apply_policy(images, params, policy, intensity)
     return furthest(ours, oracle.views(list(images), params, policy, intensity))
 
 
@@ -234,7 +234,7 @@ def test_each_operation_alone(operation):
 def test_a_whole_image_passes_untouched():
     images = torch.stack(torches(random_images(4, seed=8, size=(16, 16))))
     policy = Policy(CenterCrop(), (Jitter(0, 0, 0, 0, p=1.0), Blur(sigma=(0.1, 0.1), p=1.0)))
-    x = tensors.apply(images, params_of(images, policy, 16), policy, RAW)
+    x = tensors.apply_policy(images, params_of(images, policy, 16), policy, RAW)
     assert furthest(x, images.permute(0, 3, 1, 2) / 255) <= 1e-6
 
 
@@ -250,7 +250,7 @@ def test_any_number_of_channels(channels, policy):
     images = torch.from_numpy(rng.integers(0, 256, (40, 24, 31, channels), np.uint8))
     intensity = Intensity(mean=(0.4,) * channels, std=(0.2,) * channels)
     params = params_of(images, policy, 20)
-    x = tensors.apply(images, params, policy, intensity)
+    x = tensors.apply_policy(images, params, policy, intensity)
     assert x.shape == (40, channels, 20, 20) and x.dtype == torch.float32
     assert furthest(x, oracle.views(list(images), params, policy, intensity)) <= CHAIN
 
@@ -270,7 +270,7 @@ def test_types_and_ranges_agree(ragged):
     made = []
     for intensity, raw in forms.items():
         batch = torches(raw) if ragged else torch.stack(torches(raw))
-        made.append(tensors.apply(batch, params, policy, intensity))
+        made.append(tensors.apply_policy(batch, params, policy, intensity))
     assert furthest(made[0], made[1]) <= CHAIN and furthest(made[0], made[2]) <= 10 * CHAIN
 
 
@@ -279,7 +279,7 @@ def test_values_outside_the_range_are_clipped_before_resizing(dtype):
     image = torch.tensor([[0, 10, 20, 200, 255, 15]]).to(dtype)[:, :, None].expand(6, 6, 1)
     policy = Policy(CenterCrop())
     params = params_of([image], policy, 3)
-    x = tensors.apply([image], params, policy, Intensity(10, 20, (0.0,), (1.0,)))
+    x = tensors.apply_policy([image], params, policy, Intensity(10, 20, (0.0,), (1.0,)))
     clipped = torch.tensor([0, 0, 1, 1, 1, 0.5]).expand(1, 1, 6, 6)
     assert furthest(x, tv.resize(clipped, [3, 3], antialias=True)) <= 1e-6
 
@@ -287,14 +287,14 @@ def test_values_outside_the_range_are_clipped_before_resizing(dtype):
 def test_normalise_needs_one_mean_a_channel():
     x = torch.rand(2, 3, 4, 4)
     three = Intensity(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    assert torch.equal(tensors.normalise(x, three), tv.normalize(x, three.mean, three.std))
+    assert torch.equal(tensors.standardise(x, three), tv.normalize(x, three.mean, three.std))
     with pytest.raises(ConfigError, match=r"3 means .* 1 channels"):
-        tensors.normalise(x[:, :1], three)
+        tensors.standardise(x[:, :1], three)
     with pytest.raises(ConfigError, match="2 standard deviations"):
-        tensors.normalise(x, replace(three, std=(1.0, 1.0)))
+        tensors.standardise(x, replace(three, std=(1.0, 1.0)))
     raw, policy = torch.ones(1, 4, 4, 1), Policy(CenterCrop(), (Cutout(),), normalise=False)
     with pytest.raises(ConfigError, match="3 means"):  # they are what is filled in
-        tensors.apply(raw, params_of(raw, policy, 4), policy, three)
+        tensors.apply_policy(raw, params_of(raw, policy, 4), policy, three)
 
 
 # --- a batch and its parts
@@ -305,10 +305,15 @@ def test_a_view_does_not_depend_on_its_batch(side):
     images = torches(random_images(30, seed=10, size=side))
     policy = simclr_imagenet()
     params = params_of(images, policy, 32)
-    whole = tensors.apply(torch.stack(images) if side else images, params, policy, Intensity())
+    whole = tensors.apply_policy(
+        torch.stack(images) if side else images, params, policy, Intensity()
+    )
     for part in (slice(0, 1), slice(3, 5), slice(7, 30)):
         some = torch.stack(images[part]) if side else images[part]
-        assert furthest(tensors.apply(some, params[part], policy, Intensity()), whole[part]) <= 1e-5
+        assert (
+            furthest(tensors.apply_policy(some, params[part], policy, Intensity()), whole[part])
+            <= 1e-5
+        )
 
 
 def test_a_batch_is_the_same_twice_and_stacked_or_not():
@@ -316,7 +321,7 @@ def test_a_batch_is_the_same_twice_and_stacked_or_not():
     policy = simclr_imagenet()
     params = params_of(images, policy, 32)
     once, again, loose = (
-        tensors.apply(batch, params, policy, Intensity())
+        tensors.apply_policy(batch, params, policy, Intensity())
         for batch in (torch.stack(images), torch.stack(images), images)
     )
     assert torch.equal(once, again)
@@ -328,9 +333,9 @@ def test_images_are_left_alone_and_nothing_is_recorded():
     before = images.detach().clone()
     policy, intensity = simclr_imagenet(), Intensity(0, 1)
     params = params_of(images, policy, 12)
-    plain = tensors.apply(images, params, policy, intensity)
+    plain = tensors.apply_policy(images, params, policy, intensity)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = tensors.apply(images, params, policy, intensity)
+        cast = tensors.apply_policy(images, params, policy, intensity)
     assert torch.equal(images, before) and not plain.requires_grad
     assert torch.equal(plain, cast)
 
@@ -341,7 +346,7 @@ def test_images_are_left_alone_and_nothing_is_recorded():
 def all_images(images, params, policy):
     """As `apply`, but every operation is worked out for every image."""
     box = replace(policy, operations=(), normalise=False)
-    x = tensors.apply(images, params, box, Intensity())
+    x = tensors.apply_policy(images, params, box, Intensity())
     return tensors.everywhere(x, policy, tensors.on_device(params, x.device), Intensity())
 
 
@@ -351,7 +356,7 @@ def test_all_operations_for_all_images_give_the_same(operations, seed):
     images = torch.stack(torches(random_images(6, seed=13, size=(20, 30))))
     policy = Policy(RandomCrop(), tuple(operations))
     params = params_of(images, policy, 20, seed=seed)
-    some = tensors.apply(images, params, policy, Intensity())
+    some = tensors.apply_policy(images, params, policy, Intensity())
     assert furthest(all_images(images, params, policy), some) <= OPERATION
 
 
@@ -363,8 +368,10 @@ def test_compiled_views_are_the_same_and_other_parameters_compile_nothing(policy
     for epoch in range(3):
         params = params_of(images, policy, 64, epoch=epoch)
         with torch.compiler.set_stance("fail_on_recompile" if epoch else "default"):
-            compiled = tensors.apply(images, params, policy, Intensity(), compiled=True)
-        assert furthest(compiled, tensors.apply(images, params, policy, Intensity())) <= CHAIN
+            compiled = tensors.apply_policy(images, params, policy, Intensity(), compiled=True)
+        assert (
+            furthest(compiled, tensors.apply_policy(images, params, policy, Intensity())) <= CHAIN
+        )
 
 
 # --- resize

@@ -32,8 +32,8 @@ from selftaught.reports.clusters.members import (
     TYPICAL,
     Most,
     classes,
-    groups,
     merged,
+    shown_clusters,
 )
 from selftaught.reports.clusters.tiles import pictures_of, short
 from selftaught.reports.page import Section, page
@@ -88,9 +88,9 @@ def y_of(grouping: Grouping) -> np.ndarray:
     return projected(grouping.vectors.x_ND, grouping.clusters.whitening).numpy().astype(np.float64)
 
 
-def all_groups(grouping: Grouping, duplicates=(), outlier_N=None) -> list[members.Group]:
+def all_groups(grouping: Grouping, duplicates=(), outlier_N=None) -> list[members.ShownCluster]:
     score_N = grouping.assigned.distance_N if outlier_N is None else outlier_N
-    return groups(grouping, merged(grouping), score_N, duplicates, MOST)
+    return shown_clusters(grouping, merged(grouping), score_N, duplicates, MOST)
 
 
 def test_groups_are_the_clusters_largest_first(digits):
@@ -168,10 +168,10 @@ def test_the_nearest_groups_are_those_of_the_nearest_means(digits):
     named = replace(digits, names={2: "round", 5: "round"})
     found, y = all_groups(named), y_of(digits)
     means = np.stack([y[g.members_n].mean(axis=0) for g in found])
-    for i, near in enumerate(members.nearest(named, found, 4)):
+    for i, near in enumerate(members.nearest_clusters(named, found, 4)):
         far = np.linalg.norm(means - means[i], axis=1)
         assert near == [j for j in np.argsort(far).tolist() if j != i][:3]
-    assert len(members.nearest(named, found, 4)) == 4
+    assert len(members.nearest_clusters(named, found, 4)) == 4
 
 
 # --- the page

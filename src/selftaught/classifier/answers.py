@@ -14,7 +14,7 @@ from selftaught.vectors.vectors import Vectors
 
 
 @dataclass(frozen=True)
-class Line:
+class AnswerLine:
     """An answer: an image as a table names it, and its label; row is "" where it is not there."""
 
     path: str
@@ -37,7 +37,7 @@ class Answers:
     missing: int
 
 
-def read_answers(files: Sequence[str]) -> list[Line]:
+def read_answers(files: Sequence[str]) -> list[AnswerLine]:
     """All lines with a label, in their order.
 
     Raises:
@@ -53,11 +53,11 @@ def read_answers(files: Sequence[str]) -> list[Line]:
                 found = f"{place}: the label {shown(label)} has no path"
                 raise FileError(found, "fill in the path, or remove the line")
             if label:
-                given.append(Line(path, cells.get("row", ""), label))
+                given.append(AnswerLine(path, cells.get("row", ""), label))
     return given
 
 
-def of_images(given: Sequence[Line], vectors: Vectors) -> Answers:
+def of_images(given: Sequence[AnswerLine], vectors: Vectors) -> Answers:
     """Answers by the place of their image; of one image the last counts.
 
     Raises:

@@ -194,7 +194,7 @@ def _fitted(
     labels_held = torch.from_numpy(found.name_N[held]).to(device)
 
     def fold(strength: float, start: Tensor) -> tuple[Tensor, float]:
-        weights = linear.fit(z_nr, labels_n, axes.variance_r, start, strength=strength)
+        weights = linear.fit_logistic(z_nr, labels_n, axes.variance_r, start, strength=strength)
         return weights, linear.cross_entropy(weights, z_held, labels_held).item()
 
     if len(held):

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.errors import DataError
-from selftaught.foundation.artifact import Pair
+from selftaught.foundation.artifact import Artifact
 
 _TYPES = {"names": list, "temperature": float, "encoder": str, "run": str}
-_PAIR = Pair("classifier", "classify", _TYPES)
+_PAIR = Artifact("classifier", "classify", _TYPES)
 TENSORS, FACTS = _PAIR.tensors, _PAIR.facts
 _BLOCK = 2**22  # probabilities at once
 

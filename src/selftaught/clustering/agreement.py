@@ -44,7 +44,7 @@ def ari(a_N: Any, b_N: Any) -> float:
         return float(adjusted_rand_score(a_N, b_N))
 
 
-def accuracy(clusters_N: Any, classes_N: Any) -> float:
+def best_match_accuracy(clusters_N: Any, classes_N: Any) -> float:
     """Share of images in the class that their cluster stands for, clusters matched to classes.
 
     The best matching of one cluster to one class (Kuhn 1955, the "Hungarian" method). k and c may

@@ -30,7 +30,9 @@ NONE = -1.0
 _MOST, _LEAST = 0.5, 0.1
 
 
-def figures(found: "Clustering", before_N: Tensor, labels: NDArray[Any] | None) -> list[float]:
+def clustering_metrics(
+    found: "Clustering", before_N: Tensor, labels: NDArray[Any] | None
+) -> list[float]:
     """FIGURES of a clustering.
 
     Args:
@@ -57,7 +59,7 @@ def figures(found: "Clustering", before_N: Tensor, labels: NDArray[Any] | None) 
     ]
 
 
-def alarms(line: Mapping[str, Any], k: int) -> list[str]:
+def clustering_alarms(line: Mapping[str, Any], k: int) -> list[str]:
     """Plain sentences about a line of the log that holds FIGURES.
 
     Half of the images are no alarm in one of two or three clusters: twice its share is.

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftaught.clustering.nearest_centroid import Nearest, Vectors, sum_, unit
+from selftaught.clustering.nearest_centroid import Nearest, VectorBlocks, sum_, unit_rows
 from selftaught.errors import UserError
 from selftaught.foundation.distributed import agree, all_gather, rank, world
 from selftaught.foundation.rng import Key, permutation, uniform
@@ -89,7 +89,7 @@ def kmeans(
     _check(x_ND, k, iterations, start, restarts)
     device = torch.device(device)
     with _full_precision(device):
-        vectors = Vectors(x_ND, device, spherical)
+        vectors = VectorBlocks(x_ND, device, spherical)
         runs = (_run(vectors, k, seed, iterations, start, again) for again in range(restarts))
         return min(runs, key=lambda run: run.objective)
 
@@ -124,7 +124,7 @@ def _check(x_ND: Any, k: int, iterations: int, start: Any, restarts: int) -> Non
 
 
 def _run(
-    vectors: Vectors, k: int, seed: int, iterations: int, start: Any, again: int
+    vectors: VectorBlocks, k: int, seed: int, iterations: int, start: Any, again: int
 ) -> Clustering:
     """From one start to the end."""
     if isinstance(start, str):
@@ -132,7 +132,7 @@ def _run(
     else:
         c_KD = torch.as_tensor(start, device=vectors.device).double() - vectors.origin_D
     if vectors.spherical:
-        unit_KD = unit(c_KD + vectors.origin_D)
+        unit_KD = unit_rows(c_KD + vectors.origin_D)
         unit_KD[~unit_KD.any(1), 0] = 1  # zeros have no direction: any will do
         c_KD = unit_KD - vectors.origin_D
     if not c_KD.isfinite().all():
@@ -141,7 +141,7 @@ def _run(
     return _answer(vectors, (c_KD + vectors.origin_D).to(vectors.dtype), repairs)
 
 
-def _lloyd(vectors: Vectors, c_KD: Tensor, iterations: int, key: Key) -> tuple[Tensor, int]:
+def _lloyd(vectors: VectorBlocks, c_KD: Tensor, iterations: int, key: Key) -> tuple[Tensor, int]:
     """Labels and centroids in turns; the centroids, and how many of them were repaired."""
     K, repairs = len(c_KD), 0
     labels_n = torch.full((vectors.n,), K, device=vectors.device)  # at first in a cluster too many
@@ -159,7 +159,7 @@ def _lloyd(vectors: Vectors, c_KD: Tensor, iterations: int, key: Key) -> tuple[T
     return c_KD, repairs
 
 
-def _assign(vectors: Vectors, c_KD: Tensor, labels_n: Tensor, own_KP: Tensor) -> bool:
+def _assign(vectors: VectorBlocks, c_KD: Tensor, labels_n: Tensor, own_KP: Tensor) -> bool:
     """Bring labels and this process's sums of each cluster up to date; whether any vector moved."""
     nearest, moved = Nearest(vectors, c_KD), False
     for rows in vectors.blocks(len(c_KD)):
@@ -174,17 +174,17 @@ def _assign(vectors: Vectors, c_KD: Tensor, labels_n: Tensor, own_KP: Tensor) ->
     return moved
 
 
-def _means(vectors: Vectors, sums_KP: Tensor, c_KD: Tensor) -> Tensor:
+def _means(vectors: VectorBlocks, sums_KP: Tensor, c_KD: Tensor) -> Tensor:
     """New centroids; that of an empty cluster stays, and one without a direction where it needs."""
     sizes_K1 = sums_KP[:, vectors.D, None].round()
     mean_KD, known_K1 = sums_KP[:, : vectors.D] / sizes_K1.clamp(min=1), sizes_K1 > 0
     if vectors.spherical:
-        unit_KD = unit(mean_KD + vectors.origin_D)
+        unit_KD = unit_rows(mean_KD + vectors.origin_D)
         mean_KD, known_K1 = unit_KD - vectors.origin_D, known_K1 & unit_KD.any(1, keepdim=True)
     return torch.where(known_K1, mean_KD, c_KD)
 
 
-def _answer(vectors: Vectors, centroids_KD: Tensor, repairs: int) -> Clustering:
+def _answer(vectors: VectorBlocks, centroids_KD: Tensor, repairs: int) -> Clustering:
     """Labels and objective of the centroids as they are returned, from the vectors as they came."""
     c_KD = centroids_KD.double() - vectors.origin_D
     nearest, total = Nearest(vectors, c_KD), c_KD.new_zeros(1)
@@ -201,7 +201,7 @@ def _answer(vectors: Vectors, centroids_KD: Tensor, repairs: int) -> Clustering:
 # --- empty clusters
 
 
-def _repair(vectors: Vectors, labels_n: Tensor, sums_KP: Tensor, keys: Iterator[Key]) -> int:
+def _repair(vectors: VectorBlocks, labels_n: Tensor, sums_KP: Tensor, keys: Iterator[Key]) -> int:
     """Fill empty clusters with a share of others' vectors: the sums change; how many were filled.
 
     Clusters to be split are drawn with probability in proportion to their size less 1. One that has
@@ -241,7 +241,7 @@ def _drawn(weight_K: NDArray[np.float64], most: int, key: Key) -> NDArray[np.int
 
 
 def _shared_out(
-    vectors: Vectors, labels_n: Tensor, sums_KP: Tensor, split_M: NDArray[np.int64], key: Key
+    vectors: VectorBlocks, labels_n: Tensor, sums_KP: Tensor, split_M: NDArray[np.int64], key: Key
 ) -> tuple[Tensor, Tensor]:
     """Share out clusters between two copies of their centroids, c + e and c - e.
 
@@ -281,12 +281,12 @@ def _move(
 # --- starts
 
 
-def _random(vectors: Vectors, k: int, key: Key) -> NDArray[np.int64]:
+def _random(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
     """k rows of the N."""
     return permutation(key, vectors.N)[:k]
 
 
-def _plus_plus(vectors: Vectors, k: int, key: Key) -> NDArray[np.int64]:
+def _plus_plus(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
     """k rows, each drawn in proportion to its squared distance from the nearest of those before.
 
     Many candidates are drawn at once, by the distances before any of them, and each is accepted
@@ -309,7 +309,7 @@ def _plus_plus(vectors: Vectors, k: int, key: Key) -> NDArray[np.int64]:
 
 
 def _candidates(
-    far_n: Tensor, vectors: Vectors, u_B: NDArray[np.float64]
+    far_n: Tensor, vectors: VectorBlocks, u_B: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows of the N where u_B (0 to 1) of the sum of all distances is reached, and their distance.
 
@@ -345,7 +345,7 @@ def _accepted(
     return np.array(accepted)
 
 
-def _come_nearer(far_n: Tensor, vectors: Vectors, rows: Any) -> None:
+def _come_nearer(far_n: Tensor, vectors: VectorBlocks, rows: Any) -> None:
     """Squared distances of this process's vectors from the nearest chosen row, with more rows."""
     c_KD = vectors.exact(np.asarray(rows))
     for part in vectors.blocks(len(c_KD)):

@@ -27,7 +27,7 @@ _LONGEST = 1e-3  # square of a length, as a share of the largest number
 _GROUPED, _L = 512, 64  # from so many centroids on, maxima of groups of so many are taken first
 
 
-class Vectors:
+class VectorBlocks:
     """Vectors as k-means sees them: centred on about their mean, for products lose bits otherwise.
 
     The origin has few digits, so that x - origin is exact for nearly all x.
@@ -85,7 +85,7 @@ class Vectors:
         else:
             part = torch.from_numpy(np.array(self.x_ND[rows]))  # a copy: a map may be read only
         x_RD = part.to(self.device).to(torch.float64, copy=True)
-        return (unit(x_RD) if self.spherical else x_RD).sub_(self.origin_D)
+        return (unit_rows(x_RD) if self.spherical else x_RD).sub_(self.origin_D)
 
     def _about_mean(self) -> Tensor:
         """The mean with about 6 bits more than the spread needs, or all of them without spread."""
@@ -117,7 +117,7 @@ class Nearest:
         c_KD: The centroids less the origin, float64.
     """
 
-    def __init__(self, vectors: Vectors, c_KD: Tensor) -> None:
+    def __init__(self, vectors: VectorBlocks, c_KD: Tensor) -> None:
         self.vectors, self.D, self.c_KD, K = vectors, vectors.D, c_KD, len(c_KD)
         self.length_K = torch.linalg.vector_norm(c_KD, dim=1)
         self.half_K, self.radius = self.length_K.square() / 2, self.length_K.max().item()
@@ -183,7 +183,7 @@ def _largest(scores_RK: Tensor, margin_R: Tensor) -> tuple[Tensor, Tensor]:
     return sum_R.long().sub_(K).clamp_(max=K - 1), sum_R >= 2 * K
 
 
-def unit(x_ND: Tensor) -> Tensor:
+def unit_rows(x_ND: Tensor) -> Tensor:
     """Rows of length 1; zeros stay zeros."""
     length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
     return x_ND * torch.where(length_N1 > torch.finfo(x_ND.dtype).tiny, 1 / length_N1, 0)

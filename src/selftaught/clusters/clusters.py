@@ -17,9 +17,9 @@ from torch import Tensor
 
 from selftaught.clustering.whitening import Whitening
 from selftaught.errors import DataError, FileError
-from selftaught.foundation.artifact import Pair
+from selftaught.foundation.artifact import Artifact
 
-_PAIR = Pair("clusters", "cluster", {"ids": list, "encoder": str, "run": str})
+_PAIR = Artifact("clusters", "cluster", {"ids": list, "encoder": str, "run": str})
 TENSORS, FACTS = _PAIR.tensors, _PAIR.facts
 _BLOCK = 2**22  # distances at once
 _PREFIX = "whitening."

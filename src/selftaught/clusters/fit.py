@@ -97,7 +97,7 @@ def group(
     Raises:
         UserError: There are fewer vectors than clusters, or too many for the algorithm.
     """
-    check_size(by, len(vectors))
+    check_cluster_input(by, len(vectors))
     whitening = Whitening.fit(vectors.x_ND, device=device) if space == "whitened" else None
     y_NP = projected(vectors.x_ND, whitening)
     choice = choose_k(y_NP, seed=seed) if k is None and by not in FINDS_K else None
@@ -137,7 +137,7 @@ def regrouped(
     return Grouping(vectors, clusters, assigned, notes=notes, choice=choice, **names)
 
 
-def check_size(by: str, N: int) -> None:
+def check_cluster_input(by: str, N: int) -> None:
     """Whether an algorithm takes so many vectors.
 
     Raises:

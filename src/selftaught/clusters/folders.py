@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from selftaught.errors import DataError, FileError, shown
-from selftaught.foundation.files import inside, new_folder
+from selftaught.foundation.files import is_inside, new_folder
 from selftaught.foundation.outputs import check_new
 
 _LONGEST = 200  # bytes of a folder's name; file systems take 255
@@ -39,7 +39,7 @@ def lay_out(
     try:
         with new_folder(out) as part:
             for path, name in zip(paths, plain_names(folders), strict=True):
-                _put(inside(root, path), part / name / path, how)
+                _put(is_inside(root, path), part / name / path, how)
     except OSError:
         check_new(out, option)  # whether another process has written there since
         raise

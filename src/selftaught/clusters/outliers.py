@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.clusters.gray import correlations, detail
-from selftaught.pairwise.neighbours import joined, together, top_k
+from selftaught.pairwise.neighbours import connected_components, together, top_k
 
 NEAR, CANDIDATE = 0.3, 0.6
 """Units of distance up to which two images are near-duplicates; or are compared by pictures."""
@@ -52,7 +52,7 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class DuplicatePairs:
     """Pairs of images, the most alike first.
 
     Attributes:
@@ -69,7 +69,7 @@ class Pairs:
         return len(self.rows_P2)
 
 
-def near_duplicates(x_ND: NDArray[Any], *, pictures: Pictures | None = None) -> Pairs:
+def near_duplicates(x_ND: NDArray[Any], *, pictures: Pictures | None = None) -> DuplicatePairs:
     """Pairs of images that show the same picture, changed a little.
 
     Args:
@@ -98,10 +98,10 @@ def near_duplicates(x_ND: NDArray[Any], *, pictures: Pictures | None = None) -> 
     return found if pictures is None else _confirmed(found, pictures)
 
 
-def duplicate_groups(pairs: Pairs, images: int) -> list[NDArray[np.int64]]:
+def duplicate_groups(pairs: DuplicatePairs, images: int) -> list[NDArray[np.int64]]:
     """Images joined by pairs, two at least: the largest group first, rows rising in each."""
     i_P, j_P = pairs.rows_P2.T
-    return together(joined(np.arange(images), [(i_P, j_P)]))
+    return together(connected_components(np.arange(images), [(i_P, j_P)]))
 
 
 def outlier_scores(
@@ -167,19 +167,19 @@ def _scale(far_N: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.maximum(far_N, usual / 2), np.float32)
 
 
-def _pairs(rows_P2: NDArray[np.int64], cosine_P: NDArray[np.float32]) -> Pairs:
+def _pairs(rows_P2: NDArray[np.int64], cosine_P: NDArray[np.float32]) -> DuplicatePairs:
     order_P = np.argsort(-cosine_P, kind="stable")
     nan_P = np.full(len(rows_P2), np.nan, np.float32)
-    return Pairs(rows_P2[order_P], cosine_P[order_P], nan_P)
+    return DuplicatePairs(rows_P2[order_P], cosine_P[order_P], nan_P)
 
 
-def _confirmed(pairs: Pairs, pictures: Pictures) -> Pairs:
+def _confirmed(pairs: DuplicatePairs, pictures: Pictures) -> DuplicatePairs:
     """Those whose pictures are the same."""
     parts = [slice(start, start + _BLOCK) for start in range(0, len(pairs), _BLOCK)]
     found = [correlations(*(pictures(rows) for rows in pairs.rows_P2[part].T)) for part in parts]
     correlation_P = np.concatenate([np.zeros(0, np.float32), *found])
     same_P = correlation_P >= SAME
-    return Pairs(pairs.rows_P2[same_P], pairs.cosine_P[same_P], correlation_P[same_P])
+    return DuplicatePairs(pairs.rows_P2[same_P], pairs.cosine_P[same_P], correlation_P[same_P])
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught.clusters import clusters as kept
-from selftaught.clusters.fit import Grouping, check_size, group, table_of
+from selftaught.clusters.fit import Grouping, check_cluster_input, group, table_of
 from selftaught.clusters.match import ASSIGNMENTS, assignments, by_path, kept_names, matched_ids
 from selftaught.clusters.names import read_names, write_names
 from selftaught.clusters.standouts import Apart, apart_with_notice
@@ -39,7 +39,7 @@ def cluster(chosen: Cluster) -> Answer:
     inputs = [chosen.run, chosen.data, str(chosen.match or "")]
     check_out(chosen.out, "clusters", overwrite=chosen.overwrite, inputs=inputs)
     older = None if chosen.match is None else _older(chosen.match)
-    machine, fits = chosen.machine(), partial(check_size, chosen.by)
+    machine, fits = chosen.machine(), partial(check_cluster_input, chosen.by)
     vectors = with_labels(open_vectors(chosen.run, chosen.data, machine, fits), chosen.label)
     found = group(
         vectors,

@@ -34,7 +34,7 @@ from selftaught.recipe.build import view_specs
 from selftaught.reports.page import Html, Section, bullets, paragraph, write_report
 from selftaught.reports.run.run_page import (
     evaluation_sections,
-    lines_of,
+    image_lines,
     neighbourhoods,
     run_sections,
 )
@@ -247,7 +247,7 @@ def _deepcluster(
         if question.groups
     ]
     wall = neighbours_section(_typical(encoder, images, machine), words=_SECOND_WORDS)
-    parts = [wall, *judged, *clusters_sections(log.read(run))]
+    parts = [wall, *judged, *clusters_sections(log.read_metrics(run))]
     return Section("Groups by DeepCluster", Html("".join(part.html for part in parts)))
 
 
@@ -267,7 +267,7 @@ def _typical(encoder: Encoder, images: Images, machine: Machine) -> list[Neighbo
     for cluster in found.sizes.argsort(descending=True, stable=True)[:_CLUSTERS]:
         rows = (found.labels_N == cluster).nonzero()[:, 0]
         lines.append(rows[far_N[rows].argsort(stable=True)][:_TYPICAL].tolist())
-    return lines_of(images, encoder.config.intensity, [line for line in lines if line])
+    return image_lines(images, encoder.config.intensity, [line for line in lines if line])
 
 
 def _of_class(labels: Labelled, name: str) -> list[int]:

@@ -20,7 +20,7 @@ from selftaught.evaluation.table import Row, as_dicts, as_text
 from selftaught.evaluation.verdict import verdict
 from selftaught.foundation.files import write_text
 from selftaught.foundation.outputs import check_out, check_suffix, claim
-from selftaught.options.judge import Evaluate
+from selftaught.options.assess import Evaluate
 from selftaught.reports.page import page
 from selftaught.reports.run.run_page import evaluation_sections
 

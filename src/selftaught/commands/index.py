@@ -109,7 +109,7 @@ def _addition(chosen: Index, before: VectorIndex | None) -> tuple[Addition | Non
     images, left_out = open_new_images(chosen.data, machine, known)
     if images is None:
         return None, left_out
-    index_writer.check_size(len(images.checked) + len(before or ()))
+    index_writer.check_index_size(len(images.checked) + len(before or ()))
     vectors = vectors_of(encoder, images, machine)
     sums = images.checked.images["sha256"].to_pylist()
     return Addition(vectors, sums, absolute_name(chosen.data), absolute_name(chosen.run)), left_out
@@ -130,6 +130,6 @@ def _of_table(chosen: Index, before: VectorIndex | None) -> tuple[Addition | Non
     left_out = len(vectors) - len(new)
     if not len(new):
         return None, left_out
-    index_writer.check_size(len(new) + len(before or ()))
+    index_writer.check_index_size(len(new) + len(before or ()))
     data = absolute_name(chosen.data) if chosen.data else ""
     return Addition(vectors.part(new), sums[new].tolist(), data, ""), left_out

@@ -51,7 +51,7 @@ def _run_info(run: Path) -> dict[str, Any]:
     if not (run / "config.yaml").exists():
         return {}
     resolved = read_config(run / "config.yaml")
-    last = (log.read(run) or [{}])[-1]  # empty before the first step
+    last = (log.read_metrics(run) or [{}])[-1]  # empty before the first step
     return {
         "method": resolved.method,
         "images": resolved.data.path,

@@ -177,7 +177,7 @@ class _Run:
             training,
             self.folder,
             self.log,
-            history=log.read(self.folder) if found else [],
+            history=log.read_metrics(self.folder) if found else [],
             remember={"config": config.to_dict(self.config), **self._circumstances()},
             seconds=seconds,
             probe=self._probe(training),

@@ -22,7 +22,7 @@ from selftaught.recipe.presets import FIGURE
 from selftaught.recipe.resolve import resolve_views, view_wishes
 from selftaught.recipe.view_settings import OPERATIONS, view_policy
 from selftaught.reports.run.run_page import drawn_rows, seen, sheet
-from selftaught.reports.sheets import Line, labelled_sheet, pictures
+from selftaught.reports.sheets import SheetLine, labelled_sheet, pictures
 from selftaught.views.policy import Blur, CenterCrop, Policy, ViewSpec, check_channels
 
 _LARGEST_SHEET = 10**8  # pixels
@@ -68,11 +68,11 @@ def _figure(config: Config, images: Images, chosen: Preview, number: int) -> tup
     """The paper's figure as a PNG file, and a summary of it."""
     size = config.network.image_size
     asked = assigned_overrides(chosen.set)
-    shown = figure(config.views, size, images.store.channels, chosen.keep, asked)
+    shown = operations_figure(config.views, size, images.store.channels, chosen.keep, asked)
     rows = [*shown.paper, *shown.ours]
     text = f"{number} images, {len(rows)} operations on each: {chosen.out}"
     text += "".join(f"\nnot shown: {reason}" for reason in shown.left_out)
-    return draw(shown, images, size=size, seed=chosen.seed, number=number), text
+    return draw_figure(shown, images, size=size, seed=chosen.seed, number=number), text
 
 
 # ---- the figure
@@ -112,7 +112,7 @@ class Figure:
     left_out: list[str]
 
 
-def figure(
+def operations_figure(
     views: ViewSettings,
     size: int,
     channels: int,
@@ -143,14 +143,14 @@ def figure(
     return Figure(paper, ours, left_out)
 
 
-def draw(shown: Figure, images: Images, *, size: int, seed: int, number: int) -> bytes:
+def draw_figure(shown: Figure, images: Images, *, size: int, seed: int, number: int) -> bytes:
     """The figure as a PNG file: `number` images drawn at random, a column each."""
     raw, intensity = images.store.read(drawn_rows(images, seed, number)), images.checked.intensity
 
-    def lines(rows: list[FigureRow]) -> Iterator[Line]:
+    def lines(rows: list[FigureRow]) -> Iterator[SheetLine]:
         for row in rows:
             views = seen(raw, ViewSpec(row.policy, size), intensity, seed=seed, number=1)
-            yield Line(row.name, row.words, pictures(views[0]))
+            yield SheetLine(row.name, row.words, pictures(views[0]))
 
     blocks = [list(lines(rows)) for rows in (shown.paper, shown.ours) if rows]
     return labelled_sheet(blocks, side=size * -(-96 // size))

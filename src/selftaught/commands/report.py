@@ -17,7 +17,7 @@ from selftaught.encoders.folder import open_encoder
 from selftaught.errors import DataError, FileError
 from selftaught.evaluation.record import recorded_rows
 from selftaught.foundation.machine import Machine
-from selftaught.options.judge import Report
+from selftaught.options.assess import Report
 from selftaught.recipe.build import view_specs
 from selftaught.recipe.config import read_config, to_dict
 from selftaught.reports.clusters.clusters_page import clustering_sections, write_group_report

@@ -21,7 +21,7 @@ from selftaught.foundation import files
 from selftaught.foundation.outputs import check_out, check_suffix, claim
 from selftaught.foundation.progress import meanwhile
 from selftaught.options.use import Search
-from selftaught.pairwise.neighbours import groups
+from selftaught.pairwise.neighbours import similar_groups
 from selftaught.reports.sheets import blank, contact_sheet, tile
 from selftaught.retrieval.indexed_images import Pictures
 from selftaught.retrieval.local_features import Cells, Describe, Features, opencv_or_remedy, sift
@@ -245,7 +245,7 @@ def _duplicates(chosen: Search, opened: VectorIndex) -> Found:
     """Groups of images that are nearly the same."""
     assert chosen.duplicates is not None
     with meanwhile(f"Comparing all pairs of {len(opened):,} vectors."):
-        found = groups(opened.stack.prepared, chosen.duplicates)
+        found = similar_groups(opened.stack.prepared, chosen.duplicates)
     pictures, lines = Pictures(opened), list[list[Tile]]()
     answers: list[list[dict[str, Any]]] = []
     for group in found:

@@ -29,7 +29,7 @@ from selftaught.data.image_statistics import (
     sample_size,
     set_type,
 )
-from selftaught.data.sources import Source, inside
+from selftaught.data.sources import Source, is_below
 from selftaught.errors import BadImage, DataError, FileError, shown
 from selftaught.foundation import files
 from selftaught.foundation.machine import Machine
@@ -211,7 +211,7 @@ def _decode_all(source: Source, todo: list[int], threads: int) -> Iterator[Look]
 def _look_at(root: str, name: str, sample: int) -> Look:
     path, sha256 = f"{root}/{name}", ""
     try:
-        if not inside(root, os.path.realpath(path)):
+        if not is_below(root, os.path.realpath(path)):
             return Look(reason="a link that leads out of the folder")
         data = read_image(Path(path), name)
         sha256 = hashlib.sha256(data).hexdigest()

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.data.decode import SUFFIXES, decode_file, opened, read_image
-from selftaught.data.sources import inside
+from selftaught.data.decode import SUFFIXES, decode_file, open_image, read_image
+from selftaught.data.sources import is_below
 from selftaught.errors import BadImage, DataError, shown
 
 VOID = -1
@@ -152,7 +152,7 @@ def _images(root: Path, folder: Path, suffixes: frozenset[str]) -> list[Path]:
     names = [name for name in names if _suffix(name) in suffixes and not name.startswith(".")]
     paths = [folder / name for name in sorted(names, key=natural)]
     for path in paths:
-        if not inside(os.path.realpath(root), os.path.realpath(path)):
+        if not is_below(os.path.realpath(root), os.path.realpath(path)):
             raise DataError(f"{_shown(path)} leads out of {_shown(root)}", "copy the file into it")
     return paths
 
@@ -208,7 +208,7 @@ def _frame(path: Path, size: tuple[int, int]) -> NDArray[Any]:
 
 def _mask(path: Path, size: tuple[int, int]) -> NDArray[np.int32]:
     try:
-        with opened(read_image(path, str(path)), str(path), ("PNG",)) as image:
+        with open_image(read_image(path, str(path)), str(path), ("PNG",)) as image:
             mode, found = image.mode, image.size[::-1]
             usable = found == size and mode in _MODES  # of another size it is not even decoded
             values_HW = np.array(image).astype(np.int32) if usable else None

@@ -218,7 +218,7 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 @contextlib.contextmanager
-def opened(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+def open_image(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """An image that Pillow opened and has not loaded yet; what Pillow raises becomes BadImage."""
     try:
         with _strict(), Image.open(io.BytesIO(data), formats=formats) as image:
@@ -231,7 +231,7 @@ def opened(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterat
 
 
 def _by_pillow(data: bytes, name: str) -> Decoded:
-    with opened(data, name) as image:
+    with open_image(data, name) as image:
         notes = _notes(image)
         image.load()
         pixels = _pixels(image)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selftaught.data.sources import find_images, inside
+from selftaught.data.sources import find_images, is_below
 from selftaught.errors import DataError, shown
 from selftaught.foundation.files import read_bytes
 
@@ -64,7 +64,7 @@ def text_of(path: Path) -> str:
         raise DataError(f"{shown(str(path))} is not UTF-8", "save it as UTF-8") from None
 
 
-def lines_of(path: Path) -> list[tuple[str, str]]:
+def text_lines(path: Path) -> list[tuple[str, str]]:
     """Lines that are not empty, each with where it stands: "NAME_ok.txt, line 3".
 
     Raises:
@@ -121,7 +121,7 @@ class NamedImages:
         self.folder, self.dropped = folder, len(source) - len(pure)
         self.paths = tuple(source.root / name for name in pure)
         for path in self.paths:
-            if path.is_symlink() and not inside(str(source.root), os.path.realpath(path)):
+            if path.is_symlink() and not is_below(str(source.root), os.path.realpath(path)):
                 what = f"{shown(str(path))} is a link that leads out of its folder"
                 raise DataError(what, "copy the file there")
         self._tables = (  # the clearest name first

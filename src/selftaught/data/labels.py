@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.data.check_images import Checked
-from selftaught.errors import DataError, nearest, shown
+from selftaught.errors import DataError, did_you_mean, shown
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
@@ -130,7 +130,7 @@ def _values(
         return _folder_labels(checked, positions, split_folders)
     if column is not None:
         if column not in columns:
-            remedy = nearest(column, usable) if usable else "it has none"
+            remedy = did_you_mean(column, usable) if usable else "it has none"
             raise DataError(f"{_name(checked)} has no column {column!r}", remedy)
         return _plain(columns[column][positions])
     if "label" in columns or len(usable) == 1:

@@ -47,7 +47,7 @@ _BLOCK = 2**26  # bytes of a checksum
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoreLayout:
     """What a flat array of all pixels looks like, and the hash of the images that are in it."""
 
     content: str
@@ -59,7 +59,7 @@ class Layout:
     dct_scaling: bool
 
     @classmethod
-    def of(cls, checked: "Checked", store_size: int | None, *, dct_scaling: bool) -> "Layout":
+    def of(cls, checked: "Checked", store_size: int | None, *, dct_scaling: bool) -> "StoreLayout":
         """The layout of checked images whose shorter sides are shrunk to `store_size` pixels."""
         columns = (checked.images[name].to_numpy() for name in ("height", "width"))
         sizes_N2 = np.stack([column.astype(np.int64) for column in columns], axis=1)
@@ -127,7 +127,7 @@ def free(folder: Path) -> int:
 # --- decoding everything once
 
 
-def decoded(layout: Layout, image: Image, *, threads: int) -> tuple[Pixels, Bad]:
+def decoded(layout: StoreLayout, image: Image, *, threads: int) -> tuple[Pixels, Bad]:
     """All pixels, in memory only, and the rows that could not be decoded."""
     flat, starts_N = np.empty(layout.length, layout.dtype), layout.starts_N
 
@@ -137,7 +137,7 @@ def decoded(layout: Layout, image: Image, *, threads: int) -> tuple[Pixels, Bad]
     return flat, _decode_all(layout, image, threads, put)
 
 
-def _decode_all(layout: Layout, image: Image, threads: int, put: Put) -> Bad:
+def _decode_all(layout: StoreLayout, image: Image, threads: int, put: Put) -> Bad:
     """Hand every row's pixels to `put`, in parallel; the rows that cannot be read any more."""
     bad = Bad()
 
@@ -152,7 +152,7 @@ def _decode_all(layout: Layout, image: Image, threads: int, put: Put) -> Bad:
     return bad
 
 
-def _into_file(handle: int, layout: Layout) -> Put:
+def _into_file(handle: int, layout: StoreLayout) -> Put:
     """Written, not mapped: a disk that is full raises an error instead of killing the process."""
     starts_N = layout.starts_N * np.dtype(layout.dtype).itemsize
 
@@ -177,7 +177,7 @@ def _in_parallel(task: Callable[[Any], Any], items: Any, threads: int) -> list[A
 
 
 def cached(
-    layout: Layout, image: Image, machine: Machine, *, in_memory: bool
+    layout: StoreLayout, image: Image, machine: Machine, *, in_memory: bool
 ) -> tuple[Pixels, Bad]:
     """All pixels from their file in the cache, which is written first where it is not whole.
 
@@ -210,7 +210,7 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _whole(path: Path, layout: Layout, threads: int) -> bool:
+def _whole(path: Path, layout: StoreLayout, threads: int) -> bool:
     """Whether the file has every image and every byte that was written."""
     try:
         return path.stat().st_size == layout.size and bool(
@@ -230,7 +230,7 @@ def _checksums(path: Path, threads: int) -> list[int]:
         )
 
 
-def _write(path: Path, layout: Layout, image: Image, threads: int) -> Bad:
+def _write(path: Path, layout: StoreLayout, image: Image, threads: int) -> Bad:
     """Write the file of pixels, whole or not at all. With bad rows it gets no checksums: the next
     run tries those files again."""
     part, sums = path.with_name(f".{path.name}.tmp-{os.getpid()}"), path.with_suffix(".json")

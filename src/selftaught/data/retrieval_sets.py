@@ -25,13 +25,13 @@ from selftaught.data.ground_truth import (
     box_in_words,
     box_of,
     files_in,
-    lines_of,
     only,
     subfolder,
+    text_lines,
     text_of,
     two,
 )
-from selftaught.errors import DataError, nearest, shown
+from selftaught.errors import DataError, did_you_mean, shown
 from selftaught.foundation.files import read_json
 
 QUERY_FOLDERS = ("queries", "query")
@@ -165,7 +165,7 @@ def _oxford(folder: Path, paths: list[Path]) -> Places:
         raise two(paths[0], paths[-1])
     corrupt = {*CORRUPT}
     for listed in files_in(folder, "corrupt.txt"):
-        corrupt |= {PurePosixPath(line).stem for line, _ in lines_of(listed)}
+        corrupt |= {PurePosixPath(line).stem for line, _ in text_lines(listed)}
     images = NamedImages(subfolder(folder, IMAGE_FOLDERS) or folder, corrupt)
     queries = tuple(_oxford_query(path, images, corrupt) for path in paths)
     notes = (f"corrupt images, left out: {images.dropped}",) if images.dropped else ()
@@ -173,13 +173,13 @@ def _oxford(folder: Path, paths: list[Path]) -> Places:
 
 
 def _oxford_query(path: Path, images: NamedImages, corrupt: Collection[str]) -> Query:
-    name, lines = path.name.removesuffix("_query.txt"), lines_of(path)
+    name, lines = path.name.removesuffix("_query.txt"), text_lines(path)
     words = lines[0][0].split() if len(lines) == 1 else []
     if len(words) != 5:
         raise DataError(f"{shown(str(path))} is not one line 'IMAGE x1 y1 x2 y2'", "restore it")
     kinds = []
     for kind in KINDS:
-        listed = lines_of(path.with_name(f"{name}_{kind}.txt"))
+        listed = text_lines(path.with_name(f"{name}_{kind}.txt"))
         there = [(line, place) for line, place in listed if PurePosixPath(line).stem not in corrupt]
         kinds.append(frozenset(images.position(line, place) for line, place in there))
     asked = words[0] if words[0] in images else words[0].removeprefix(_PREFIX)
@@ -275,7 +275,7 @@ def _plain(_: Path, paths: list[Path]) -> Places:
     ):
         kind = row.get("kind") or "good"
         if kind not in KINDS:
-            raise DataError(f"{place} calls an image {shown(kind)!r}", nearest(kind, KINDS))
+            raise DataError(f"{place} calls an image {shown(kind)!r}", did_you_mean(kind, KINDS))
         corners = [row.get(name, "") for name in _CORNERS]
         box = box_of(corners, place) if any(corners) else None
         asked.setdefault(query, _Asked()).add(found, kind, box, place)
@@ -325,7 +325,7 @@ def _check_header(header: list[str], called: str) -> None:
             raise DataError(f"{called} has no column {name!r}", "name it in the first line")
     for name in header:
         if name not in _COLUMNS:
-            raise DataError(f"{called} has a column {shown(name)!r}", nearest(name, _COLUMNS))
+            raise DataError(f"{called} has a column {shown(name)!r}", did_you_mean(name, _COLUMNS))
     corners = [name for name in _CORNERS if name in header]
     if len(corners) not in (0, 4) or len(set(header)) < len(header):
         what = f"{called} has the columns {', '.join(header)}"

@@ -166,7 +166,7 @@ class _Walk:
 
     def _follow(self, path: str, name: str) -> None:
         target = os.path.realpath(path)
-        if not inside(self._root, target):
+        if not is_below(self._root, target):
             self.names.append(name)
         elif target not in self._seen:
             self._tree(target, f"{name}/")
@@ -179,7 +179,7 @@ def _is_dir(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def inside(root: str, target: str) -> bool:
+def is_below(root: str, target: str) -> bool:
     """Whether a real path is the real folder `root` or lies below it."""
     return target == root or target.startswith(root.rstrip("/") + "/")
 

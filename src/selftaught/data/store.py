@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from selftaught.data import pixels
 from selftaught.data.check_images import Checked
 from selftaught.data.decode import as_channels, decode, read_image
-from selftaught.data.pixels import Bad, Image, Layout
+from selftaught.data.pixels import Bad, Image, StoreLayout
 from selftaught.errors import BadImage
 from selftaught.foundation.machine import Machine, memory
 from selftaught.views.raw import Pixels, Raw
@@ -41,7 +41,7 @@ class Store:
         shrinking: How images were shrunk, as text: a part of what the pixels are known by.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: StoreLayout) -> None:
         self.channels, self.dtype = layout.channels, layout.dtype
         self.sizes_N2, self.shrinking = layout.sizes_N2, layout.shrinking
 
@@ -60,7 +60,7 @@ class Store:
 class DecodedStore(Store):
     """Pixels in one flat array, in memory or memory-mapped; `bad` rows could not be decoded."""
 
-    def __init__(self, layout: Layout, flat_pixels: Pixels, bad: Bad) -> None:
+    def __init__(self, layout: StoreLayout, flat_pixels: Pixels, bad: Bad) -> None:
         super().__init__(layout)
         self._flat, self._starts_N, self._bad = flat_pixels, layout.starts_N, bad
 
@@ -74,7 +74,7 @@ class DecodedStore(Store):
 class EncodedStore(Store):
     """Files read in place and decoded each time."""
 
-    def __init__(self, layout: Layout, image: Image) -> None:
+    def __init__(self, layout: StoreLayout, image: Image) -> None:
         super().__init__(layout)
         self._image = image
 
@@ -152,7 +152,7 @@ def open_store(
         form: How pixels are kept. None: in memory if they take at most 25 % of it, else on disk if
             they take at most half of its free space, else as encoded files.
     """
-    layout = Layout.of(checked, store_size, dct_scaling=dct_scaling)
+    layout = StoreLayout.of(checked, store_size, dct_scaling=dct_scaling)
     image = _reader(checked, layout)
     if checked.source.array is not None and not layout.shrinks:
         return DecodedStore(layout, _flat_array(checked, layout), {})
@@ -169,7 +169,7 @@ def open_store(
 # --- what fits
 
 
-def _form(layout: Layout, cache: Path | None) -> Form:
+def _form(layout: StoreLayout, cache: Path | None) -> Form:
     if layout.size <= _MEMORY_SHARE * memory():
         return "memory"
     on_disk = cache is not None and layout.size <= pixels.DISK_SHARE * pixels.free(cache)
@@ -179,7 +179,7 @@ def _form(layout: Layout, cache: Path | None) -> Form:
 # --- the pixels of one row
 
 
-def _reader(checked: Checked, layout: Layout) -> Image:
+def _reader(checked: Checked, layout: StoreLayout) -> Image:
     """A function from a row to its pixels as they are stored."""
     at_least = _GAP * (layout.store_size or 0) if layout.dct_scaling else None
     is_array = checked.source.array is not None
@@ -191,7 +191,7 @@ def _reader(checked: Checked, layout: Layout) -> Image:
     return image
 
 
-def _stored(image_HWC: Pixels, layout: Layout, row: int, name: str) -> Pixels:
+def _stored(image_HWC: Pixels, layout: StoreLayout, row: int, name: str) -> Pixels:
     image_HWC = as_channels(image_HWC, layout.channels)
     height, width = layout.sizes_N2[row].tolist()
     if layout.shrinks and image_HWC.shape[:2] != (height, width):
@@ -246,7 +246,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _flat_array(checked: Checked, layout: Layout) -> Pixels:
+def _flat_array(checked: Checked, layout: StoreLayout) -> Pixels:
     """The user's array itself where all of it is used as it is, else a copy."""
     array = checked.source.array
     assert array is not None

@@ -17,8 +17,8 @@ from torch import nn
 
 from selftaught.encoders.convnet import (
     Conv,
+    ConvNet,
     Pool,
-    Stack,
     checked_options,
     flat_size,
     fully_connected,
@@ -38,7 +38,7 @@ REST: tuple[Conv | Pool, ...] = (
 )
 
 
-def alexnet(*, in_chans: int, side: int, stem: str, options: Mapping[str, Any]) -> Stack:
+def alexnet(*, in_chans: int, side: int, stem: str, options: Mapping[str, Any]) -> ConvNet:
     """AlexNet for images of this side, up to fc7 before its ReLU.
 
     Raises:
@@ -52,4 +52,4 @@ def alexnet(*, in_chans: int, side: int, stem: str, options: Mapping[str, Any]) 
         nn.Dropout(chosen["drop_rate"]),
         fully_connected(chosen["fc"], chosen["fc"]),
     )
-    return Stack(layers, classifier, in_chans=in_chans)
+    return ConvNet(layers, classifier, in_chans=in_chans)

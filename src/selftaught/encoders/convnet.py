@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 
 DEFAULTS: dict[str, Any] = {"fc": 4096, "drop_rate": 0.5}
 """The options, size and dropout of the fully connected layers, and their values in the paper."""
@@ -40,7 +40,7 @@ class Pool(NamedTuple):
     padding: int = 0
 
 
-class Stack(nn.Module):
+class ConvNet(nn.Module):
     """A trunk with the attributes of timm's: `feature_info`, `forward_intermediates`."""
 
     def __init__(
@@ -92,7 +92,7 @@ def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     for option, value in options.items():
         if option not in DEFAULTS:
-            raise ConfigError(f"{name} has no option {option!r}", nearest(option, DEFAULTS))
+            raise ConfigError(f"{name} has no option {option!r}", did_you_mean(option, DEFAULTS))
         if option == "fc" and not (type(value) is int and 1 <= value <= _LARGEST_FC):
             remedy = f"give a whole number from 1 to {_LARGEST_FC}"
             raise ConfigError(f"{name}: fc = {value!r}", remedy)

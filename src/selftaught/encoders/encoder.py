@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.encoders.resnet import CIFAR_RESNETS, cifar_resnet
-from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.errors import ConfigError, DataError, did_you_mean
 from selftaught.views.policy import CenterCrop, Intensity, evaluation
 from selftaught.views.sample import sample
 
@@ -143,7 +143,9 @@ class Encoder(nn.Module):
             seed=0,
             channels=config.in_channels,
         )
-        x_NCSS = tensors.apply([torch.tensor(a) for a in arrays], params, policy, config.intensity)
+        x_NCSS = tensors.apply_policy(
+            [torch.tensor(a) for a in arrays], params, policy, config.intensity
+        )
         return x_NCSS.to(next(self.parameters()).device)
 
 
@@ -218,17 +220,17 @@ def _check(config: EncoderConfig) -> None:
         if type(value) is not int or not 1 <= value <= limit:
             raise ConfigError(f"{name} = {value}", f"give a whole number from 1 to {limit}")
     if config.stem not in STEMS:
-        raise ConfigError(f"there is no stem {config.stem!r}", nearest(config.stem, STEMS))
+        raise ConfigError(f"there is no stem {config.stem!r}", did_you_mean(config.stem, STEMS))
     if config.front not in FRONTS:
-        raise ConfigError(f"there is no front {config.front!r}", nearest(config.front, FRONTS))
+        raise ConfigError(f"there is no front {config.front!r}", did_you_mean(config.front, FRONTS))
 
 
 def _front(config: EncoderConfig) -> nn.Module:
     if config.front == "none":
         return nn.Identity()
-    from selftaught.encoders.sobel import Sobel
+    from selftaught.encoders.sobel import SobelFront
 
-    return Sobel()
+    return SobelFront()
 
 
 def _channels(config: EncoderConfig) -> int:
@@ -264,7 +266,9 @@ def _timm(config: EncoderConfig) -> nn.Module:
     check_architecture(name)
     for option, value in config.options.items():  # others of timm's name files and addresses
         if option not in _TIMM_OPTIONS:
-            raise ConfigError(f"{name} has no option {option!r}", nearest(option, _TIMM_OPTIONS))
+            raise ConfigError(
+                f"{name} has no option {option!r}", did_you_mean(option, _TIMM_OPTIONS)
+            )
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise ConfigError(f"{name}: {option} = {value!r}", "give a number from 0 to 1")
     arguments = {"num_classes": 0, "in_chans": _channels(config), **config.options}
@@ -281,7 +285,7 @@ def _timm(config: EncoderConfig) -> nn.Module:
 def _known_architectures(name: str) -> str:
     import timm
 
-    remedy = nearest(name, [*timm.list_models(), *OWN])
+    remedy = did_you_mean(name, [*timm.list_models(), *OWN])
     few = len(remedy) < 200  # with no near name it would list more than a thousand
     return remedy if few else f"use {', '.join(OWN)} or a name that timm.list_models() lists"
 

@@ -16,7 +16,7 @@ from selftaught.encoders.card import model_card
 from selftaught.encoders.encoder import OWN, Encoder
 from selftaught.encoders.folder import CARD, CONFIG, WEIGHTS, config_to_json
 from selftaught.encoders.timm_models import timm_lacks
-from selftaught.errors import ConfigError, DataError, FileError, nearest
+from selftaught.errors import ConfigError, DataError, FileError, did_you_mean
 from selftaught.foundation import files
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check_export(encoder: Encoder, to: str) -> None:
         ConfigError: It cannot; the reason is named.
     """
     if to not in _TARGETS:
-        raise ConfigError(f"there is no export to {to!r}", nearest(to, _TARGETS))
+        raise ConfigError(f"there is no export to {to!r}", did_you_mean(to, _TARGETS))
     reason = _TARGETS[to][0](encoder)
     if reason:
         raise ConfigError(f"{to} cannot express this encoder", reason)

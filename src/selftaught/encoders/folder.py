@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from selftaught.encoders.encoder import OWN, Encoder, EncoderConfig, build_encoder, crop_fraction
-from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.errors import ConfigError, FileError, did_you_mean
 from selftaught.foundation import files
 from selftaught.views.policy import Intensity
 
@@ -176,7 +176,7 @@ def _near(path: Path) -> str:
         return f"did you mean 'timm:{path.name}'?"
     siblings = [p.name for p in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     siblings = [name for name in siblings if not name.startswith(".")]
-    remedy = nearest(path.name, siblings)
+    remedy = did_you_mean(path.name, siblings)
     useful = remedy.startswith("did you mean") and not os.path.exists(path)
     return remedy if useful else "give a run's folder, an encoder folder or timm:NAME"
 

@@ -99,7 +99,7 @@ def check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
 def network_input(image_HWC: NDArray[Any], intensity: Intensity) -> Tensor:
     """One image, scaled already, as a network takes it: (1, C, H, W), on the CPU."""
     x_HWC = tensors.to_unit(torch.from_numpy(image_HWC), intensity)
-    return tensors.normalise(x_HWC.permute(2, 0, 1)[None], intensity)
+    return tensors.standardise(x_HWC.permute(2, 0, 1)[None], intensity)
 
 
 @contextlib.contextmanager

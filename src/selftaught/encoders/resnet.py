@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 
 CIFAR_RESNETS: dict[str, int] = {"resnet8": 1, "resnet20": 3}
 """Name to n, the number of blocks a stage."""
@@ -93,7 +93,7 @@ def cifar_resnet(name: str, *, in_chans: int, options: Mapping[str, Any]) -> Cif
     """
     for option, value in options.items():
         if option not in DEFAULTS:
-            raise ConfigError(f"{name} has no option {option!r}", nearest(option, DEFAULTS))
+            raise ConfigError(f"{name} has no option {option!r}", did_you_mean(option, DEFAULTS))
         limit = _LIMITS[option]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
             raise ConfigError(

@@ -20,7 +20,7 @@ VERTICAL = ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
 """Above minus below: horizontal edges, the second channel."""
 
 
-class Sobel(nn.Module):
+class SobelFront(nn.Module):
     """Normalised images (N, C, S, S) to their horizontal and vertical gradients, (N, 2, S, S).
 
     Attributes:

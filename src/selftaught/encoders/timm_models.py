@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from selftaught.encoders.encoder import OWN, EncoderConfig
-from selftaught.errors import ConfigError, FileError, UserError, nearest
+from selftaught.errors import ConfigError, FileError, UserError, did_you_mean
 from selftaught.foundation import files
 from selftaught.views.policy import Intensity
 
@@ -38,7 +38,7 @@ def pretrained(name: str) -> tuple[EncoderConfig, dict[str, Tensor], Path]:
 
     known = {*timm.list_models(), *timm.list_pretrained()}
     if name not in known:
-        remedy = nearest(name, known)
+        remedy = did_you_mean(name, known)
         few = len(remedy) < 200  # with no near name it would list some thousand
         raise ConfigError(
             f"timm has no network {name!r}", remedy if few else "timm.list_pretrained() lists them"

@@ -18,8 +18,8 @@ from torch import nn
 
 from selftaught.encoders.convnet import (
     Conv,
+    ConvNet,
     Pool,
-    Stack,
     checked_options,
     flat_size,
     fully_connected,
@@ -29,7 +29,7 @@ BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and number of the convolutions of each block."""
 
 
-def vgg16(*, in_chans: int, side: int, options: Mapping[str, Any]) -> Stack:
+def vgg16(*, in_chans: int, side: int, options: Mapping[str, Any]) -> ConvNet:
     """VGG-16 for images of this side, up to fc7 before its ReLU.
 
     Raises:
@@ -42,7 +42,7 @@ def vgg16(*, in_chans: int, side: int, options: Mapping[str, Any]) -> Stack:
         nn.Dropout(chosen["drop_rate"]),
         fully_connected(chosen["fc"], chosen["fc"]),
     )
-    return Stack(layers, classifier, in_chans=in_chans)
+    return ConvNet(layers, classifier, in_chans=in_chans)
 
 
 def _layers() -> tuple[Conv | Pool, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selftaught.encoders.fits import check_fits
-from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.errors import ConfigError, DataError, did_you_mean
 from selftaught.evaluation.budget import ALL, Budget, draws, worth_trying
 from selftaught.evaluation.cost import costs
 from selftaught.evaluation.judge import Judge, Judged
@@ -231,5 +231,5 @@ def _positive(classes: Sequence[str], positive: str | None) -> int:
     if positive is None or not classes:
         return len(classes) - 1
     if positive not in classes:
-        raise ConfigError(f"there is no class {positive!r}", nearest(positive, classes))
+        raise ConfigError(f"there is no class {positive!r}", did_you_mean(positive, classes))
     return classes.index(positive)

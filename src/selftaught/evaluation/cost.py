@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from selftaught.evaluation.representation import Representation
 from selftaught.evaluation.table import Row
-from selftaught.vectors.features import evaluating, views
+from selftaught.vectors.features import batch_views, evaluating
 from selftaught.views.policy import evaluation
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _seconds(encoder: "Encoder", images: "Images", batches: Sequence[Rows], thre
     x = next(encoder.parameters(), torch.empty(0))  # raw pixels have none
     start = time.perf_counter()
     with evaluating(encoder):
-        for x_BCSS in views(encoder, images, batches, policy, threads=threads):
+        for x_BCSS in batch_views(encoder, images, batches, policy, threads=threads):
             encoder(x_BCSS.to(x.dtype)).cpu()  # which waits for the device
     return time.perf_counter() - start
 

@@ -39,7 +39,7 @@ from selftaught.data.ground_truth import Box
 from selftaught.data.retrieval_sets import Query, check_box
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.preprocess import check_values, network_input, pixels, sized
-from selftaught.errors import ConfigError, DataError, nearest, shown
+from selftaught.errors import ConfigError, DataError, did_you_mean, shown
 from selftaught.foundation.machine import CPU, Machine
 from selftaught.vectors.features import evaluating
 from selftaught.views import tensors
@@ -53,7 +53,7 @@ _SMALLEST, _LARGEST = 16, 8192  # pixels of the longer side
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DescriptorSettings:
     """How an image becomes a descriptor. The defaults are Caron et al.'s, but for the whitening.
 
     Attributes:
@@ -81,7 +81,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
-            raise ConfigError(f"there is no pooling {self.pool!r}", nearest(self.pool, POOLS))
+            raise ConfigError(f"there is no pooling {self.pool!r}", did_you_mean(self.pool, POOLS))
         if not self.scales or not all(0 < scale <= 8 for scale in self.scales):
             raise ConfigError(f"scales = {self.scales}", "give numbers above 0, up to 8")
         if not all(_SMALLEST <= side <= _LARGEST for side in self.sides):
@@ -98,7 +98,7 @@ class Recipe:
         return tuple(round(self.longest * scale) for scale in self.scales)
 
 
-class Picture(NamedTuple):
+class ImageToDescribe(NamedTuple):
     """An image to describe; `query` where it is one, whose box is cut out."""
 
     path: Path
@@ -107,8 +107,8 @@ class Picture(NamedTuple):
 
 def descriptors(
     encoder: Encoder,
-    pictures: Sequence[Picture],
-    recipe: Recipe,
+    pictures: Sequence[ImageToDescribe],
+    recipe: DescriptorSettings,
     machine: Machine = CPU,
 ) -> NDArray[np.float32]:
     """A vector of unit length of each image, (N, D).
@@ -133,7 +133,7 @@ def descriptors(
 def learn_whitening(
     encoder: Encoder,
     paths: Sequence[Path],
-    recipe: Recipe,
+    recipe: DescriptorSettings,
     machine: Machine = CPU,
     *,
     size: int = 512,
@@ -146,19 +146,19 @@ def learn_whitening(
         BadImage, ConfigError, DataError: As `descriptors`.
         UserError: There are no images.
     """
-    pictures = [Picture(path) for path in paths]
+    pictures = [ImageToDescribe(path) for path in paths]
     regions = _described(encoder, pictures, recipe, torch.cat, machine)
     return Whitening.fit(torch.cat(regions) if regions else torch.empty(0, 1), size)
 
 
-def described_by(encoder: Encoder, recipe: Recipe) -> str:
+def described_by(encoder: Encoder, recipe: DescriptorSettings) -> str:
     """The pooling that is used: "vector" where the network has no maps.
 
     Raises:
         ConfigError: It has no such stage.
     """
     if recipe.stage is not None and recipe.stage not in encoder.strides:
-        known = nearest(recipe.stage, encoder.strides)
+        known = did_you_mean(recipe.stage, encoder.strides)
         raise ConfigError(f"the network has no stage {recipe.stage!r}", known)
     return recipe.pool if encoder.strides else "vector"
 
@@ -218,24 +218,24 @@ def generalised_mean(map_chw: Tensor, p: float = 3.0) -> Tensor:
     return map_chw.clamp(min=_TINY).pow(p).mean((1, 2)).pow(1 / p)
 
 
-def unit(x_ND: Tensor) -> Tensor:
+def unit_vectors(x_ND: Tensor) -> Tensor:
     """Rows of length 1; those that are nearly 0 stay short."""
     return F.normalize(x_ND, dim=-1, eps=_TINY)
 
 
-def _regions(map_chw: Tensor, recipe: Recipe, pool: str) -> Tensor:
+def _regions(map_chw: Tensor, recipe: DescriptorSettings, pool: str) -> Tensor:
     """Unit vectors of a map's regions, (R, c)."""
     if pool == "rmac":
-        return unit(region_maxima(map_chw, recipe.levels, recipe.overlap))
+        return unit_vectors(region_maxima(map_chw, recipe.levels, recipe.overlap))
     pooled_c = generalised_mean(map_chw, recipe.p) if pool == "gem" else map_chw.mean((1, 2))
-    return unit(pooled_c[None])
+    return unit_vectors(pooled_c[None])
 
 
-def _descriptor(recipe: Recipe, regions_of_scales: list[Tensor]) -> Tensor:
+def _descriptor(recipe: DescriptorSettings, regions_of_scales: list[Tensor]) -> Tensor:
     """From the regions of each scale to the image's vector, (D,)."""
     white = recipe.whitening
     parts = [region_Rc if white is None else white(region_Rc) for region_Rc in regions_of_scales]
-    return unit(torch.stack([unit(part_RD.sum(0)) for part_RD in parts]).mean(0))
+    return unit_vectors(torch.stack([unit_vectors(part_RD.sum(0)) for part_RD in parts]).mean(0))
 
 
 # --- from images to maps
@@ -243,8 +243,8 @@ def _descriptor(recipe: Recipe, regions_of_scales: list[Tensor]) -> Tensor:
 
 def _described(
     encoder: Encoder,
-    pictures: Sequence[Picture],
-    recipe: Recipe,
+    pictures: Sequence[ImageToDescribe],
+    recipe: DescriptorSettings,
     made_of: Callable[[list[Tensor]], Tensor],
     machine: Machine,
 ) -> list[Tensor]:
@@ -260,7 +260,7 @@ def _described(
         for xs in made:
             xs = [x_1CHW.to(machine.device) for x_1CHW in xs]
             if pool == "vector":
-                found = [unit(encoder(x_1CHW).float()) for x_1CHW in xs]
+                found = [unit_vectors(encoder(x_1CHW).float()) for x_1CHW in xs]
             else:
                 maps = [_map(encoder, x_1CHW, stage) for x_1CHW in xs]
                 found = [_regions(map_chw, recipe, pool) for map_chw in maps]
@@ -276,7 +276,7 @@ def _map(encoder: Encoder, x_1CHW: Tensor, stage: str) -> Tensor:
         return encoder.stages(x_1CHW)[stage][0].float()
 
 
-def _read(encoder: Encoder, picture: Picture) -> NDArray[Any]:
+def _read(encoder: Encoder, picture: ImageToDescribe) -> NDArray[Any]:
     """Raw values (H, W, C) with the encoder's channels; a query's box is known to lie in them."""
     name = str(picture.path)
     decoded = decode_file(picture.path, name)
@@ -290,7 +290,7 @@ def _read(encoder: Encoder, picture: Picture) -> NDArray[Any]:
     return image_HWC
 
 
-def _scaled(encoder: Encoder, picture: Picture, recipe: Recipe) -> list[Tensor]:
+def _scaled(encoder: Encoder, picture: ImageToDescribe, recipe: DescriptorSettings) -> list[Tensor]:
     """The network's input at each scale, (1, C, H, W) each."""
     image_HWC = _read(encoder, picture).astype(np.float32)  # integers would be rounded anew
     box = picture.query.box if picture.query else None
@@ -327,7 +327,7 @@ def _pixels_between(start: float, stop: float, length: int) -> tuple[int, int]:
     return first, min(max(first + 1, math.ceil(stop)), length)
 
 
-def _view(encoder: Encoder, picture: Picture, recipe: Recipe) -> list[Tensor]:
+def _view(encoder: Encoder, picture: ImageToDescribe, recipe: DescriptorSettings) -> list[Tensor]:
     """The evaluation view of an image, or of a query's box, (1, C, S, S)."""
     config, image_HWC = encoder.config, _read(encoder, picture)
     if picture.query and picture.query.box:
@@ -342,4 +342,4 @@ def _view(encoder: Encoder, picture: Picture, recipe: Recipe) -> list[Tensor]:
         seed=0,
         channels=config.in_channels,
     )
-    return [tensors.apply([torch.tensor(image_HWC)], params, policy, config.intensity)]
+    return [tensors.apply_policy([torch.tensor(image_HWC)], params, policy, config.intensity)]

@@ -21,8 +21,8 @@ from selftaught.data.retrieval_sets import Places, Query, read_places
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.fits import check_fits
-from selftaught.errors import ConfigError, nearest, shown
-from selftaught.evaluation.descriptors import Recipe, cut, learn_whitening
+from selftaught.errors import ConfigError, did_you_mean, shown
+from selftaught.evaluation.descriptors import DescriptorSettings, cut, learn_whitening
 from selftaught.evaluation.judge import Judge, Judged
 from selftaught.evaluation.protocols import instance_retrieval, tracking
 from selftaught.evaluation.representation import (
@@ -37,8 +37,8 @@ from selftaught.evaluation.trial import ProtocolAnswer
 from selftaught.foundation.machine import Machine
 from selftaught.foundation.progress import LONG, meanwhile
 from selftaught.foundation.typed_values import checked_value
+from selftaught.options.assess import Evaluate
 from selftaught.options.assignments import parse_assignments
-from selftaught.options.judge import Evaluate
 from selftaught.retrieval.local_features import Cells, Describe, Features, sift
 from selftaught.retrieval.verify import Verifier
 from selftaught.retrieval.visual_words import Words
@@ -68,8 +68,10 @@ def on_folder(encoders: Encoders, chosen: Evaluate) -> list[Row]:
 def _retrieval(encoders: Encoders, chosen: Evaluate) -> list[Row]:
     """Other images of the object in an image."""
     places, machine = read_places(Path(chosen.labelled)), chosen.machine()
-    settings = _settings(instance_retrieval.Settings, chosen, recipe=_settings(Recipe, chosen))
-    _check_known(chosen, instance_retrieval.Settings, Recipe)
+    settings = _settings(
+        instance_retrieval.RetrievalSettings, chosen, recipe=_settings(DescriptorSettings, chosen)
+    )
+    _check_known(chosen, instance_retrieval.RetrievalSettings, DescriptorSettings)
     settings = replace(settings, machine=machine)
     images = open_files([*places.database, *(query.path for query in places.queries)], machine)
     others = _paths(chosen.whiten, images, machine) if chosen.whiten else []
@@ -99,8 +101,8 @@ def _retrieval(encoders: Encoders, chosen: Evaluate) -> list[Row]:
 
 
 def _whitened(
-    subject: Representation, settings: instance_retrieval.Settings, others: Sequence[Path]
-) -> instance_retrieval.Settings:
+    subject: Representation, settings: instance_retrieval.RetrievalSettings, others: Sequence[Path]
+) -> instance_retrieval.RetrievalSettings:
     """With the whitening of the subject's own regions in other images, where there are such."""
     encoder = subject.encoder
     if not others or encoder is None or not encoder.strides:
@@ -135,7 +137,7 @@ def _words(places: Places, verifier: Verifier, seed: int) -> ProtocolAnswer:
     ranked_QN = np.stack([verifier(query, found_N) for query, found_N in enumerate(found)])
     note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf; SIFT is computed once, for who asks"
     return instance_retrieval.Retrieved(
-        ranked_QN, instance_retrieval.judged(places, ranked_QN), note
+        ranked_QN, instance_retrieval.query_scores(places, ranked_QN), note
     ).answer
 
 
@@ -175,8 +177,8 @@ def _paths(data: str, searched: Images, machine: Machine) -> list[Path]:
 def _tracking(encoders: Encoders, chosen: Evaluate) -> list[Row]:
     """Masks carried through clips, beside the first mask that stays where it is."""
     clips = read_clips(Path(chosen.labelled))
-    settings = _settings(tracking.Settings, chosen)
-    _check_known(chosen, tracking.Settings)
+    settings = _settings(tracking.TrackingSettings, chosen)
+    _check_known(chosen, tracking.TrackingSettings)
     frames = [frame for clip in clips for frame in clip.frames]
     machine = chosen.machine()
     images = open_files(frames, machine)
@@ -193,7 +195,7 @@ def _tracking(encoders: Encoders, chosen: Evaluate) -> list[Row]:
     return _table(_called("tracking", chosen), contest, chosen.seed)
 
 
-def _how_tracked(subject: Representation, settings: tracking.Settings) -> str:
+def _how_tracked(subject: Representation, settings: tracking.TrackingSettings) -> str:
     """Whose map it was, and how fine."""
     if subject.name == tracking.COLOURS:
         return f"{subject.name}: mean pixels of each position of this encoder's map"
@@ -206,7 +208,7 @@ def _how_tracked(subject: Representation, settings: tracking.Settings) -> str:
 
 def _of_objects(tracked: Sequence[tracking.Tracked]) -> ProtocolAnswer:
     objects = len(tracked)
-    figures = tracking.figures(tracked)
+    figures = tracking.tracking_figures(tracked)
     split = f"{objects} object{'s' * (objects != 1)} in clips"
     return ProtocolAnswer(np.arange(objects), figures, split=split)
 
@@ -307,4 +309,4 @@ def _check_known(chosen: Evaluate, *kinds: type[Any]) -> None:
     known = [name for kind in kinds for name in _options(kind)]
     for name in parse_assignments(chosen.set):
         if name not in known:
-            raise ConfigError(f"there is no setting {name!r}", nearest(name, known))
+            raise ConfigError(f"there is no setting {name!r}", did_you_mean(name, known))

@@ -4,8 +4,8 @@ from selftaught.data.labels import check_classes, label
 from selftaught.data.open_images import open_images
 from selftaught.encoders.fits import check_fits
 from selftaught.errors import DataError
-from selftaught.evaluation.protocols.knn import knn_accuracy
 from selftaught.foundation.machine import Machine
+from selftaught.pairwise.knn_vote import knn_accuracy
 from selftaught.training.loop import Probe
 from selftaught.training.training import Training
 from selftaught.vectors.features import features

@@ -19,7 +19,7 @@ Positions = Collection[int]
 SETUPS = ("easy", "medium", "hard")
 
 
-def average_precision(
+def retrieval_average_precision(
     ranked_n: NDArray[np.int64], positive: Positions, junk: Positions = ()
 ) -> float:
     """The area under precision and recall by the trapezoidal rule; nan without positives.

@@ -15,7 +15,7 @@ from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import DataError
 from selftaught.foundation.machine import CPU, Machine
 from selftaught.foundation.rng import Key, permutation
-from selftaught.vectors.features import features, views
+from selftaught.vectors.features import batch_views, features
 from selftaught.views.policy import evaluation
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def calibrate(
     policy = evaluation(encoder.config.image_size)
     batches = whole_batches(rows, batch_size)
     with torch.no_grad():
-        for x_NCSS in views(encoder, images, batches, policy, threads=threads):
+        for x_NCSS in batch_views(encoder, images, batches, policy, threads=threads):
             encoder(x_NCSS)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -22,7 +22,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Pair:
+class Artifact:
     """What lies in a folder under one name.
 
     Attributes:

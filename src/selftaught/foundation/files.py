@@ -304,7 +304,7 @@ def remove_leftovers(folder: Path) -> None:
             delete(leftover)
 
 
-def inside(root: Path, name: str) -> Path:
+def is_inside(root: Path, name: str) -> Path:
     """The file `name` of a table or manifest, which must lie inside `root`.
 
     Raises:

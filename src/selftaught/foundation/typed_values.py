@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def typed(cls: type[T], values: Any, where: str) -> T:
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
-            remedy = nearest(_short(name).strip("'"), hints)
+            remedy = did_you_mean(_short(name).strip("'"), hints)
             raise ConfigError(f"{where}: there is no option {_short(name)}", remedy)
     missing = [name for name in hints if name not in values]
     if missing:
@@ -65,7 +65,7 @@ def checked_value(hint: Any, value: Any, where: str) -> Any:
 def _one_of(known: tuple[Any, ...], value: Any, where: str) -> Any:
     if type(value) in map(type, known) and value in known:
         return value
-    remedy = nearest(str(value), map(str, known)) if isinstance(value, str) else "correct it"
+    remedy = did_you_mean(str(value), map(str, known)) if isinstance(value, str) else "correct it"
     names = ", ".join(map(str, known))
     raise ConfigError(f"{where}: {_short(value)} is not one of {names}", remedy)
 

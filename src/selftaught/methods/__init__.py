@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from selftaught.methods.method import Method
@@ -21,7 +21,7 @@ def find_method(name: str) -> "type[Method]":
         ConfigError: There is no method of this name.
     """
     if name not in REGISTRY:
-        raise ConfigError(f"there is no method {name!r}", nearest(name, REGISTRY))
+        raise ConfigError(f"there is no method {name!r}", did_you_mean(name, REGISTRY))
     module, _, attribute = REGISTRY[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method

@@ -144,7 +144,7 @@ class DeepCluster(Method):
         seed = Key(progress.seed, "deepcluster/kmeans", progress.epoch).words()[0]
         k, steps = self.head.out_features, options.iterations
         found = kmeans(x_NP, k, seed=seed, iterations=steps, device=device)
-        figures = diagnostics.figures(found, self.labels_N, labels)
+        figures = diagnostics.clustering_metrics(found, self.labels_N, labels)
         self.figures = torch.tensor(figures, dtype=torch.float64, device=device)
         self.labels_N, self.centroids_KP = found.labels_N.to(device), found.centroids_KD.to(device)
         self._new_head(torch.Generator().manual_seed(torch_seed(seed, progress.epoch)))
@@ -194,4 +194,4 @@ class DeepCluster(Method):
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
         """Whether the clusters tell images apart."""
-        return diagnostics.alarms(history[-1], self.head.out_features) if history else []
+        return diagnostics.clustering_alarms(history[-1], self.head.out_features) if history else []

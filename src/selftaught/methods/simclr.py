@@ -181,7 +181,11 @@ class SimCLR(Method):
         """Contrastive accuracy: the share of views that are most similar to their positive."""
         if self._last is None:
             return {}
-        return {"contrastive_accuracy": contrast.accuracy(*self._last, rank() * len(self._last[0]))}
+        return {
+            "contrastive_accuracy": contrast.contrastive_accuracy(
+                *self._last, rank() * len(self._last[0])
+            )
+        }
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
         """Whether the loss has stood at chance for 200 steps while views were found by guessing."""

@@ -34,7 +34,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Pair(Range):
+class PairRange(Range):
     """Two numbers of the range, the lower one first."""
 
     def holds(self, value: Any) -> bool:
@@ -80,8 +80,8 @@ SETTINGS: dict[str, Range] = {
     "network.stem_stride": Range(1, 8),
     "network.fc": Range(1, 8192),
     "network.drop_rate": Range(0, 0.99),
-    "views.crop_scale": Pair(0, 1, above=True),
-    "views.crop_ratio": Pair(0, 100, above=True),
+    "views.crop_scale": PairRange(0, 1, above=True),
+    "views.crop_ratio": PairRange(0, 100, above=True),
     "views.flip": SHARE,
     "views.rotate": SHARE,
     "views.jitter": SHARE,
@@ -90,21 +90,21 @@ SETTINGS: dict[str, Range] = {
     "views.saturation": STRENGTH,
     "views.hue": Range(0, 0.5),
     "views.channel_jitter": SHARE,
-    "views.gain": Pair(0, 100),
-    "views.offset": Pair(-1, 1),
-    "views.gamma": Pair(0, 100, above=True),
+    "views.gain": PairRange(0, 100),
+    "views.offset": PairRange(-1, 1),
+    "views.gamma": PairRange(0, 100, above=True),
     "views.band_drop": SHARE,
     "views.band_share": SHARE,
     "views.gray": SHARE,
     "views.solarise": SHARE,
     "views.threshold": SHARE,
     "views.blur": SHARE,
-    "views.sigma": Pair(0, 100, above=True),
+    "views.sigma": PairRange(0, 100, above=True),
     "views.noise": SHARE,
-    "views.noise_sigma": Pair(0, 1),
+    "views.noise_sigma": PairRange(0, 1),
     "views.sobel": SHARE,
     "views.cutout": SHARE,
-    "views.cutout_side": Pair(0, 1),
+    "views.cutout_side": PairRange(0, 1),
     "loop.epochs": COUNT,
     "loop.batch_size": COUNT,
     "loop.micro_batch": Range(0, _MANY),
@@ -120,7 +120,7 @@ SETTINGS: dict[str, Range] = {
 """By the dotted name in a configuration."""
 
 
-def check(values: Mapping[str, Any], ranges: Mapping[str, Range], where: str) -> None:
+def check_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range], where: str) -> None:
     """Refuse the first value that is out of its range; what is None was not given.
 
     Args:

@@ -72,7 +72,7 @@ def log_sum_exp(query_QD: Tensor, key_KD: Tensor, tau: float, first: int = 0) ->
 
 
 @torch.no_grad()
-def accuracy(query_QD: Tensor, key_KD: Tensor, first: int = 0) -> float:
+def contrastive_accuracy(query_QD: Tensor, key_KD: Tensor, first: int = 0) -> float:
     """The share of queries that are nearest to their image's other view, block by block."""
     own_Q = first + torch.arange(len(query_QD), device=query_QD.device)
     rows, found = max(1, _BLOCK // len(key_KD)), own_Q.new_zeros(())

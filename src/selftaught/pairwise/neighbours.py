@@ -229,7 +229,7 @@ def _exact_block(query: Prepared, base: Prepared, queries: Tensor | slice, rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class SimilarGroup:
     """Rows that hang together: each is alike to another of them.
 
     Attributes:
@@ -271,7 +271,7 @@ def pairs(
     return rows_P2.numpy()[order_P], score_P.numpy()[order_P]
 
 
-def groups(x_ND: NDArray[Any] | Tensor | Prepared, least: float) -> list[Group]:
+def similar_groups(x_ND: NDArray[Any] | Tensor | Prepared, least: float) -> list[SimilarGroup]:
     """Near-duplicates: rows joined by pairs whose cosine is `least` or more, the largest first.
 
     Memory is bounded by the vectors', however many pairs there are. Groups of one size are in the
@@ -283,13 +283,13 @@ def groups(x_ND: NDArray[Any] | Tensor | Prepared, least: float) -> list[Group]:
         held.append((i_P.numpy(), j_P.numpy()))
         number += len(i_P)
         if number > max(_EDGES, len(x)):
-            first_N, held, number = joined(first_N, held), [], 0
-    first_N = joined(first_N, held)
+            first_N, held, number = connected_components(first_N, held), [], 0
+    first_N = connected_components(first_N, held)
     several = together(first_N)
-    return [Group(rows, _medoid(x, rows)) for rows in several]
+    return [SimilarGroup(rows, _medoid(x, rows)) for rows in several]
 
 
-def joined(
+def connected_components(
     first_N: NDArray[np.int64], held: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 ) -> NDArray[np.int64]:
     """The lowest row of each row's group, once these pairs are joined."""

@@ -12,7 +12,7 @@ from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.encoders.fits import check_range
 from selftaught.encoders.folder import open_encoder
-from selftaught.errors import ConfigError, DataError, nearest
+from selftaught.errors import ConfigError, DataError, did_you_mean
 from selftaught.foundation import distributed
 from selftaught.foundation.machine import Machine
 from selftaught.foundation.rng import torch_seed
@@ -43,7 +43,7 @@ def complete_options(config: Config) -> Config:
     for name in config.options:
         if name not in defaults:
             raise ConfigError(
-                f"{config.method} has no option {name!r:.80}", nearest(name[:80], defaults)
+                f"{config.method} has no option {name!r:.80}", did_you_mean(name[:80], defaults)
             )
     options = typed(cls, defaults | config.options, config.method)
     return replace(config, options=dataclasses.asdict(options))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from selftaught.data.open_images import DataSettings
-from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.errors import ConfigError, FileError, did_you_mean
 from selftaught.foundation.files import read_bytes, write_text
 from selftaught.foundation.typed_values import checked_value, typed
 from selftaught.options import ranges
@@ -130,7 +130,7 @@ def from_dict(values: Any, where: str) -> Config:
             range; `where` is named.
     """
     config = typed(Config, values, where)
-    ranges.check(flatten(to_dict(config)), ranges.SETTINGS, f"{where}: ")
+    ranges.check_ranges(flatten(to_dict(config)), ranges.SETTINGS, f"{where}: ")
     return config
 
 
@@ -218,7 +218,7 @@ def checked_overrides(overrides: Overrides, where: str) -> Overrides:
         else checked_value(declared_type(name), _plain(value), f"{where}: {name.split('.')[-1]}")
         for name, value in overrides.items()
     }
-    ranges.check(found, ranges.SETTINGS, f"{where}: ")
+    ranges.check_ranges(found, ranges.SETTINGS, f"{where}: ")
     return found
 
 
@@ -239,7 +239,7 @@ def _check_names(overrides: Mapping[str, Any], where: str) -> None:
     known = [name for name in flat_values(Config()) if not name.startswith("options.")]
     for name in overrides:
         if name not in known and name.rpartition(".")[0] != "options":
-            raise ConfigError(f"{where}: there is no option {name!r}", nearest(name, known))
+            raise ConfigError(f"{where}: there is no option {name!r}", did_you_mean(name, known))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ for people, and why each word takes out what it does.
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 
 NAMES = {
     "crop_scale": "crops of various sizes",
@@ -43,7 +43,7 @@ def check_words(words: Iterable[str]) -> None:
     """
     for word in words:
         if word not in KEEP:
-            raise ConfigError(f"--keep does not know {word!r}", nearest(word, KEEP))
+            raise ConfigError(f"--keep does not know {word!r}", did_you_mean(word, KEEP))
 
 
 def keep_changes(

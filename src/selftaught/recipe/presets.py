@@ -6,7 +6,7 @@ preset is a set of changes to `config.Config`; docs/methods/simclr.md has the ta
 
 from typing import Any
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 from selftaught.recipe.view_settings import policy_settings
 from selftaught.views.policy import PRESETS as POLICIES
 
@@ -85,7 +85,7 @@ def preset(name: str) -> dict[str, Any]:
         ConfigError: There is no preset of this name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}", nearest(name, PRESETS))
+        raise ConfigError(f"there is no preset {name!r}", did_you_mean(name, PRESETS))
     return policy_settings(POLICIES[_POLICY_OF[name]]()) | PRESETS[name]
 
 
@@ -98,5 +98,5 @@ def policy_named(name: str) -> dict[str, Any]:
     if name == FIGURE:
         return {}
     if name not in POLICIES:
-        raise ConfigError(f"there is no policy {name!r}", nearest(name, [*POLICIES, FIGURE]))
+        raise ConfigError(f"there is no policy {name!r}", did_you_mean(name, [*POLICIES, FIGURE]))
     return policy_settings(POLICIES[name]())

@@ -180,7 +180,7 @@ def link(anchor: str, words: object) -> Html:
     return Html(f'<a href="#{html.escape(anchor)}">{text(words)}</a>')
 
 
-def joined(parts: Iterable[Html], between: str = "") -> Html:
+def join_html(parts: Iterable[Html], between: str = "") -> Html:
     """Parts one after the other, with plain text between them."""
     return Html(text(between).join(parts))
 

@@ -110,7 +110,7 @@ def bars(title: str, heights: Sequence[float], *, alt: str, over: str) -> Html:
         return _svg(figure, alt)
 
 
-def interval(value: float, low: float, high: float, *, scale: tuple[float, float]) -> Html:
+def interval_plot(value: float, low: float, high: float, *, scale: tuple[float, float]) -> Html:
     """A point with its interval on a common scale, small enough for a table cell."""
     left, right = scale
     across = max(right - left, 1e-12)

@@ -32,7 +32,7 @@ _NAMES, _SIZES = 180, (16, 13)  # pixels: the column of names, the letters of na
 
 
 @dataclass(frozen=True)
-class Line:
+class SheetLine:
     """A line of a sheet: its name, what is said of it, and its uint8 pictures (H, W, 3)."""
 
     name: str
@@ -84,7 +84,7 @@ def contact_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], *, side: int = 96
     return _file(_grid(rows, side), "PNG", optimize=True)
 
 
-def labelled_sheet(blocks: Sequence[Sequence[Line]], *, side: int = 96) -> bytes:
+def labelled_sheet(blocks: Sequence[Sequence[SheetLine]], *, side: int = 96) -> bytes:
     """Lines of pictures with their names to the left, as a PNG file; a rule between the blocks.
 
     Pictures smaller than the squares are enlarged pixel by pixel where the side is a multiple.

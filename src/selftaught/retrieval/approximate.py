@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from selftaught.errors import ConfigError, FileError
 from selftaught.foundation.files import sync_folder, temporary
 from selftaught.foundation.rng import Key, permutation
-from selftaught.retrieval.parts import F32, Rows, Stack
+from selftaught.retrieval.parts import F32, Rows, StackedVectors
 
 RECALL = 0.97  # of the 10 nearest that the first sample must find
 SAMPLE = 500  # vectors of each of the two samples
@@ -54,7 +54,7 @@ class Approximate:
         probes: Lists that a query looks into.
     """
 
-    def __init__(self, inner: Any, stack: Stack, probes: int) -> None:
+    def __init__(self, inner: Any, stack: StackedVectors, probes: int) -> None:
         self.inner, self.stack, self.probes = inner, stack, probes
 
     def top_k(self, query_QD: F32, k: int, own: Rows | None = None) -> tuple[F32, Rows]:
@@ -88,7 +88,7 @@ class Approximate:
         return sum(len({*a} & {*b}) for a, b in pairs) / truth_Qk.size
 
 
-def built(stack: Stack) -> Approximate:
+def built(stack: StackedVectors) -> Approximate:
     """A new inverted file of all vectors of a stack.
 
     Raises:
@@ -103,20 +103,20 @@ def built(stack: Stack) -> Approximate:
     return extended(inner, stack)
 
 
-def extended(inner: Any, stack: Stack) -> Approximate:
+def extended(inner: Any, stack: StackedVectors) -> Approximate:
     """faiss's index with the rest of the stack's vectors, those after what it holds."""
     for chunk_nD in _after(stack, inner.ntotal):
         inner.add(_unit(chunk_nD))
     return Approximate(inner, stack, 1)
 
 
-def _after(stack: Stack, first: int) -> Iterator[F32]:
+def _after(stack: StackedVectors, first: int) -> Iterator[F32]:
     for start, chunk_nD in stack.chunks():
         if start + len(chunk_nD) > first:
             yield chunk_nD[max(0, first - start) :]
 
 
-def save(inner: Any, path: Path) -> None:
+def save_faiss(inner: Any, path: Path) -> None:
     """Write faiss's index, whole or not at all."""
     part = temporary(path)
     try:
@@ -132,7 +132,7 @@ def save(inner: Any, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def load(path: Path, count: int, dim: int) -> Any:
+def load_faiss(path: Path, count: int, dim: int) -> Any:
     """faiss's index from a file whose bytes are known to be ours.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 
 from selftaught.foundation import files
 from selftaught.retrieval import approximate
-from selftaught.retrieval.parts import F32, Stack
+from selftaught.retrieval.parts import F32, StackedVectors
 from selftaught.retrieval.vector_index import (
     APPROXIMATE,
     EXACT,
@@ -53,7 +53,7 @@ class Addition:
     run: str
 
 
-def check_size(number: int) -> None:
+def check_index_size(number: int) -> None:
     """Whether an index of so many vectors can be built here, before minutes of work.
 
     Raises:
@@ -148,7 +148,7 @@ def _write_approximate(
 ) -> dict[str, Any]:
     """faiss's index of all vectors, an old one extended; what index.json says of it."""
     parts = [part.x_ND for part in before.parts] if before else []
-    stack = Stack([*parts, np.ascontiguousarray(added.vectors.x_ND, np.float32)])
+    stack = StackedVectors([*parts, np.ascontiguousarray(added.vectors.x_ND, np.float32)])
     old = before.approximate if before else None
     # of ten times the vectors, an old one's lists would be too few
     if old is None or len(stack) > 10 * len(old.stack):
@@ -157,7 +157,7 @@ def _write_approximate(
         made = approximate.extended(old.inner, stack)
     (folder / APPROXIMATE).mkdir(exist_ok=True)
     path = folder / APPROXIMATE / f"{number}.faiss"
-    approximate.save(made.inner, path)
+    approximate.save_faiss(made.inner, path)
     return {"name": number, "sha256": files.sha256(path)} | made.tuned()
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.preprocess import network_input, pixels, sized
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 from selftaught.pairwise.neighbours import Prepared
 from selftaught.views.tensors import resize
 
@@ -169,7 +169,7 @@ class Cells:
     ) -> None:
         stage = stage or list(encoder.strides)[-1]
         if stage not in encoder.strides:
-            raise ConfigError(f"there is no stage {stage!r}", nearest(stage, encoder.strides))
+            raise ConfigError(f"there is no stage {stage!r}", did_you_mean(stage, encoder.strides))
         self.encoder, self.stage, self.sizes = encoder.eval(), stage, tuple(sizes)
 
     @torch.no_grad()

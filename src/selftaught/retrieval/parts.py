@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-class Stack:
+class StackedVectors:
     """Arrays one below the other, which may be memory-mapped: only what is asked for is read.
 
     Args:

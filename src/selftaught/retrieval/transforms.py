@@ -38,7 +38,7 @@ Fit = Callable[[Complex, Complex, F64], F64 | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class PointPairs:
     """What is known of pairs of keypoints.
 
     Attributes:
@@ -58,7 +58,7 @@ class Pairs:
     upright: bool
 
     @classmethod
-    def of(cls, first: Local, second: Local, pairs_M2: Rows) -> "Pairs":
+    def of(cls, first: Local, second: Local, pairs_M2: Rows) -> "PointPairs":
         """From two images' keypoints and pairs of their indices."""
         assert first.upright == second.upright, "local features of two kinds"
         i_M, j_M = pairs_M2.T
@@ -112,7 +112,7 @@ def _zoom(A_H23: F64) -> F64:
     return np.asarray(np.sqrt(np.abs(area_H)))
 
 
-def refined(A_23: F64, pairs: Pairs) -> tuple[F64, Bools]:
+def refined(A_23: F64, pairs: PointPairs) -> tuple[F64, Bools]:
     """Fit to what is explained while that becomes more, or stays as much.
 
     Returns:
@@ -130,7 +130,7 @@ def refined(A_23: F64, pairs: Pairs) -> tuple[F64, Bools]:
     return A_23, inlier_M
 
 
-def sharpened(A_23: F64, pairs: Pairs) -> tuple[F64, Bools]:
+def sharpened(A_23: F64, pairs: PointPairs) -> tuple[F64, Bools]:
     """Fit to what is explained with less weight for what is farther off.
 
     Wrong pairs that lie within the tolerance would bend the transform. Weights are Cauchy's, at
@@ -155,7 +155,9 @@ def _weights(off_M: F64) -> F64:
     return 1 / (1 + np.square(off_M / scale))
 
 
-def _fitted(pairs: Pairs, inlier_M: Bools, weight_m: F64, least: float) -> tuple[F64, Bools] | None:
+def _fitted(
+    pairs: PointPairs, inlier_M: Bools, weight_m: F64, least: float
+) -> tuple[F64, Bools] | None:
     """The first fit to these that explains so many at least, and what it explains."""
     fits: Sequence[Fit] = (_upright,) if pairs.upright else (_affine, _turned)
     for fit in fits:

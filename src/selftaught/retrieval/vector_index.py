@@ -23,8 +23,8 @@ import numpy as np
 
 from selftaught.errors import ConfigError, FileError
 from selftaught.foundation import files
-from selftaught.retrieval.approximate import Approximate, load
-from selftaught.retrieval.parts import F32, Rows, Stack
+from selftaught.retrieval.approximate import Approximate, load_faiss
+from selftaught.retrieval.parts import F32, Rows, StackedVectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,11 +73,11 @@ class VectorIndex:
 
     def __init__(self, folder: Path, described: Mapping[str, Any], parts: tuple[Part, ...]) -> None:
         self.folder, self.described, self.parts = folder, described, parts
-        self.stack = Stack([part.x_ND for part in parts])
+        self.stack = StackedVectors([part.x_ND for part in parts])
         self.approximate: Approximate | None = None
         if kept := described.get("approximate"):
             path = folder / APPROXIMATE / f"{kept['name']}.faiss"
-            inner = load(path, len(self.stack), self.stack.dim)
+            inner = load_faiss(path, len(self.stack), self.stack.dim)
             self.approximate = Approximate(inner, self.stack, kept["probes"])
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 
 from selftaught.pairwise.neighbours import top_k
 from selftaught.retrieval.local_features import F64, Features, Local
-from selftaught.retrieval.transforms import Bools, Pairs, Rows, as_complex, refined, sharpened
+from selftaught.retrieval.transforms import Bools, PointPairs, Rows, as_complex, refined, sharpened
 
 RATIO = 0.9
 """Of the distances of the nearest and the second nearest descriptor: matches of SIFT lie below."""
@@ -44,7 +44,7 @@ _BLOCK = 2**16  # pairs of a hypothesis and a match whose numbers lie in a cache
 
 
 @dataclass(frozen=True, eq=False)
-class Match:
+class GeometricMatch:
     """How well two images match.
 
     Attributes:
@@ -63,7 +63,7 @@ class Match:
         return int(self.inlier_M.sum())
 
 
-def verify(query: Local, candidate: Local, *, ratio: float | None = RATIO) -> Match:
+def verify(query: Local, candidate: Local, *, ratio: float | None = RATIO) -> GeometricMatch:
     """Match descriptors, and find the transform that explains most of the matches.
 
     Args:
@@ -127,7 +127,7 @@ def _apart(query: Local, candidate: Local, pairs_M2: Rows) -> Rows:
 # --- hypotheses
 
 
-def explained(query: Local, candidate: Local, pairs_M2: Rows) -> Match:
+def explained(query: Local, candidate: Local, pairs_M2: Rows) -> GeometricMatch:
     """The transform that explains most of the given pairs, and which ones.
 
     A pair is an inlier where the query's place, transformed, comes as near to the candidate's as
@@ -141,9 +141,9 @@ def explained(query: Local, candidate: Local, pairs_M2: Rows) -> Match:
             first pair is refined first.
     """
     if not len(pairs_M2):
-        return Match(pairs_M2, np.empty(0, np.bool_), None)
-    pairs = Pairs.of(query, candidate, pairs_M2)
-    hypothesis_M23, inliers_M = pairs.hypotheses, counted(pairs)
+        return GeometricMatch(pairs_M2, np.empty(0, np.bool_), None)
+    pairs = PointPairs.of(query, candidate, pairs_M2)
+    hypothesis_M23, inliers_M = pairs.hypotheses, match_counts(pairs)
     known_M = np.zeros(len(pairs_M2), np.bool_)
     best_23, best_M = hypothesis_M23[0], known_M.copy()
     for m in _starts(inliers_M, known_M):
@@ -152,10 +152,10 @@ def explained(query: Local, candidate: Local, pairs_M2: Rows) -> Match:
         if inlier_M.sum() > best_M.sum():
             best_23, best_M = A_23, inlier_M
     best_23, best_M = sharpened(best_23, pairs)
-    return Match(pairs_M2, best_M, best_23)
+    return GeometricMatch(pairs_M2, best_M, best_23)
 
 
-def counted(pairs: Pairs) -> Rows:
+def match_counts(pairs: PointPairs) -> Rows:
     """How many pairs the hypothesis of each explains, (M,)."""
     hypothesis_M23 = pairs.hypotheses
     step = max(1, _BLOCK // len(hypothesis_M23))
@@ -251,6 +251,6 @@ class Verifier:
         """Whether they have enough in common to be shown first."""
         return self.inliers(query, position) >= _least(self.queries[query], self.least)
 
-    def match(self, query: int, position: int) -> Match:
+    def match(self, query: int, position: int) -> GeometricMatch:
         """How a query matches one image of the database."""
         return verify(self.queries[query], self.database[position])

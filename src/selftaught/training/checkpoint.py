@@ -46,7 +46,7 @@ class Checkpoint:
     training: "dict[str, Tensor]"
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write RUN/checkpoints/000612/, whole or not at all, and keep one good one before it.
 
     Tensors are copied to the CPU; on reading they come back with the same bits and types. A

@@ -85,7 +85,7 @@ def _effective_rank(z_ND: Tensor) -> float:
     return math.exp(torch.special.entr(p_R).sum().item())
 
 
-def alarms(history: Sequence[Mapping[str, Any]]) -> list[str]:
+def health_alarms(history: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the newest line shows to be going wrong, a plain paragraph each; none if nothing does.
 
     Args:

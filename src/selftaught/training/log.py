@@ -114,7 +114,7 @@ def _tell(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def read(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of the run's metrics.jsonl as they were logged; none where there is no file.
 
     A last line without its end, cut off when the process was killed, is left out. Numbers that

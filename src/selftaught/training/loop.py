@@ -154,7 +154,7 @@ class Loop:
         if distributed.rank() == 0 and self.saved != stands:
             complete = training.done or self.late
             found = training.checkpoint(complete=complete, **self.remember)
-            checkpoint.save(self.run / "checkpoints", found)
+            checkpoint.save_checkpoint(self.run / "checkpoints", found)
             self.save_seconds = time.monotonic() - began
         self.saved, self.saved_at = stands, time.monotonic()
 
@@ -172,7 +172,7 @@ class Loop:
     def _new_alarms(self, line: dict[str, Any]) -> list[str]:
         """Alarms of a kind that this run has not raised yet."""
         history = [*self.history, line]
-        raised = [*self.training.method.alarms(history), *health.alarms(history)]
+        raised = [*self.training.method.alarms(history), *health.health_alarms(history)]
         known = {_kind(words) for words in self.alarms}
         new = [words for words in raised if _kind(words) not in known]
         self.alarms += new

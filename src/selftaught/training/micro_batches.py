@@ -24,7 +24,7 @@ Embed = Callable[[Batch, int], Embedded]
 """A part of a batch and its number to embeddings; equal numbers, equal random numbers."""
 
 
-def part(batch: Batch, images: slice) -> Batch:
+def batch_part(batch: Batch, images: slice) -> Batch:
     """Some images of a batch."""
     return replace(
         batch,
@@ -46,7 +46,7 @@ def backward(method: Method, batch: Batch, size: int, embed: Embed) -> tuple[Emb
     Returns:
         What `embed` and `loss` of the method say of the whole batch, without a graph.
     """
-    parts = [part(batch, slice(n, n + size)) for n in range(0, len(batch.rows), size)]
+    parts = [batch_part(batch, slice(n, n + size)) for n in range(0, len(batch.rows), size)]
     with _taken_back(method):
         first = [_detached(embed(one, number)) for number, one in enumerate(parts)]
     embedded = {name: _leaf([one[name] for one in first]) for name in first[0]}

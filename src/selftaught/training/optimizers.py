@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from selftaught.errors import ConfigError, FileError, nearest
+from selftaught.errors import ConfigError, FileError, did_you_mean
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
 TRUST = 0.001
@@ -118,7 +118,7 @@ def build_optimizer(
         ConfigError: There is no such optimizer.
     """
     if name not in OPTIMIZERS:
-        raise ConfigError(f"loop.optimizer {name!r} is unknown", nearest(name, OPTIMIZERS))
+        raise ConfigError(f"loop.optimizer {name!r} is unknown", did_you_mean(name, OPTIMIZERS))
     settings = [_settings(name, group, weight_decay, momentum) for group in groups]
     settings = [group for group in settings if group["params"]]
     optimizer: Optimizer

@@ -5,7 +5,7 @@ The rules are google-research/simclr's: batch scaling, linear warm-up, cosine to
 
 import math
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 
 _WARMUP_EPOCHS, _WARMUP_SHARE = 10, 10  # at most 10 epochs, at most a 10th of the steps
 
@@ -23,7 +23,7 @@ def scaled_lr(lr: float, batch_size: int, scaling: str) -> float:
     """
     factors = {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}
     if scaling not in factors:
-        raise ConfigError(f"loop.scaling {scaling!r} is unknown", nearest(scaling, factors))
+        raise ConfigError(f"loop.scaling {scaling!r} is unknown", did_you_mean(scaling, factors))
     return lr * factors[scaling]
 
 

@@ -96,7 +96,7 @@ def _compute(
     n = -(-N // world())
     starts = range(0, n, batch_size)
     own_n = np.arange(rank() * n, (rank() + 1) * n).clip(max=N - 1)  # the last row, to fill up
-    made = views(
+    made = batch_views(
         encoder, images, [own_n[s : s + batch_size] for s in starts], policy, threads=threads
     )
     f = encoder.before_final if before_final else encoder
@@ -135,7 +135,7 @@ def room(shape: tuple[int, int], limit: int) -> Tensor:
             ) from None
 
 
-def views(
+def batch_views(
     encoder: Encoder,
     images: "Images",
     batches: Sequence[NDArray[np.int64]],

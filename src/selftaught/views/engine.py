@@ -78,10 +78,10 @@ def make(
     from selftaught.views import kernels, tensors
 
     if not kernels.fuses(policy):
-        return tensors.apply(raw.tensors(), params, policy, intensity)
+        return tensors.apply_policy(raw.tensors(), params, policy, intensity)
     shape = (len(raw), raw.channels, params.size, params.size)
     out = buffers.take(shape) if buffers else None
-    return kernels.apply(raw, params, policy, intensity, out=out)
+    return kernels.apply_compiled(raw, params, policy, intensity, out=out)
 
 
 class Engine:
@@ -126,7 +126,7 @@ class Engine:
 
         pixels = [one.on(self.device) for one in packed]
         return [
-            tensors.apply(images, params, policy, self.intensity, compiled=self.compiled)
+            tensors.apply_policy(images, params, policy, self.intensity, compiled=self.compiled)
             for images, (params, policy) in zip(_of_each(pixels, wanted), wanted, strict=True)
         ]
 

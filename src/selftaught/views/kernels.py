@@ -47,7 +47,7 @@ def fuses(policy: Policy) -> bool:
     return kinds == [kind for kind in FUSED if kind in kinds]
 
 
-def apply(
+def apply_compiled(
     raw: Raw,
     params: ViewParams,
     policy: Policy,

@@ -75,7 +75,7 @@ class _Numbers:
             return [uniform(key, draws_N, n) for key in keys]
         from selftaught.views.fused import draws
 
-        return list(draws.uniform(keys, draws_N, n))
+        return list(draws.uniform_draws(keys, draws_N, n))
 
     def key(self, purpose: str) -> Key:
         return Key(self.seed, f"views/{purpose}", self.epoch, self.view)

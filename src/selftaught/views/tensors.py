@@ -46,7 +46,7 @@ Numbers = Mapping[str, Any]
 """The fields of a ViewParams: NumPy's arrays, or tensors on a device."""
 
 
-def apply(
+def apply_policy(
     images: Tensor | Sequence[Tensor],
     params: ViewParams,
     policy: Policy,
@@ -110,7 +110,7 @@ def to_unit(raw: Tensor, intensity: Intensity) -> Tensor:
     return ((x - low) if low else x).mul(1 / (high - low)).clamp_(0, 1)
 
 
-def normalise(x_NCHW: Tensor, intensity: Intensity) -> Tensor:
+def standardise(x_NCHW: Tensor, intensity: Intensity) -> Tensor:
     """(x - mean) / std for each channel.
 
     Raises:
@@ -276,7 +276,7 @@ def _operate(
     for operation in policy.operations:
         for change in _changes(operation, numbers, x, intensity):
             x = choose(x, *change)
-    return normalise(x, intensity) if policy.normalise else x
+    return standardise(x, intensity) if policy.normalise else x
 
 
 def _some(

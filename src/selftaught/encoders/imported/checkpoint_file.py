@@ -28,8 +28,8 @@ from selftaught.encoders.imported.layouts import (
     LICENCE,
     PIXELS,
     Found,
-    Layout,
-    Match,
+    LayoutMatch,
+    NameLayout,
     best_prefix,
     is_aside,
     left_out,
@@ -48,12 +48,14 @@ from selftaught.errors import ConfigError, FileError, shown
 from selftaught.foundation.files import load_tensors
 
 LAYOUTS = (
-    Layout("a state_dict in torchvision's layout", "features.0.0.weight", torchvisions_mobilenet),
-    Layout("a state_dict in timm's layout", "conv_stem.weight", timms_mobilenet),
-    Layout("a state_dict in torchvision's layout", "conv1.weight", named_by_layers),
-    Layout("a state_dict in the order of torchvision's layers", "0.weight", named_by_numbers),
-    Layout("a conversion of SimCLR's (Chen et al. 2020)", "net.0.0.weight", named_by_simclr),
-    Layout(
+    NameLayout(
+        "a state_dict in torchvision's layout", "features.0.0.weight", torchvisions_mobilenet
+    ),
+    NameLayout("a state_dict in timm's layout", "conv_stem.weight", timms_mobilenet),
+    NameLayout("a state_dict in torchvision's layout", "conv1.weight", named_by_layers),
+    NameLayout("a state_dict in the order of torchvision's layers", "0.weight", named_by_numbers),
+    NameLayout("a conversion of SimCLR's (Chen et al. 2020)", "net.0.0.weight", named_by_simclr),
+    NameLayout(
         "a checkpoint of DeepCluster (Caron et al. 2018)",
         FIRST,
         deepclusters,
@@ -144,12 +146,12 @@ def _by_name(architecture: str, tensors: Mapping[str, Tensor]) -> Found:
         side = usual_side(architecture)
         whose, config = "timm's", EncoderConfig(architecture, image_size=side, stem="standard")
     prefix = best_prefix(tensors, build_encoder(config).trunk.state_dict())
-    match = Match(config, under(prefix, tensors))
+    match = LayoutMatch(config, under(prefix, tensors))
     return Found(f"a state_dict in {whose} layout", prefix, match, LICENCE)
 
 
 def _as_asked(
-    match: Match, image_size: int | None, pixels: str | None, path: Path
+    match: LayoutMatch, image_size: int | None, pixels: str | None, path: Path
 ) -> EncoderConfig:
     """The match's configuration with the user's options."""
     config = match.config

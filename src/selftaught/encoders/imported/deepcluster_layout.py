@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selftaught.encoders.encoder import EncoderConfig
-from selftaught.encoders.imported.layouts import Match
+from selftaught.encoders.imported.layouts import LayoutMatch
 from selftaught.encoders.sobel import HORIZONTAL, VERTICAL
 from selftaught.errors import FileError
 
@@ -23,7 +23,7 @@ _KERNELS: dict[tuple[int, ...], str] = {(96, 11, 11): "alexnet", (64, 3, 3): "vg
 _REMEDY = "give a checkpoint as DeepCluster writes it"
 
 
-def deepclusters(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+def deepclusters(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
     """Which of the two it is, by the filters of its first layer.
 
     Raises:
@@ -39,7 +39,7 @@ def deepclusters(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
     classes = [len(t) for n in _TOP if (t := rest.pop(n, None)) is not None and t.ndim]
     if classes:
         notes.append(f"Left out: top_layer, the classifier of {classes[0]:,} pseudo-classes.")
-    return Match(config, rest, tuple(notes), one_size="its fully connected layers")
+    return LayoutMatch(config, rest, tuple(notes), one_size="its fully connected layers")
 
 
 def _config(tensors: Mapping[str, Tensor], path: Path) -> EncoderConfig | None:

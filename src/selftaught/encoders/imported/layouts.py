@@ -38,7 +38,7 @@ _NAMED = 6  # layers in a note
 
 
 @dataclass(frozen=True)
-class Match:
+class LayoutMatch:
     """A network that named tensors are of.
 
     Attributes:
@@ -55,7 +55,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Layout:
+class NameLayout:
     """How one program names the tensors of its networks.
 
     Attributes:
@@ -68,7 +68,7 @@ class Layout:
 
     whose: str
     first: str
-    match: Callable[[dict[str, Tensor], Path], Match | None]
+    match: Callable[[dict[str, Tensor], Path], LayoutMatch | None]
     licence: str = LICENCE
 
 
@@ -78,12 +78,15 @@ class Found:
 
     whose: str
     prefix: str
-    match: Match
+    match: LayoutMatch
     licence: str
 
 
 def recognised(
-    tensors: Mapping[str, Tensor], layouts: Iterable[Layout], path: Path, architecture: str | None
+    tensors: Mapping[str, Tensor],
+    layouts: Iterable[NameLayout],
+    path: Path,
+    architecture: str | None,
 ) -> Found | None:
     """What the tensors are of, by the first layout that knows them.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from selftaught.encoders.encoder import EncoderConfig
-from selftaught.encoders.imported.layouts import Match, renamed
+from selftaught.encoders.imported.layouts import LayoutMatch, renamed
 
 _STAGES = (1, 2, 3, 4, 3, 3, 1)  # blocks a stage (table 2)
 _BLOCKS = tuple((stage, block) for stage, many in enumerate(_STAGES) for block in range(many))
@@ -22,7 +22,7 @@ _OTHER |= {"3": "bn3"}
 _LAST = (1280, 320, 1, 1)  # conv_head
 
 
-def torchvisions_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+def torchvisions_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
     """features.2.conv.0.1.bias becomes blocks.1.0.bn1.bias, and so on."""
     if "features.18.0.weight" not in tensors:
         return None
@@ -38,7 +38,7 @@ def torchvisions_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> Match |
     return _match(renamed(tensors, our_name, path))
 
 
-def timms_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+def timms_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
     """timm's names stay; they are MobileNetV2's by the blocks and the last convolution."""
     found = (re.match(r"blocks\.(\d+)\.(\d+)\.conv_dw\.weight$", name) for name in tensors)
     blocks = {(int(match[1]), int(match[2])) for match in found if match}
@@ -47,5 +47,5 @@ def timms_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
     return _match(dict(tensors)) if ours else None
 
 
-def _match(tensors: dict[str, Tensor]) -> Match:
-    return Match(EncoderConfig("mobilenetv2_100", stem="standard"), tensors)
+def _match(tensors: dict[str, Tensor]) -> LayoutMatch:
+    return LayoutMatch(EncoderConfig("mobilenetv2_100", stem="standard"), tensors)

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from selftaught.encoders.encoder import EncoderConfig
-from selftaught.encoders.imported.layouts import PIXELS, Match, renamed
+from selftaught.encoders.imported.layouts import PIXELS, LayoutMatch, renamed
 
 NETWORKS: dict[tuple[tuple[int, ...], int, tuple[int, ...]], str] = {
     ((2, 2, 2, 2), 2, (64, 64)): "resnet18",
@@ -50,7 +50,7 @@ _SIMCLR = {
 }
 
 
-def named_by_layers(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+def named_by_layers(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
     """conv1, bn1, layer1 to layer4, as timm has them; shortcut is another name of downsample."""
     ours = renamed(tensors, lambda name: name.replace(".shortcut.", ".downsample."), path)
     architecture = _architecture(ours)
@@ -58,11 +58,11 @@ def named_by_layers(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
         return None
     if ours["conv1.weight"].shape[2:] == (3, 3):
         config = EncoderConfig(architecture, image_size=_SMALL_SIDE, stem="small")
-        return Match(config, ours, (_SMALL_STEM,))
-    return Match(EncoderConfig(architecture, stem="standard"), ours)
+        return LayoutMatch(config, ours, (_SMALL_STEM,))
+    return LayoutMatch(EncoderConfig(architecture, stem="standard"), ours)
 
 
-def named_by_numbers(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+def named_by_numbers(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
     """0 and 1 for conv1 and bn1; the stages from 4 on, or from 3 or 2 where nothing is pooled."""
     found = (re.match(r"(\d+)\.\d+\.conv1\.weight$", name) for name in tensors)
     stages = sorted({int(match[1]) for match in found if match})
@@ -75,13 +75,13 @@ def named_by_numbers(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
     return match if match and (pooled or match.config.stem == "small") else None
 
 
-def named_by_simclr(tensors: Mapping[str, Tensor], path: Path) -> Match | None:
+def named_by_simclr(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
     """Those of the public conversions of google-research/simclr (Chen et al. 2020)."""
     match = named_by_layers(renamed(tensors, _from_simclr, path), path)
     if match is None or match.config.stem != "standard":
         return None
     config = EncoderConfig(match.config.architecture, stem="standard", intensity=PIXELS["unit"])
-    return Match(config, match.tensors)
+    return LayoutMatch(config, match.tensors)
 
 
 def _reworded(words: Mapping[str, str], name: str) -> str:

@@ -47,7 +47,7 @@ from selftaught.evaluation.trial import ProtocolAnswer, Trial, classified
 from selftaught.foundation.rng import Key, permutation
 from selftaught.training.optimizers import build_optimizer, set_lr
 from selftaught.training.schedule import lr_at, scaled_lr
-from selftaught.vectors.features import evaluating, views
+from selftaught.vectors.features import batch_views, evaluating
 from selftaught.views.policy import evaluation
 
 EPOCHS, STEPS = 60, 12
@@ -90,7 +90,7 @@ class Network(nn.Module):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FinetuneRecipe:
     """How so many images are learnt.
 
     Attributes:
@@ -131,11 +131,13 @@ def finetune(subject: Representation, trial: Trial) -> ProtocolAnswer:
     """
     assert subject.encoder is not None
     held_n = held_out_part(trial)
-    learn, held = part(trial, ~held_n), part(trial, held_n)
-    recipe = recipe_for(learn, RATES if held_n.any() else blind_rates(subject))
+    learn, held = trial_part(trial, ~held_n), trial_part(trial, held_n)
+    recipe = finetune_recipe(learn, RATES if held_n.any() else blind_rates(subject))
     with _keyed_dropout(trial):
         best = best_moment(subject.encoder, learn, held, recipe)
-    scores_MK = None if best is None else logits(best.network, trial, trial.test).softmax(dim=1)
+    scores_MK = (
+        None if best is None else finetune_logits(best.network, trial, trial.test).softmax(dim=1)
+    )
     if scores_MK is None or not bool(scores_MK.isfinite().all()):
         raise DataError(
             f"{subject.name} diverges when it is fine-tuned",
@@ -160,7 +162,7 @@ def held_out_part(trial: Trial) -> NDArray[np.bool_]:
     return held_n & ~np.isin(trial.labels, lost)
 
 
-def part(trial: Trial, which_n: NDArray[np.bool_]) -> Trial:
+def trial_part(trial: Trial, which_n: NDArray[np.bool_]) -> Trial:
     """The trial with some of its training images."""
     return replace(trial, train=trial.train[which_n], labels=trial.labels[which_n])
 
@@ -171,12 +173,12 @@ def blind_rates(subject: Representation) -> tuple[Rates]:
     return (released if subject.seed is None else from_scratch,)
 
 
-def recipe_for(learn: Trial, tried: tuple[Rates, ...] = RATES) -> Recipe:
+def finetune_recipe(learn: Trial, tried: tuple[Rates, ...] = RATES) -> FinetuneRecipe:
     """The released recipe for so many images, at some learning rates."""
     n, (smallest, largest) = len(learn.train), BATCHES
     batch_size = min(n, max(smallest, n // STEPS), largest)
     enough = math.ceil(EPOCHS * STEPS / (n // batch_size))
-    return Recipe(
+    return FinetuneRecipe(
         epochs=max(EPOCHS, enough) if learn.epochs is None else learn.epochs,
         batch_size=batch_size,
         rates=tuple(_scaled(rates, batch_size) for rates in tried),
@@ -188,7 +190,9 @@ def _scaled(rates: Rates, batch_size: int) -> Rates:
     return Rates(weights, others)
 
 
-def best_moment(encoder: Encoder, learn: Trial, held: Trial, recipe: Recipe) -> Moment | None:
+def best_moment(
+    encoder: Encoder, learn: Trial, held: Trial, recipe: FinetuneRecipe
+) -> Moment | None:
     """The moment that the held-out images prefer; the last one, if there are none.
 
     None: the training diverges at once at every learning rate.
@@ -198,13 +202,13 @@ def best_moment(encoder: Encoder, learn: Trial, held: Trial, recipe: Recipe) -> 
 
 
 def best_at(
-    encoder: Encoder, learn: Trial, held: Trial, recipe: Recipe, rates: Rates
+    encoder: Encoder, learn: Trial, held: Trial, recipe: FinetuneRecipe, rates: Rates
 ) -> Moment | None:
     """The same at one learning rate: when most images are right; of equal moments the last."""
     best: Moment | None = None
     recent = deque[int](maxlen=TOGETHER)
     for epoch, network in moments(encoder, learn, recipe, rates):
-        right, loss = judged(network, held) if len(held.train) else (0, 0.0)
+        right, loss = held_out_accuracy(network, held) if len(held.train) else (0, 0.0)
         recent.append(right)
         mean = sum(recent) / len(recent)
         if math.isfinite(loss) and (best is None or mean >= best.right):
@@ -213,7 +217,7 @@ def best_at(
 
 
 def moments(
-    encoder: Encoder, learn: Trial, recipe: Recipe, rates: Rates
+    encoder: Encoder, learn: Trial, recipe: FinetuneRecipe, rates: Rates
 ) -> Iterator[tuple[int, Network]]:
     """Train; the epochs that have passed and the network, some 20 times and at the end.
 
@@ -221,12 +225,14 @@ def moments(
     """
     network = Network(encoder, learn.classes)
     network.to(device=learn.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer("lars", groups(network, rates), weight_decay=0.0, momentum=0.9)
+    optimizer = build_optimizer(
+        "lars", parameter_groups(network, rates), weight_decay=0.0, momentum=0.9
+    )
     steps = len(learn.train) // recipe.batch_size
     every = max(1, recipe.epochs // MOMENTS)
     for epoch in range(recipe.epochs):
         for step, (x_BCSS, labels_B) in enumerate(
-            batches(network, learn, recipe.batch_size, epoch), epoch * steps
+            finetune_batches(network, learn, recipe.batch_size, epoch), epoch * steps
         ):
             total = recipe.epochs * steps
             set_lr(optimizer, lr_at(step, peak=rates.weights, total_steps=total, warmup=0))
@@ -240,7 +246,7 @@ def moments(
             yield epoch + 1, network
 
 
-def groups(network: Network, rates: Rates) -> list[dict[str, Any]]:
+def parameter_groups(network: Network, rates: Rates) -> list[dict[str, Any]]:
     """Weights; and biases, norms and the head, without trust ratio and at a rate of their own."""
     head = set(network.head.parameters())
     named = list(network.named_parameters())
@@ -255,13 +261,13 @@ def groups(network: Network, rates: Rates) -> list[dict[str, Any]]:
     ]
 
 
-def batches(
+def finetune_batches(
     network: Network, learn: Trial, batch_size: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch's views (B, C, S, S) and labels (B,), in a new order."""
     order = permutation(Key(learn.seed, "evaluation/order", epoch), len(learn.train))
     positions = whole_batches(order, batch_size)
-    made = views(
+    made = batch_views(
         network.encoder,
         learn.images,
         [learn.train[those] for those in positions],
@@ -275,18 +281,18 @@ def batches(
             yield x_BCSS, torch.from_numpy(learn.labels[those]).to(learn.machine.device)
 
 
-def judged(network: Network, held: Trial) -> tuple[int, float]:
+def held_out_accuracy(network: Network, held: Trial) -> tuple[int, float]:
     """How many of the held-out images are right, and the cross-entropy."""
-    scores_nK, labels_n = logits(network, held, held.train), torch.from_numpy(held.labels)
+    scores_nK, labels_n = finetune_logits(network, held, held.train), torch.from_numpy(held.labels)
     right = int((scores_nK.argmax(dim=1) == labels_n).sum())
     return right, F.cross_entropy(scores_nK, labels_n).item()
 
 
-def logits(network: Network, trial: Trial, rows_M: NDArray[np.int64]) -> Tensor:
+def finetune_logits(network: Network, trial: Trial, rows_M: NDArray[np.int64]) -> Tensor:
     """What the network says of the evaluation view of some images, (M, K), in memory."""
     parts = np.split(rows_M, range(_BATCH, len(rows_M), _BATCH))
     policy = evaluation(network.encoder.config.image_size)
-    made = views(network.encoder, trial.images, parts, policy, threads=trial.machine.threads)
+    made = batch_views(network.encoder, trial.images, parts, policy, threads=trial.machine.threads)
     with evaluating(network), contextlib.closing(made):
         return torch.cat([network(x_BCSS).cpu() for x_BCSS in made])
 
@@ -302,7 +308,7 @@ def _keyed_dropout(trial: Trial) -> Iterator[None]:
         yield
 
 
-def _note(subject: Representation, recipe: Recipe, chosen: bool) -> str:
+def _note(subject: Representation, recipe: FinetuneRecipe, chosen: bool) -> str:
     how = (
         "learning rate and epoch chosen on a held-out fifth of the training images"
         if chosen

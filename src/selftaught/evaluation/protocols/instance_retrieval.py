@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 
 from selftaught.data.retrieval_sets import Places, Query
 from selftaught.errors import ConfigError
-from selftaught.evaluation.descriptors import Picture, Recipe, described_by, descriptors
+from selftaught.evaluation.descriptors import (
+    DescriptorSettings,
+    ImageToDescribe,
+    described_by,
+    descriptors,
+)
 from selftaught.evaluation.metrics import Figure
 from selftaught.evaluation.ranking import (
-    average_precision,
     mean_over_queries,
     precision_at,
     recall_at,
+    retrieval_average_precision,
     revisited,
 )
 from selftaught.evaluation.representation import Representation, check_finite
@@ -44,7 +49,7 @@ it may be asked twice about a query, where queries are expanded."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class RetrievalSettings:
     """How images are described and found.
 
     Attributes:
@@ -59,7 +64,7 @@ class Settings:
         ConfigError: A number is negative.
     """
 
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: DescriptorSettings = field(default_factory=DescriptorSettings)
     augment: int = 0
     expand: int = 0
     alpha: float = 3.0
@@ -103,7 +108,7 @@ class Retrieved:
 def retrieval(
     subject: Representation,
     places: Places,
-    settings: Settings | None = None,
+    settings: RetrievalSettings | None = None,
     *,
     rerank: Rerank | None = None,
 ) -> Retrieved:
@@ -122,13 +127,13 @@ def retrieval(
         BadImage, DataError: As `descriptors`; or descriptors are not finite.
         ConfigError: As `descriptors`; or there are only vectors.
     """
-    settings = settings or Settings()
+    settings = settings or RetrievalSettings()
     if subject.encoder is None:
         raise ConfigError(
             f"{subject.name} has vectors and no network", "give an encoder: it must see queries"
         )
-    pictures = [Picture(query.path, query) for query in places.queries]
-    pictures += [Picture(path) for path in places.database]
+    pictures = [ImageToDescribe(query.path, query) for query in places.queries]
+    pictures += [ImageToDescribe(path) for path in places.database]
     x_ND = descriptors(
         subject.encoder,
         pictures,
@@ -137,15 +142,15 @@ def retrieval(
     )
     check_finite(subject.name, bool(np.isfinite(x_ND).all()))
     Q = len(places.queries)
-    ranked_QN = rank(x_ND[:Q], x_ND[Q:], settings, rerank)
-    values = judged(places, ranked_QN)
+    ranked_QN = rank_database(x_ND[:Q], x_ND[Q:], settings, rerank)
+    values = query_scores(places, ranked_QN)
     return Retrieved(ranked_QN, values, _note(subject, places, settings, values))
 
 
-def rank(
+def rank_database(
     query_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
-    settings: Settings,
+    settings: RetrievalSettings,
     rerank: Rerank | None = None,
 ) -> NDArray[np.int64]:
     """The whole database for each query, best first, (Q, N); ties go to the lower position.
@@ -210,7 +215,7 @@ def averaged(
     )
 
 
-def judged(places: Places, ranked_QN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+def query_scores(places: Places, ranked_QN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """What each metric says of each query's ranking, (Q,)."""
     each = [
         _judged(query, ranked_N, places.layout == "revisited")
@@ -221,12 +226,12 @@ def judged(places: Places, ranked_QN: NDArray[np.int64]) -> dict[str, NDArray[np
 
 def _judged(query: Query, ranked_N: NDArray[np.int64], setups: bool) -> dict[str, float]:
     positive = query.good | query.ok
-    values = {"mAP": average_precision(ranked_N, positive, query.junk)}
+    values = {"mAP": retrieval_average_precision(ranked_N, positive, query.junk)}
     for k in RECALLS:
         values[f"recall@{k}"] = recall_at(ranked_N, positive, query.junk, k)
     if setups:
         for setup, (right, junk) in revisited(query.good, query.ok, query.junk).items():
-            values[f"mAP {setup}"] = average_precision(ranked_N, right, junk)
+            values[f"mAP {setup}"] = retrieval_average_precision(ranked_N, right, junk)
             values[f"mP@{PRECISION} {setup}"] = precision_at(ranked_N, right, junk, PRECISION)
     return values
 
@@ -234,7 +239,7 @@ def _judged(query: Query, ranked_N: NDArray[np.int64], setups: bool) -> dict[str
 def _ranked(
     query_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
-    settings: Settings,
+    settings: RetrievalSettings,
     rerank: Rerank | None,
 ) -> NDArray[np.int64]:
     ranked_QN = np.argsort(-_scores(query_QD, database_ND), axis=1, kind="stable")
@@ -258,7 +263,7 @@ def _scores(query_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> 
 def _note(
     subject: Representation,
     places: Places,
-    settings: Settings,
+    settings: RetrievalSettings,
     values: Mapping[str, NDArray[np.float64]],
 ) -> str:
     assert subject.encoder is not None

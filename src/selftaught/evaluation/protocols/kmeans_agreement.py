@@ -32,13 +32,13 @@ _FIGURES = {
 def clusters(subject: Representation, trial: Trial) -> ProtocolAnswer:
     """The best of ten runs of k-means, k the number of classes."""
     rows = np.sort(np.concatenate([trial.train, trial.test]))
-    cluster_N = cluster(subject.vectors(trial.images)[rows], trial.classes, seed=trial.seed)
+    cluster_N = kmeans_clusters(subject.vectors(trial.images)[rows], trial.classes, seed=trial.seed)
     figures = {name: partial(figure, cluster_N) for name, figure in _FIGURES.items()}
     note = f"k-means with k = {trial.classes} on unit vectors, the best of {_STARTS} starts"
     return ProtocolAnswer(rows, figures, note, split="all labelled images")
 
 
-def cluster(vectors_ND: NDArray[np.float32], k: int, *, seed: int) -> NDArray[np.int64]:
+def kmeans_clusters(vectors_ND: NDArray[np.float32], k: int, *, seed: int) -> NDArray[np.int64]:
     """The cluster of each vector, by its direction: (N,) in 0 .. k-1."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

@@ -1,64 +1,15 @@
-"""k nearest neighbours vote. Wu, Xiong, Yu, Lin, CVPR 2018 (arXiv 1805.01978), section 3.4.
-
-Shapes:  n training vectors, M test vectors, D their size; k neighbours; K classes.
-"""
-
-import numpy as np
-from numpy.typing import NDArray
+"""The protocol knn: the k nearest neighbours of each test image vote for its class."""
 
 from selftaught.evaluation.representation import Representation
 from selftaught.evaluation.trial import ProtocolAnswer, Trial, classified
-from selftaught.pairwise.neighbours import top_k
-
-NEIGHBOURS = 200
-TEMPERATURE = 0.07
+from selftaught.pairwise.knn_vote import NEIGHBOURS, knn_vote
 
 
 def knn(subject: Representation, trial: Trial) -> ProtocolAnswer:
-    """Cosine, k = 200, tau = 0.07; k is clipped to the number of training images, and said."""
+    """Cosine, k = 200, tau = 0.07; k is clipped to the number of training images, with a note."""
     x_ND = subject.vectors(trial.images)
-    scores_MK = vote(x_ND[trial.train], trial.labels, x_ND[trial.test], classes=trial.classes)
+    scores_MK = knn_vote(x_ND[trial.train], trial.labels, x_ND[trial.test], classes=trial.classes)
     n = len(trial.train)
     return classified(
         trial, scores_MK, f"k = {NEIGHBOURS} was clipped to {n}" if n < NEIGHBOURS else ""
     )
-
-
-def vote(
-    train_nD: NDArray[np.float32],
-    labels_n: NDArray[np.int64],
-    test_MD: NDArray[np.float32],
-    *,
-    classes: int,
-    k: int = NEIGHBOURS,
-    tau: float = TEMPERATURE,
-) -> NDArray[np.float64]:
-    """Each neighbour votes for its class with the weight exp(cosine / tau): (M, K), sums of 1.
-
-    Args:
-        train_nD: Vectors to look among.
-        labels_n: Their classes, 0 .. K-1.
-        test_MD: Vectors to classify.
-        classes: K.
-        k: Neighbours that vote; all of them where there are fewer.
-        tau: Temperature.
-    """
-    cosine_Mk, index_Mk = top_k(test_MD, train_nD, min(k, len(train_nD)), metric="cosine")
-    weight_Mk = np.exp((cosine_Mk.astype(float) - 1) / tau)
-    cell_Mk = np.arange(len(test_MD))[:, None] * classes + labels_n[index_Mk]
-    scores = np.bincount(cell_Mk.ravel(), weight_Mk.ravel(), minlength=len(test_MD) * classes)
-    scores_MK = scores.reshape(len(test_MD), classes)
-    normalised: NDArray[np.float64] = scores_MK / scores_MK.sum(axis=1, keepdims=True)
-    return normalised
-
-
-def knn_accuracy(
-    vectors_ND: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-) -> float:
-    """The share of the test rows whose class the vote finds: a cheap look during training."""
-    classes = int(labels_N.max()) + 1
-    scores_MK = vote(vectors_ND[train], labels_N[train], vectors_ND[test], classes=classes)
-    return float((scores_MK.argmax(axis=1) == labels_N[test]).mean())

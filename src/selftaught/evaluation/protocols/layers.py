@@ -27,11 +27,11 @@ from torch import Tensor
 
 from selftaught.encoders.encoder import Encoder
 from selftaught.evaluation.metrics import Figure, accuracy
-from selftaught.evaluation.protocols.linear_streamed import Stored, fit_and_predict
+from selftaught.evaluation.protocols.linear_streamed import Stored, streamed_probabilities
 from selftaught.evaluation.representation import Representation, check_finite
 from selftaught.evaluation.trial import ProtocolAnswer, Trial
 from selftaught.foundation.machine import memory
-from selftaught.vectors.features import evaluating, room, views
+from selftaught.vectors.features import batch_views, evaluating, room
 from selftaught.views.policy import evaluation
 
 MOST = 9_600
@@ -82,7 +82,7 @@ def _probe(x_ND: Tensor, trial: Trial) -> Figure:
     stored = Stored(
         _near(x_ND, labels_n.device), np.arange(n), labels_n, trial.classes, seed=trial.seed
     )
-    probabilities_MK, _ = fit_and_predict(stored, np.arange(n, len(x_ND)))
+    probabilities_MK, _ = streamed_probabilities(stored, np.arange(n, len(x_ND)))
     return partial(accuracy, probabilities_MK.cpu().numpy())
 
 
@@ -100,10 +100,10 @@ def pooling(encoder: Encoder, name: str) -> Callable[[Tensor], Tensor]:
     if (config.architecture, config.image_size) == ("alexnet", 224):
         kernel, stride, padding = PAPER[name]
         return lambda map_Bchw: F.avg_pool2d(map_Bchw, kernel, stride, padding).flatten(1)
-    return lambda map_Bchw: F.adaptive_avg_pool2d(map_Bchw, grid(map_Bchw)).flatten(1)
+    return lambda map_Bchw: F.adaptive_avg_pool2d(map_Bchw, pooling_grid(map_Bchw)).flatten(1)
 
 
-def grid(map_Bchw: Tensor) -> int:
+def pooling_grid(map_Bchw: Tensor) -> int:
     """The side g of the largest grid with c g^2 <= 9,600, no finer than the map."""
     c, h, w = map_Bchw.shape[1:]
     return max(1, min(h, w, math.isqrt(MOST // c)))
@@ -151,7 +151,7 @@ def pooled_maps(
     """
     config, weight = encoder.config, next(encoder.parameters())
     parts = np.split(rows, range(_BATCH, len(rows), _BATCH))
-    made = views(
+    made = batch_views(
         encoder, trial.images, parts, evaluation(config.image_size), threads=trial.machine.threads
     )
     pools = {name: pooling(encoder, name) for name in rooms}

@@ -39,7 +39,7 @@ def linear(subject: Representation, trial: Trial) -> ProtocolAnswer:
     """Multinomial logistic regression; its strength is chosen on a held-out part of train."""
     x_ND = torch.from_numpy(subject.vectors(trial.images))
     train, test = torch.from_numpy(trial.train), torch.from_numpy(trial.test)
-    probabilities_MK, _ = fit_and_predict(
+    probabilities_MK, _ = logistic_probabilities(
         x_ND[train].to(trial.machine.device),
         torch.from_numpy(trial.labels).to(trial.machine.device),
         x_ND[test].to(trial.machine.device),
@@ -49,7 +49,7 @@ def linear(subject: Representation, trial: Trial) -> ProtocolAnswer:
     return classified(trial, probabilities_MK.cpu().numpy())
 
 
-def fit_and_predict(
+def logistic_probabilities(
     train_nD: Tensor, labels_n: Tensor, test_MD: Tensor, *, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
     """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
@@ -64,7 +64,7 @@ def minimum(
 ) -> tuple[Tensor, float]:
     """Weights (K, r + 1) on all vectors, and the lambda that was chosen on some held out."""
     strength, start = choose_strength(z_nr, labels_n, variance_r, classes=classes, seed=seed)
-    return fit(z_nr, labels_n, variance_r, start, strength=strength), strength
+    return fit_logistic(z_nr, labels_n, variance_r, start, strength=strength), strength
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def cross_entropy(weights: Tensor, z_nr: Tensor, labels_n: Tensor) -> Tensor:
     return F.cross_entropy(logits(weights, z_nr).T, labels_n)
 
 
-def loss_and_gradient(weights: Tensor, z_nr: Tensor, labels_n: Tensor) -> tuple[Tensor, Tensor]:
+def logistic_loss(weights: Tensor, z_nr: Tensor, labels_n: Tensor) -> tuple[Tensor, Tensor]:
     """The mean cross-entropy, and its gradient (K, r + 1), faster than autograd's."""
     logs_Kn, labels_1n = logits(weights, z_nr).log_softmax(dim=0), labels_n[None]
     loss = -logs_Kn.gather(0, labels_1n).mean()
@@ -147,7 +147,7 @@ def scales(variance_r: Tensor, classes: int, strength: float) -> Tensor:
     return torch.cat([scale_r, scale_r.new_full((1,), classes**0.5)])
 
 
-def fit(
+def fit_logistic(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, start: Tensor, *, strength: float
 ) -> Tensor:
     """The minimum from a start, (K, r + 1)."""
@@ -163,7 +163,7 @@ def fit(
 
     def objective() -> Tensor:
         weights = scaled.detach() * scale
-        loss, gradient = loss_and_gradient(weights, z_nr, labels_n)
+        loss, gradient = logistic_loss(weights, z_nr, labels_n)
         gradient[:, :-1] += strength * weights[:, :-1]
         scaled.grad = gradient * scale
         return loss + strength / 2 * weights[:, :-1].square().sum()
@@ -182,7 +182,7 @@ def choose_strength(
         z_held, labels_held = z_nr[held], labels_n[held]
 
         def fitted(strength: float, start: Tensor) -> tuple[Tensor, float]:
-            weights = fit(z, labels, variance_r, start, strength=strength)
+            weights = fit_logistic(z, labels, variance_r, start, strength=strength)
             return weights, cross_entropy(weights, z_held, labels_held).item()
 
         return fitted

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from selftaught.evaluation.representation import Representation, whole_batches
 from selftaught.evaluation.trial import ProtocolAnswer, Trial, classified
 from selftaught.foundation.rng import Key, permutation
-from selftaught.vectors.features import evaluating, views
+from selftaught.vectors.features import batch_views, evaluating
 from selftaught.views.policy import Flip, Policy, RandomCrop
 
 TRAINING_VIEWS = Policy(RandomCrop(), (Flip(),))
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LinearSgdRecipe:
     """What differs between large images and small ones."""
 
     epochs: int
@@ -34,15 +34,15 @@ class Recipe:
     weight_decay: float
 
 
-LARGE = Recipe(90, 4096, 1e-6)  # ImageNet, appendix B.6
-SMALL = Recipe(100, 512, 0.0)  # CIFAR-10, appendix B.9
+LARGE = LinearSgdRecipe(90, 4096, 1e-6)  # ImageNet, appendix B.6
+SMALL = LinearSgdRecipe(100, 512, 0.0)  # CIFAR-10, appendix B.9
 SMALL_SIDE = 64
 """Up to this many pixels a side, the recipe is that of CIFAR-10."""
 
 
 def linear_sgd(subject: Representation, trial: Trial) -> ProtocolAnswer:
     """SimCLR's protocol; the test images are looked at once, at the end."""
-    recipe = recipe_for(subject, trial)
+    recipe = linear_sgd_recipe(subject, trial)
     x_ND = torch.from_numpy(subject.vectors(trial.images))
     head = zero_head(x_ND.shape[1], trial.classes, trial.machine.device)
     train(head, subject, trial, recipe)
@@ -61,15 +61,15 @@ def zero_head(dim: int, classes: int, device: str = "cpu") -> nn.Linear:
     return head
 
 
-def recipe_for(subject: Representation, trial: Trial) -> Recipe:
+def linear_sgd_recipe(subject: Representation, trial: Trial) -> LinearSgdRecipe:
     """The paper's for images of this size; the batch is no larger than the training set."""
     side = subject.encoder.config.image_size if subject.encoder else SMALL_SIDE
     paper = SMALL if side <= SMALL_SIDE else LARGE
     epochs = paper.epochs if trial.epochs is None else trial.epochs
-    return Recipe(epochs, min(paper.batch_size, len(trial.train)), paper.weight_decay)
+    return LinearSgdRecipe(epochs, min(paper.batch_size, len(trial.train)), paper.weight_decay)
 
 
-def train(head: nn.Linear, subject: Representation, trial: Trial, recipe: Recipe) -> None:
+def train(head: nn.Linear, subject: Representation, trial: Trial, recipe: LinearSgdRecipe) -> None:
     """Train the head; the encoder stays as it is."""
     steps = recipe.epochs * (len(trial.train) // recipe.batch_size)
     optimizer = torch.optim.SGD(
@@ -81,14 +81,14 @@ def train(head: nn.Linear, subject: Representation, trial: Trial, recipe: Recipe
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     for epoch in range(recipe.epochs):
-        for h_ND, labels_N in batches(subject, trial, recipe.batch_size, epoch):
+        for h_ND, labels_N in linear_sgd_batches(subject, trial, recipe.batch_size, epoch):
             optimizer.zero_grad()
             F.cross_entropy(head(h_ND), labels_N).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
 
 
-def batches(
+def linear_sgd_batches(
     subject: Representation, trial: Trial, batch_size: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch's h (N, D) and labels (N,), in a new order, of new views if there is a network."""
@@ -108,7 +108,7 @@ def _vectors(
         yield from (torch.from_numpy(x_ND[part]) for part in rows)
         return
     encoder = subject.encoder.to(trial.machine.device)
-    made = views(
+    made = batch_views(
         encoder,
         trial.images,
         rows,
@@ -123,6 +123,6 @@ def _vectors(
         yield h_ND.clone()  # outside inference mode, so that the head can learn from it
 
 
-def _note(subject: Representation, trial: Trial, recipe: Recipe) -> str:
+def _note(subject: Representation, trial: Trial, recipe: LinearSgdRecipe) -> str:
     note = f"{recipe.epochs} epochs of batches of {recipe.batch_size}"
     return note if subject.encoder else f"{note}, on vectors: without crops and flips"

@@ -97,23 +97,25 @@ class Stored:
         return torch.addmm(weights[:, -1:] - plain_KD @ mean_D[:, None], plain_KD, x_BD.T)
 
 
-def fit_and_predict(stored: Stored, test_M: NDArray[np.int64]) -> tuple[Tensor, float]:
+def streamed_probabilities(stored: Stored, test_M: NDArray[np.int64]) -> tuple[Tensor, float]:
     """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
     everything = np.arange(len(stored.train_n))
     masks = held_out(stored.labels_n, stored.seed, many=_MANY)
     folds = [_without(stored, held.cpu().numpy()) for held in masks]
-    strength, start = lowest_loss(folds, _STRENGTHS, zero_weights(stored))
-    weights = fit(stored, everything, start, strength=strength)
+    strength, start = lowest_loss(folds, _STRENGTHS, zero_streamed_weights(stored))
+    weights = fit_streamed(stored, everything, start, strength=strength)
     logits = [stored.logits(weights, x_BD) for _, x_BD in stored.blocks(test_M)]
     return torch.cat(logits, dim=1).softmax(dim=0).T, strength
 
 
-def zero_weights(stored: Stored) -> Tensor:
+def zero_streamed_weights(stored: Stored) -> Tensor:
     """W = 0 and b = 0."""
     return torch.zeros(stored.classes, stored.x_ND.shape[1] + 1, device=stored.device)
 
 
-def fit(stored: Stored, those: NDArray[np.int64], start: Tensor, *, strength: float) -> Tensor:
+def fit_streamed(
+    stored: Stored, those: NDArray[np.int64], start: Tensor, *, strength: float
+) -> Tensor:
     """The minimum over those of the training vectors, by their positions, from a start."""
     way = Preconditioner.of(stored, strength)
     u = way.undone(start).requires_grad_()
@@ -128,7 +130,7 @@ def fit(stored: Stored, those: NDArray[np.int64], start: Tensor, *, strength: fl
 
     def objective() -> Tensor:
         weights = way.applied(u.detach())
-        loss, gradient = loss_and_gradient(stored, those, weights)
+        loss, gradient = streamed_loss(stored, those, weights)
         gradient[:, :-1] += strength * weights[:, :-1]
         u.grad = way.applied(gradient)
         return loss + strength / 2 * weights[:, :-1].square().sum()
@@ -137,7 +139,7 @@ def fit(stored: Stored, those: NDArray[np.int64], start: Tensor, *, strength: fl
     return way.applied(u.detach())
 
 
-def loss_and_gradient(
+def streamed_loss(
     stored: Stored, those: NDArray[np.int64], weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The mean cross-entropy of training vectors, and its gradient (K, D + 1): in one pass."""
@@ -198,7 +200,7 @@ def _without(stored: Stored, held_n: NDArray[np.bool_]) -> Fold:
     held, others = np.flatnonzero(held_n), np.flatnonzero(~held_n)
 
     def fitted(strength: float, start: Tensor) -> tuple[Tensor, float]:
-        weights = fit(stored, others, start, strength=strength)
-        return weights, loss_and_gradient(stored, held, weights)[0].item()
+        weights = fit_streamed(stored, others, start, strength=strength)
+        return weights, streamed_loss(stored, held, weights)[0].item()
 
     return fitted

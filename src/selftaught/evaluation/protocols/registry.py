@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 
-from selftaught.errors import ConfigError, nearest
+from selftaught.errors import ConfigError, did_you_mean
 from selftaught.evaluation.budget import SEMI_SUPERVISED, WORTH, Budget
 from selftaught.evaluation.representation import EncoderRepresentation, Representation
 from selftaught.evaluation.trial import Protocol
@@ -90,7 +90,7 @@ def check_protocols(protocols: Sequence[str], others: Iterable[str] = ()) -> Non
     for name in protocols:
         if name not in PROTOCOLS:
             known = [*PROTOCOLS, *others]
-            raise ConfigError(f"there is no protocol {name!r}", nearest(name, known))
+            raise ConfigError(f"there is no protocol {name!r}", did_you_mean(name, known))
 
 
 def check_options(protocols: Sequence[str], *, few: bool, epochs: bool) -> None:

@@ -33,7 +33,7 @@ def regression(subject: Representation, trial: Trial) -> ProtocolAnswer:
     """Ridge regression of the targets; its strength is chosen by leaving one image out in turn."""
     x_ND = torch.from_numpy(subject.vectors(trial.images))
     train, test = torch.from_numpy(trial.train), torch.from_numpy(trial.test)
-    predicted_M, _ = fit_and_predict(
+    predicted_M, _ = ridge_predictions(
         x_ND[train].to(trial.machine.device),
         torch.from_numpy(trial.labels).to(trial.machine.device),
         x_ND[test].to(trial.machine.device),
@@ -46,9 +46,9 @@ def regression(subject: Representation, trial: Trial) -> ProtocolAnswer:
     return ProtocolAnswer(trial.test, figures)
 
 
-def fit_and_predict(train_nD: Tensor, targets_n: Tensor, test_MD: Tensor) -> tuple[Tensor, float]:
+def ridge_predictions(train_nD: Tensor, targets_n: Tensor, test_MD: Tensor) -> tuple[Tensor, float]:
     """Numbers predicted for the test vectors, (M,) float64, and the lambda that was chosen."""
-    axes = principal_axes(train_nD.double())
+    axes = ridge_axes(train_nD.double())
     z_nr, mean = axes.project(train_nD.double()), targets_n.double().mean()
     y_n = targets_n.double() - mean
     strengths_L = axes.variance_r.sum() * axes.variance_r.new_tensor(STRENGTHS)
@@ -74,7 +74,7 @@ def left_out_errors(z_nr: Tensor, variance_r: Tensor, y_n: Tensor, strengths_L: 
     return ((y_n[:, None] - predicted_nL) / (1 - leverage_nL)).square().mean(dim=0)
 
 
-def principal_axes(x_nD: Tensor) -> Axes:
+def ridge_axes(x_nD: Tensor) -> Axes:
     """All axes along which standardised float64 vectors vary: at most min(n, D) of them.
 
     Unlike those of `linear` they are as exact as float64 allows: a closed form has no iterations

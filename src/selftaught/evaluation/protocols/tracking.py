@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from selftaught.data.clips import VOID, Clip
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.preprocess import check_values, network_input, pixels, sized
-from selftaught.errors import ConfigError, DataError, nearest, shown
+from selftaught.errors import ConfigError, DataError, did_you_mean, shown
 from selftaught.evaluation.masks import contour_accuracy, region_similarity
 from selftaught.evaluation.metrics import Figure
 from selftaught.evaluation.propagation import propagate
@@ -58,7 +58,7 @@ STRIDE = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrackingSettings:
     """How masks are carried.
 
     Attributes:
@@ -110,7 +110,7 @@ class Tracked:
 def tracking(
     subject: Representation,
     clips: Sequence[Clip],
-    settings: Settings | None = None,
+    settings: TrackingSettings | None = None,
     *,
     device: str = "cpu",
 ) -> tuple[Tracked, ...]:
@@ -127,10 +127,12 @@ def tracking(
         DataError: A clip has no mask to judge by, a file cannot be read, frames have channels or
             values that the encoder does not take, or its map is not finite.
     """
-    settings = settings or Settings()
+    settings = settings or TrackingSettings()
     for clip in clips:
         judged_frames(clip)
-    followed = (judged(clip, carried(subject, clip, settings, device=device)) for clip in clips)
+    followed = (
+        object_scores(clip, carried(subject, clip, settings, device=device)) for clip in clips
+    )
     return tuple(one for objects in followed for one in objects)
 
 
@@ -138,12 +140,12 @@ def no_motion(clips: Sequence[Clip]) -> tuple[Tracked, ...]:
     """What keeping the first mask for all frames is worth: who sees nothing gets as much."""
     stay = (((t, clip.mask(0)) for t in judged_frames(clip)) for clip in clips)
     return tuple(
-        one for clip, found in zip(clips, stay, strict=True) for one in judged(clip, found)
+        one for clip, found in zip(clips, stay, strict=True) for one in object_scores(clip, found)
     )
 
 
 def colours(
-    encoder: Encoder, settings: Settings | None = None, machine: Machine = CPU
+    encoder: Encoder, settings: TrackingSettings | None = None, machine: Machine = CPU
 ) -> EncoderRepresentation:
     """What an encoder has to beat: f is the mean colour of a position, on as fine a map as its own.
 
@@ -203,7 +205,7 @@ def judged_frames(clip: Clip) -> tuple[int, ...]:
     return frames[:-1] if every and len(frames) > 1 else frames
 
 
-def judged(clip: Clip, found: Iterable[tuple[int, NDArray[np.int32]]]) -> list[Tracked]:
+def object_scores(clip: Clip, found: Iterable[tuple[int, NDArray[np.int32]]]) -> list[Tracked]:
     """Every object of a clip, from the masks (H, W) that were found in some frames."""
     similarities: dict[int, list[tuple[float, float]]] = {value: [] for value in clip.objects}
     for t, found_HW in found:
@@ -219,7 +221,7 @@ def judged(clip: Clip, found: Iterable[tuple[int, NDArray[np.int32]]]) -> list[T
     ]
 
 
-def figures(tracked: Sequence[Tracked]) -> dict[str, Figure]:
+def tracking_figures(tracked: Sequence[Tracked]) -> dict[str, Figure]:
     """J&F, J and F as means over objects, to be resampled by object; labels are not looked at."""
     j_M, f_M = np.array([(one.j, one.f) for one in tracked]).T
     values = {"J&F": (j_M + f_M) / 2, "J": j_M, "F": f_M}
@@ -237,7 +239,7 @@ def _mean(
 
 
 def carried(
-    subject: Representation, clip: Clip, settings: Settings, *, device: str = "cpu"
+    subject: Representation, clip: Clip, settings: TrackingSettings, *, device: str = "cpu"
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
     """The mask (H, W) found in each frame that is judged, with the frame's number.
 
@@ -274,7 +276,7 @@ def carried(
         )
         recent.append((map_Dhw, label_Ohw))
         if t in judged:
-            yield t, enlarged(label_Ohw, clip.objects, clip.size)
+            yield t, upscaled_labels(label_Ohw, clip.objects, clip.size)
 
 
 # ---- between frames and maps
@@ -289,7 +291,7 @@ def chosen_stage(strides: Mapping[str, int], stage: str | None, *, called: str) 
     if not strides:
         raise ConfigError(f"{called} has no stages", "tracking takes a network that has maps")
     if stage is not None and stage not in strides:
-        raise ConfigError(f"{called} has no stage {stage!r}", nearest(stage, strides))
+        raise ConfigError(f"{called} has no stage {stage!r}", did_you_mean(stage, strides))
     most = max(STRIDE, min(strides.values()))
     return stage or [name for name, stride in strides.items() if stride <= most][-1]
 
@@ -345,7 +347,9 @@ def reduced(mask_HW: NDArray[np.int32], objects: Sequence[int], size: Sequence[i
     return label_1Ohw[0]
 
 
-def enlarged(label_Ohw: Tensor, objects: Sequence[int], size: tuple[int, int]) -> NDArray[np.int32]:
+def upscaled_labels(
+    label_Ohw: Tensor, objects: Sequence[int], size: tuple[int, int]
+) -> NDArray[np.int32]:
     """The mask (H, W) of labels: bilinear between positions, and the largest wins."""
     label_1OHW = F.interpolate(label_Ohw[None], size, mode="bilinear", align_corners=False)
     values = np.array([0, *objects], np.int32)

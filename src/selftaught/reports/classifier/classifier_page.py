@@ -13,7 +13,7 @@ from selftaught.classifier.learn import Members
 from selftaught.classifier.name_classifier import Classifier, Said
 from selftaught.reports import plots
 from selftaught.reports.clusters.gallery import WALLS
-from selftaught.reports.clusters.tiles import MOST_BYTES, pictures_of, short, tile
+from selftaught.reports.clusters.tiles import MOST_BYTES, image_tile, pictures_of, short
 from selftaught.reports.page import (
     Html,
     Markup,
@@ -23,7 +23,7 @@ from selftaught.reports.page import (
     figure,
     folded,
     grid,
-    joined,
+    join_html,
     link,
     many,
     paragraph,
@@ -85,7 +85,7 @@ def classifier_sections(
     return [
         _overview(vectors, made, sentences),
         Section("Names", _table(names, made), "names"),
-        Section("Images of each name", joined([paragraph(words), *walls]), "walls"),
+        Section("Images of each name", join_html([paragraph(words), *walls]), "walls"),
         _next(asked),
     ]
 
@@ -131,7 +131,7 @@ def _overview(vectors: Vectors, made: Classifier, sentences: Sequence[str]) -> S
     if made.facts["reliability"]:
         drawn = [_reliability(made.facts["reliability"])]
         parts = [grid([parts[0], *drawn], kind="beside")]
-    return Section("Overview", joined([told, *parts]), "overview")
+    return Section("Overview", join_html([told, *parts]), "overview")
 
 
 def _reliability(bins: Sequence[Mapping[str, Any]]) -> Html:
@@ -169,7 +169,7 @@ def _table(names: Sequence[_Name], made: Classifier) -> Html:
     ]
     if not confused:
         return numbers
-    return joined([numbers, folded("Held-out images that get another name", bullets(confused))])
+    return join_html([numbers, folded("Held-out images that get another name", bullets(confused))])
 
 
 def _anchor(name: _Name) -> str:
@@ -183,7 +183,8 @@ def _wall(
     kinds = []
     for kind, places in name.shown.items():
         tiles = [
-            tile(pictures, vectors, place, _caption(kind, place, made, said)) for place in places
+            image_tile(pictures, vectors, place, _caption(kind, place, made, said))
+            for place in places
         ]
         kinds.append(f"<div><h4>{text(kind)}</h4>{grid(tiles, kind='mosaic')}</div>")
     given = f"{many(name.given, 'image')}, {percent(name.given / len(vectors))}"
@@ -220,4 +221,4 @@ def _next(asked: int) -> Section:
         paragraph("Give new images their names; CLASSIFIER is the folder of this page:"),
         code(["selftaught assign CLASSIFIER DATA --out table.csv"]),
     )
-    return Section("What to do next", joined(parts), "next")
+    return Section("What to do next", join_html(parts), "next")

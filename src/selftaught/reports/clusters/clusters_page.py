@@ -34,14 +34,14 @@ from selftaught.reports.clusters.lists import (
 )
 from selftaught.reports.clusters.members import (
     BORDER,
-    Group,
     Most,
+    ShownCluster,
     agreements,
     classes,
-    groups,
     merged,
-    nearest,
+    nearest_clusters,
     next_groups,
+    shown_clusters,
 )
 from selftaught.reports.clusters.tiles import MOST_BYTES, pictures_of
 from selftaught.reports.page import (
@@ -51,7 +51,7 @@ from selftaught.reports.page import (
     figure,
     folded,
     grid,
-    joined,
+    join_html,
     many,
     paragraph,
     table,
@@ -118,7 +118,7 @@ def group_sections(
     """
     assigned = merged(grouping)
     most = _FULL if len(np.unique(assigned.cluster_N)) <= _FULL_WALLS else _SPARE
-    found = groups(grouping, assigned, outlier_N, duplicates, most)
+    found = shown_clusters(grouping, assigned, outlier_N, duplicates, most)
     odd = _oddest_first(outlier_N, odd_N)
     twins = sorted(duplicates, key=len, reverse=True)
     wanted = _wanted(found[:WALLS], pictured(odd, twins))
@@ -126,7 +126,7 @@ def group_sections(
     gallery = Gallery(
         vectors=grouping.vectors,
         found=found,
-        near=nearest(grouping, found, WALLS),
+        near=nearest_clusters(grouping, found, WALLS),
         beyond=_beyond(grouping, assigned, found),
         odd=frozenset(odd),
         pictures=pictures,
@@ -179,13 +179,13 @@ def choice_section(curve: Curve) -> Section:
     marked = [i for i, k in enumerate(curve.k) if k == curve.chosen]
     numbers = table(("k", *meanings), rows, numbers=range(4), marked=marked)
     parts = (paragraph(curve.words), grid(drawn), folded("The same as numbers", numbers))
-    return Section("The number of clusters", joined(parts), "choice")
+    return Section("The number of clusters", join_html(parts), "choice")
 
 
 def _overview(
     grouping: Grouping,
     assigned: Assigned,
-    found: Sequence[Group],
+    found: Sequence[ShownCluster],
     *,
     twins: Sequence[Sequence[int]],
     odd_N: NDArray[np.bool_] | None,
@@ -212,8 +212,8 @@ def _overview(
         title = f"Images in each{of or ' cluster'}"
         alt = f"{title}, from {sizes[0]:,} in the largest to {sizes[-1]:,}"
         drawn = plots.bars(title, sizes, alt=alt, over="rank by size")
-        parts = [grid([Html(f"<div>{joined(parts)}</div>"), figure(drawn)], kind="beside")]
-    return Section("Overview", joined([facts(told), *parts]), "overview")
+        parts = [grid([Html(f"<div>{join_html(parts)}</div>"), figure(drawn)], kind="beside")]
+    return Section("Overview", join_html([facts(told), *parts]), "overview")
 
 
 def _oddest_first(
@@ -242,14 +242,16 @@ def _agreement(of: Mapping[str, float]) -> str:
     )
 
 
-def _wanted(shown: Sequence[Group], listed: Sequence[int]) -> list[int]:
+def _wanted(shown: Sequence[ShownCluster], listed: Sequence[int]) -> list[int]:
     """The places whose pictures the page wants: of each wall the first kind, before the others."""
     kinds = [list(group.shown.values()) for group in shown]
     first = [place for first, *_ in kinds for place in first]
     return [*first, *listed, *(p for _, *others in kinds for places in others for p in places)]
 
 
-def _beyond(grouping: Grouping, assigned: Assigned, found: Sequence[Group]) -> dict[int, Group]:
+def _beyond(
+    grouping: Grouping, assigned: Assigned, found: Sequence[ShownCluster]
+) -> dict[int, ShownCluster]:
     """The other group that each image of a border is near to."""
     border = [place for group in found[:WALLS] for place in group.shown.get(BORDER, ())]
     by_id = {group.id: group for group in found}

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from selftaught.reports.clusters.members import BORDER, ODD, Group
-from selftaught.reports.clusters.tiles import short, tile
+from selftaught.reports.clusters.members import BORDER, ODD, ShownCluster
+from selftaught.reports.clusters.tiles import image_tile, short
 from selftaught.reports.page import (
     Html,
     Section,
     bullets,
     folded,
     grid,
-    joined,
+    join_html,
     link,
     many,
     paragraph,
@@ -42,9 +42,9 @@ class Gallery:
     """
 
     vectors: Vectors
-    found: Sequence[Group]
+    found: Sequence[ShownCluster]
     near: Sequence[Sequence[int]]
-    beyond: Mapping[int, Group]
+    beyond: Mapping[int, ShownCluster]
     odd: frozenset[int]
     pictures: Mapping[int, str]
 
@@ -67,7 +67,7 @@ def walls_section(gallery: Gallery) -> Section:
     if len(shown) > 1:
         parts.append(_index(shown))
     walls = (_wall(gallery, position) for position in range(len(shown)))
-    return Section("Clusters", joined([*parts, *walls]), "clusters")
+    return Section("Clusters", join_html([*parts, *walls]), "clusters")
 
 
 def others_section(gallery: Gallery) -> list[Section]:
@@ -83,15 +83,15 @@ def others_section(gallery: Gallery) -> list[Section]:
     header = ("cluster", "images", "cohesion", *(("commonest label", "its share") * labelled))
     numbers = table(header, (_row(group, labelled) for group in listed), numbers=(1, 2, 4))
     parts = (paragraph(words), folded(f"Show {many(len(listed), 'cluster')}", numbers))
-    return [Section("Smaller clusters", joined(parts), "smaller")]
+    return [Section("Smaller clusters", join_html(parts), "smaller")]
 
 
-def _row(group: Group, labelled: bool) -> list[object]:
+def _row(group: ShownCluster, labelled: bool) -> list[object]:
     row: list[object] = [short(group.called), f"{len(group):,}", f"{group.cohesion:.2f}"]
     return [*row, short(group.label), percent(group.purity)] if labelled else row
 
 
-def _index(shown: Sequence[Group]) -> Html:
+def _index(shown: Sequence[ShownCluster]) -> Html:
     """Links to all walls."""
     lines = (f"<li>{_link(group)} <small>{len(group):,}</small></li>" for group in shown)
     index = Html(f'<ul class="index">{"".join(lines)}</ul>')
@@ -126,12 +126,13 @@ def _mosaic(gallery: Gallery, kind: str, places: Sequence[int]) -> Html:
     if kind == ODD:
         captions = {place: "outlier" for place in places if place in gallery.odd}
     tiles = (
-        tile(gallery.pictures, gallery.vectors, place, captions.get(place, "")) for place in places
+        image_tile(gallery.pictures, gallery.vectors, place, captions.get(place, ""))
+        for place in places
     )
     return grid(tiles, kind="mosaic")
 
 
-def _told(gallery: Gallery, group: Group, near: Sequence[Group]) -> Html:
+def _told(gallery: Gallery, group: ShownCluster, near: Sequence[ShownCluster]) -> Html:
     """What is told of a group, in a line."""
     told = [text(f"Cohesion {group.cohesion:.2f}")] if len(group) > 1 else []
     if group.label:
@@ -139,11 +140,11 @@ def _told(gallery: Gallery, group: Group, near: Sequence[Group]) -> Html:
     if group.doubled:
         told.append(text(f"{percent(group.doubled)} near-duplicates"))
     if near:
-        told.append(Html(f"nearest: {joined((called(gallery, other) for other in near), ', ')}"))
-    return Html(f'<p class="told">{joined(told, " · ")}</p>')
+        told.append(Html(f"nearest: {join_html((called(gallery, other) for other in near), ', ')}"))
+    return Html(f'<p class="told">{join_html(told, " · ")}</p>')
 
 
-def _without_pictures(gallery: Gallery, shown: Sequence[Group]) -> list[Html]:
+def _without_pictures(gallery: Gallery, shown: Sequence[ShownCluster]) -> list[Html]:
     """A note where images are shown as paths."""
     if gallery.vectors.images is None:
         words = "No images were given with their vectors, so their paths are shown."
@@ -156,27 +157,27 @@ def _without_pictures(gallery: Gallery, shown: Sequence[Group]) -> list[Html]:
     return [paragraph(words, kind="note")] if missing else []
 
 
-def _heading(group: Group) -> str:
+def _heading(group: ShownCluster) -> str:
     """Name and clusters, or cluster and id."""
     return group.name or f"Cluster {group.id}"
 
 
-def _size(group: Group, N: int) -> str:
+def _size(group: ShownCluster, N: int) -> str:
     """Which clusters a named group is, its images and their share of all."""
     ids = ", ".join(map(str, group.clusters[:20])) + ", …" * (len(group.clusters) > 20)
     own = f"cluster{'s' * (len(group.clusters) > 1)} {ids}: " if group.name else ""
     return f"{own}{many(len(group), 'image')}, {percent(len(group) / N)}"
 
 
-def _anchor(group: Group) -> str:
+def _anchor(group: ShownCluster) -> str:
     return f"cluster-{group.id}"
 
 
-def _link(group: Group) -> Html:
+def _link(group: ShownCluster) -> Html:
     return link(_anchor(group), short(group.called))
 
 
-def called(gallery: Gallery, group: Group) -> Html:
+def called(gallery: Gallery, group: ShownCluster) -> Html:
     """What a group is called, as a link where it has a wall."""
     walls = {other.id for other in gallery.found[:WALLS]}
     return _link(group) if group.id in walls else text(short(group.called))

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.reports.clusters.members import Group
-from selftaught.reports.clusters.tiles import short, tile
+from selftaught.reports.clusters.members import ShownCluster
+from selftaught.reports.clusters.tiles import image_tile, short
 from selftaught.reports.page import (
     Html,
     Markup,
@@ -16,7 +16,7 @@ from selftaught.reports.page import (
     code,
     folded,
     grid,
-    joined,
+    join_html,
     many,
     paragraph,
     table,
@@ -52,7 +52,7 @@ def duplicates_section(
     if rest:
         lines = (" · ".join(_paths(vectors, group)) for group in rest)
         parts.append(folded(f"The next {many(len(rest), 'group')}", bullets(lines)))
-    return Section(title, joined([*parts, _left(len(twins), _TWINS + _MORE)]), anchor)
+    return Section(title, join_html([*parts, _left(len(twins), _TWINS + _MORE)]), anchor)
 
 
 def outliers_section(
@@ -102,10 +102,10 @@ def outliers_section(
         ]
         lines = table(("path", "cluster", "score"), rows, numbers=(2,))
         parts.append(folded(f"The next {many(len(more), 'image')}", lines))
-    return Section(title, joined([*parts, _left(len(odd), _OUTLIERS + _MORE)]), anchor)
+    return Section(title, join_html([*parts, _left(len(odd), _OUTLIERS + _MORE)]), anchor)
 
 
-def next_section(group: Group, *, encoder: bool = True) -> Section:
+def next_section(group: ShownCluster, *, encoder: bool = True) -> Section:
     """How clusters are named, and what they are good for; one of them is the example.
 
     Args:
@@ -126,17 +126,19 @@ def next_section(group: Group, *, encoder: bool = True) -> Section:
         ),
         code([f"selftaught assign CLUSTERS DATA{where} --out table.parquet"]),
     )
-    return Section("What to do next", joined(parts), "next")
+    return Section("What to do next", join_html(parts), "next")
 
 
 def _small(pictures: Mapping[int, str], vectors: Vectors, place: int) -> Html:
     """A picture, where there is one: the path stands beside it."""
-    return tile(pictures, vectors, place) if place in pictures else Html("")
+    return image_tile(pictures, vectors, place) if place in pictures else Html("")
 
 
 def _twins(vectors: Vectors, pictures: Mapping[int, str], group: Sequence[int]) -> Html:
     """The pictures of a group of duplicates, and their paths."""
-    tiles = [tile(pictures, vectors, place) for place in group[:_OF_EACH] if place in pictures]
+    tiles = [
+        image_tile(pictures, vectors, place) for place in group[:_OF_EACH] if place in pictures
+    ]
     mosaic = grid(tiles, kind="mosaic") if tiles else Html("")
     paths = (f"<li>{address(path)}</li>" for path in _paths(vectors, group))
     return Html(f"<div>{mosaic}<ul>{''.join(paths)}</ul></div>")

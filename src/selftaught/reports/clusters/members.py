@@ -41,7 +41,7 @@ class Most(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class ShownCluster:
     """A cluster, or several with one name; images are places 0 .. N-1.
 
     Attributes:
@@ -80,13 +80,13 @@ class Group:
         return self.name or str(self.id)
 
 
-def groups(
+def shown_clusters(
     grouping: Grouping,
     assigned: Assigned,
     outlier_N: NDArray[np.float32] | None,
     duplicates: Sequence[Sequence[int]],
     most: Most,
-) -> list[Group]:
+) -> list[ShownCluster]:
     """All groups that have an image, largest first.
 
     Args:
@@ -105,7 +105,7 @@ def groups(
         label, purity = _commonest(labels, members_n)
         cohesion = 1 - float(np.square(assigned.distance_N[members_n], dtype=np.float64).mean())
         found.append(
-            Group(
+            ShownCluster(
                 id=id_,
                 clusters=clusters_of[id_],
                 name=grouping.names.get(id_, ""),
@@ -128,7 +128,9 @@ def merged(grouping: Grouping) -> Assigned:
     return grouping.clusters.assign(grouping.vectors.x_ND, joined, _places(grouping))
 
 
-def nearest(grouping: Grouping, found: Sequence[Group], first: int) -> list[list[int]]:
+def nearest_clusters(
+    grouping: Grouping, found: Sequence[ShownCluster], first: int
+) -> list[list[int]]:
     """Of each of the `first` groups, the positions of the groups whose means are nearest."""
     sizes, centroids_KP = _sizes(grouping), grouping.clusters.centroids_KP
     place = {id_: k for k, id_ in enumerate(grouping.clusters.ids_K.tolist())}
@@ -192,7 +194,7 @@ def agreements(labels: Sequence[str | None], cluster_N: NDArray[np.int64]) -> di
     }
     if len(code) * (group_n.max() + 1) <= _CELLS:
         told["purity"] = agreement.purity(group_n, class_n)
-        told["accuracy"] = agreement.accuracy(group_n, class_n)
+        told["accuracy"] = agreement.best_match_accuracy(group_n, class_n)
     return told
 
 

@@ -63,7 +63,9 @@ def _picture(vectors: Vectors, place: int) -> str:
     return data_uri(thumbnail(image_HWC, vectors.images.checked.intensity, side=side))
 
 
-def tile(pictures: Mapping[int, str], vectors: Vectors, place: int, caption: str = "") -> Html:
+def image_tile(
+    pictures: Mapping[int, str], vectors: Vectors, place: int, caption: str = ""
+) -> Html:
     """An image of a wall: its picture with its path as words, or its path alone."""
     path = short(vectors.paths[place])
     shown = image(pictures[place], path) if place in pictures else address(path)

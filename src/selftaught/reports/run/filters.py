@@ -24,7 +24,7 @@ from selftaught.foundation.rng import Key, permutation
 from selftaught.reports.page import Section
 from selftaught.reports.run.sections import excited_section, filters_section
 from selftaught.reports.sheets import RGB, contact_sheet, enlarged, pictures, ringed, wall
-from selftaught.vectors.features import evaluating, views
+from selftaught.vectors.features import batch_views, evaluating
 from selftaught.views.policy import evaluation
 
 MOST_IMAGES = 10_000
@@ -162,7 +162,7 @@ def peaks(
     weight = next(encoder.to(machine.device).parameters())
     parts = np.split(rows_n, range(_BATCH, len(rows_n), _BATCH))
     policy = evaluation(encoder.config.image_size)
-    made = views(encoder, images, parts, policy, threads=machine.threads)
+    made = batch_views(encoder, images, parts, policy, threads=machine.threads)
     best: list[tuple[Tensor, Tensor]] = []
     plain = torch.autocast(weight.device.type, enabled=False)
     with evaluating(encoder), contextlib.closing(made), plain:
@@ -220,7 +220,7 @@ def _views(
     """The views of the images that are shown, as pictures by their position among the rows."""
     which = np.unique(np.concatenate(list(shown)))
     policy = evaluation(encoder.config.image_size)
-    (x_BCSS,) = views(encoder, images, [rows_n[which]], policy)
+    (x_BCSS,) = batch_views(encoder, images, [rows_n[which]], policy)
     return dict(zip(which.tolist(), pictures(x_BCSS, encoder.config.intensity), strict=True))
 
 

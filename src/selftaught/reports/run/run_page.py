@@ -38,7 +38,7 @@ from selftaught.vectors.features import features
 from selftaught.views.policy import Intensity, ViewSpec
 from selftaught.views.raw import Raw
 from selftaught.views.sample import sample
-from selftaught.views.tensors import apply
+from selftaught.views.tensors import apply_policy
 
 _QUERIES, _NEIGHBOURS = 12, 6  # images whose neighbours are shown, and how many of them
 _SHEET_IMAGES, _SHEET_VIEWS = 6, 8
@@ -65,7 +65,7 @@ def run_sections(
         specs: The views that it saw.
         rows: The lines of evaluation.json.
     """
-    metrics = log.read(run)
+    metrics = log.read_metrics(run)
     alarms = [words for line in metrics for words in line.get("alarms", [])]
     vectors_ND = features(encoder, images, machine)
     facts = check_facts(images.checked)
@@ -125,7 +125,7 @@ def seen(raw: Raw, spec: ViewSpec, intensity: Intensity, *, seed: int, number: i
     """`number` views of each image, each a tensor (N, C, S, S)."""
     pixels = raw.tensors()  # a few images are not worth the kernel's compilation
     return [
-        apply(
+        apply_policy(
             pixels,
             sample(
                 spec.policy,
@@ -156,10 +156,10 @@ def neighbourhoods(
     own = np.asarray(queries)
     count = min(_NEIGHBOURS, N - 1)
     _, nearest = top_k(vectors_ND[own], vectors_ND, count, own=own)
-    return lines_of(images, intensity, np.column_stack([own, nearest]))
+    return image_lines(images, intensity, np.column_stack([own, nearest]))
 
 
-def lines_of(
+def image_lines(
     images: Images, intensity: Intensity, rows: Iterable[Iterable[int]]
 ) -> list[Neighbourhood]:
     """Images by their rows, each line led by its first."""

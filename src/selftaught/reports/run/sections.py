@@ -297,7 +297,7 @@ def _line(name: str, seeds: Sequence[Row], scale: tuple[float, float]) -> list[o
     if not (lows and highs):
         return [called, f"{value:.3f}", "", "", "", seconds]
     low, high = min(lows), max(highs)
-    drawn = Markup(plots.interval(value, low, high, scale=scale))
+    drawn = Markup(plots.interval_plot(value, low, high, scale=scale))
     return [called, f"{value:.3f}", drawn, f"{low:.3f} to {high:.3f}", _difference(seeds), seconds]
 
 

@@ -34,7 +34,7 @@ def gaussian(sigma: np.float32, reach: int, weights_K: Floats) -> int:
 
 
 @compiled
-def blur(x_P: Floats, size: int, scratch: Any, reach: int) -> None:
+def blur_plane(x_P: Floats, size: int, scratch: Any, reach: int) -> None:
     """In place; the weights are `scratch.taps`, as many more than `reach` as make up a pass."""
     plane, padded, taps = scratch.plane_P, scratch.padded, scratch.taps
     for i in range(size):

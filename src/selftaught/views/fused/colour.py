@@ -31,7 +31,7 @@ def _of(tile: Tile, c: int) -> Any:
 
 
 @compiled
-def plan(k: int, drawn: Any, setting: Any, codes_4: Any) -> tuple[int, int]:
+def jitter_plan(k: int, drawn: Any, setting: Any, codes_4: Any) -> tuple[int, int]:
     """Fills in which operations of the jitter are to be done, and returns their number and where
     contrast is among them: at their end if it is not."""
     count, contrast = 0, -1
@@ -46,7 +46,7 @@ def plan(k: int, drawn: Any, setting: Any, codes_4: Any) -> tuple[int, int]:
 
 
 @compiled
-def jitter(tile: Tile, setting: Any, codes: Any, factors_4: Any) -> None:
+def jitter_tile(tile: Tile, setting: Any, codes: Any, factors_4: Any) -> None:
     """Operations other than contrast, in their order."""
     for code in codes:
         if code == BRIGHTNESS:
@@ -59,7 +59,7 @@ def jitter(tile: Tile, setting: Any, codes: Any, factors_4: Any) -> None:
 
 
 @compiled
-def total(tile: Tile, channels: int) -> float:
+def contrast_sum(tile: Tile, channels: int) -> float:
     """Sum over a tile of what contrast takes the mean of."""
     if channels == 3:
         red, green, blue = _sum(_of(tile, 0)), _sum(_of(tile, 1)), _sum(_of(tile, 2))
@@ -71,20 +71,20 @@ def total(tile: Tile, channels: int) -> float:
 
 
 @compiled
-def contrast(tile: Tile, channels: int, mean: np.float32, factor: np.float32) -> None:
+def contrast_tile(tile: Tile, channels: int, mean: np.float32, factor: np.float32) -> None:
     """Away from the mean."""
     for c in range(channels):
         _contrast(_of(tile, c), mean, factor)
 
 
 @compiled
-def gray(tile: Tile) -> None:
+def gray_tile(tile: Tile) -> None:
     """The luminance in all three channels."""
     _gray(_of(tile, 0), _of(tile, 1), _of(tile, 2))
 
 
 @compiled
-def normalise(tile: Tile, setting: Any) -> None:
+def normalise_tile(tile: Tile, setting: Any) -> None:
     """(x - mean) / std of each channel."""
     for c in range(setting.channels):
         _scale(_of(tile, c), setting.scale_C[c], setting.shift_C[c])

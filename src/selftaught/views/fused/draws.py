@@ -18,7 +18,7 @@ _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _HALF, _GRID = np.uint64(0xFFFFFFFF), np.uint64(32), 2.0**-32
 
 
-def uniform(keys: Sequence[Key], draws_N: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+def uniform_draws(keys: Sequence[Key], draws_N: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """The first n numbers in [0, 1) of each draw under each key, (K, N, n)."""
     keys_K2 = np.array([key.words() for key in keys], np.uint64)
     u_KB4N = np.empty((len(keys), -(-n // 4), 4, len(draws_N)))
@@ -31,12 +31,12 @@ def _block(
     a_N: Any, b_N: Any, c_N: Any, d_N: Any, draws_N: Any, block: int, key0: Any, key1: Any
 ) -> None:
     for n in range(len(draws_N)):
-        a, b, c, d = philox(draws_N[n], block, key0, key1)
+        a, b, c, d = philox_block(draws_N[n], block, key0, key1)
         a_N[n], b_N[n], c_N[n], d_N[n] = _fraction(a), _fraction(b), _fraction(c), _fraction(d)
 
 
 @inlined
-def philox(draw: Any, block: Any, key0: Any, key1: Any) -> tuple[Any, Any, Any, Any]:
+def philox_block(draw: Any, block: Any, key0: Any, key1: Any) -> tuple[Any, Any, Any, Any]:
     """The four words of a counter, as `rng.philox` makes them."""
     low, high = np.uint64(draw) & _LOW, np.uint64(draw) >> _HALF
     c0, c1, c2, c3 = low, high, np.uint64(block) & _LOW, np.uint64(0)

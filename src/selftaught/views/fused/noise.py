@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from selftaught.views.fused.compiled import ONE, ZERO, Floats, compiled, part, rounded
-from selftaught.views.fused.draws import philox
+from selftaught.views.fused.draws import philox_block
 
 BLOCKS = 256  # at once
 _BYTE = np.uint64(8)
@@ -42,7 +42,7 @@ def _uniform(
 ) -> None:
     """Numbers in (0, 1] of the four words of each counter (draw, block)."""
     for j in range(BLOCKS):
-        a, b, c, d = philox(draw, first + j, key0, key1)
+        a, b, c, d = philox_block(draw, first + j, key0, key1)
         a_B[j], b_B[j], c_B[j], d_B[j] = _fraction(a), _fraction(b), _fraction(c), _fraction(d)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.views.fused import colour
-from selftaught.views.fused.blur import PAIRS, blur, gaussian
+from selftaught.views.fused.blur import PAIRS, blur_plane, gaussian
 from selftaught.views.fused.box import SLOTS, Box, make_filter, resample, turn
 from selftaught.views.fused.colour import CONTRAST, Tile
 from selftaught.views.fused.compiled import (
@@ -151,7 +151,7 @@ def _view(
 ) -> None:
     size, channels, codes_4 = setting.size, setting.channels, scratch.codes_4
     rows, factors_4 = max(1, _TILE // size), part(drawn.factors, 4 * k, 4)
-    count, contrast = colour.plan(k, drawn, setting, codes_4)
+    count, contrast = colour.jitter_plan(k, drawn, setting, codes_4)
     before, after = part(codes_4, 0, contrast), part(codes_4, contrast + 1, count - contrast - 1)
     box = _box(k, pixels, setting, scratch)
     total, done = 0.0, 0
@@ -159,17 +159,17 @@ def _view(
         last = min(row + rows, size)
         tile = Tile(x_V, size * size, row * size, (last - row) * size)
         done = resample(box, setting, scratch, x_V, (row, last), done)
-        colour.jitter(tile, setting, before, factors_4)
+        colour.jitter_tile(tile, setting, before, factors_4)
         if contrast < count:
-            total += colour.total(tile, channels)
+            total += colour.contrast_sum(tile, channels)
         else:
             _end(k, tile, drawn, setting)
     if contrast < count:
         mean = np.float32(total / (size * size))
         for row in range(0, size, rows):
             tile = Tile(x_V, size * size, row * size, (min(row + rows, size) - row) * size)
-            colour.contrast(tile, channels, mean, factors_4[CONTRAST])
-            colour.jitter(tile, setting, after, factors_4)
+            colour.contrast_tile(tile, channels, mean, factors_4[CONTRAST])
+            colour.jitter_tile(tile, setting, after, factors_4)
             _end(k, tile, drawn, setting)
     _whole(k, drawn, setting, scratch, x_V)
 
@@ -178,9 +178,9 @@ def _view(
 def _end(k: int, tile: Tile, drawn: Drawn, setting: Setting) -> None:
     """Blur may come after normalisation, for its weights sum to 1; noise is clipped before it."""
     if drawn.gray_N[k]:
-        colour.gray(tile)
+        colour.gray_tile(tile)
     if drawn.noise_N[k] == ZERO:
-        colour.normalise(tile, setting)
+        colour.normalise_tile(tile, setting)
 
 
 @inlined
@@ -191,10 +191,10 @@ def _whole(k: int, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats
         reach = gaussian(drawn.sigma_N[k], setting.reach, scratch.taps)
         _clear(scratch.padded)
         for c in range(setting.channels):
-            blur(part(x_V, c * plane, plane), size, scratch, reach)
+            blur_plane(part(x_V, c * plane, plane), size, scratch, reach)
     if drawn.noise_N[k] > ZERO:
         add_noise(x_V, drawn.noise_N[k], drawn.draws_N[k], setting, scratch)
-        colour.normalise(Tile(x_V, plane, 0, plane), setting)
+        colour.normalise_tile(Tile(x_V, plane, 0, plane), setting)
 
 
 @compiled
