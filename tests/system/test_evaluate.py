@@ -20,7 +20,7 @@ from selftaught.evaluation.record import record_rows, recorded_rows
 from selftaught.evaluation.table import Row
 from tests.support.html_page import Page
 from tests.support.made_clips import write_clip
-from tests.unit.test_tracking import dahlia
+from tests.unit.evaluation.test_tracking import dahlia
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 """Golden losses: 20 steps of each method on fixed digits, and a line in the CHANGELOG for a change.
 
 In float64, for float32 drifts between processors and versions of torch. `python -m
-tests.unit.test_golden` writes them anew.
+tests.unit.methods.test_golden` writes them anew.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from selftaught.recipe.config import (
     with_overrides,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden"
 STEPS, IMAGES, TOLERANCE = 20, 256, 1e-6
 WHOLE = {"views.crop_scale": (1, 1), "views.crop_ratio": (1, 1), "views.flip": 0, "views.jitter": 0}
@@ -111,7 +111,7 @@ def test_losses_are_the_golden_ones_on_any_number_of_cores(method: str, images: 
             by_threads.append(losses(method, images))
     finally:
         torch.set_num_threads(before)
-    how = "python -m tests.unit.test_golden writes them anew"
+    how = "python -m tests.unit.methods.test_golden writes them anew"
     assert by_threads[0] == pytest.approx(golden[:, 1].tolist(), rel=0, abs=TOLERANCE), how
     assert by_threads[1] == pytest.approx(by_threads[0], rel=0, abs=1e-9)
 

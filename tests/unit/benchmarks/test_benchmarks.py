@@ -32,7 +32,7 @@ from tests.support.sets import array_set
 
 SCRIPTS = sorted(
     path.stem
-    for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py")
+    for path in (Path(__file__).parents[3] / "benchmarks").glob("*.py")
     if path.stem != "__init__"
 )
 

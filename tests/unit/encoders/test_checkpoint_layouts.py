@@ -26,7 +26,7 @@ from tests.support.mistakes import refused
 
 pytestmark = pytest.mark.slow
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 UNIT = Intensity(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 Tensors = dict[str, Tensor]
 

@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from selftaught.evaluation.protocols import kmeans_agreement, knn, linear, linear_sgd
 from selftaught.evaluation.trial import ProtocolAnswer, Trial
+from selftaught.pairwise.knn_vote import knn_accuracy, knn_vote
 from tests.oracles import knn as oracle
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
@@ -52,7 +53,7 @@ def test_vote_by_hand() -> None:
     # Cosines 1, 0 and -1 with tau = 1: weights e, 1, 1/e; k = 2 leaves the last out.
     train, labels = np.array([[2.0, 0], [0, 1], [-3, 0]], np.float32), np.array([1, 0, 0])
     test = np.array([[5.0, 0]], np.float32)
-    shares = knn.vote(train, labels, test, classes=2, k=2, tau=1.0)
+    shares = knn_vote(train, labels, test, classes=2, k=2, tau=1.0)
     assert shares[0] == pytest.approx([1 / (1 + np.e), np.e / (1 + np.e)], abs=1e-6)
     slow = oracle.vote(train, labels, test, classes=2, k=2, tau=1.0)
     assert slow[0] == pytest.approx(shares[0], abs=1e-6)
@@ -65,7 +66,7 @@ def test_vote_equals_loops(k: int) -> None:
     train[20:] = train[:20]  # every cosine twice: the lower row is nearer
     labels, test = numbers.integers(0, 3, 40), numbers.normal(size=(25, 5)).astype(np.float32)
     for tau in (0.07, 1.0):
-        fast = knn.vote(train, labels, test, classes=3, k=k, tau=tau)
+        fast = knn_vote(train, labels, test, classes=3, k=k, tau=tau)
         slow = oracle.vote(train, labels, test, classes=3, k=k, tau=tau)
         assert np.abs(fast - slow).max() < 1e-4
 
@@ -77,7 +78,7 @@ def test_knn_says_that_k_was_clipped() -> None:
 
 def test_knn_accuracy_is_that_of_the_protocol() -> None:
     trial = digits()
-    cheap = knn.knn_accuracy(DIGITS_X.astype(np.float32), DIGITS_Y, trial.train, trial.test)
+    cheap = knn_accuracy(DIGITS_X.astype(np.float32), DIGITS_Y, trial.train, trial.test)
     assert cheap == pytest.approx(figures(knn.knn(Vectors(DIGITS_X), trial))["accuracy"])
     assert cheap > 0.9
 

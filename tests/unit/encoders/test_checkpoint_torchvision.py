@@ -20,7 +20,7 @@ from selftaught.errors import FileError
 from selftaught.views.policy import Intensity
 from tests.support.mistakes import refused
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 

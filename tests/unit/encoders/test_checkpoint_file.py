@@ -31,7 +31,7 @@ from selftaught.views.policy import Intensity
 from tests.oracles import deepcluster_networks as oracle
 from tests.support.mistakes import refused
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 FILTERS = {
     "sobel.0.weight": [[[[1 / 3]], [[1 / 3]], [[1 / 3]]]],
     "sobel.0.bias": [0.0],

@@ -18,7 +18,7 @@ from selftaught.clusters.fit import group
 from selftaught.errors import DataError, FileError
 from selftaught.evaluation.protocols import linear
 from selftaught.vectors.vectors import Vectors
-from tests.unit.test_groups import blobs, vectors_of
+from tests.unit.clusters.test_clusters import blobs, vectors_of
 
 NAMES = {0: "cat", 1: "dog", 2: "cat"}  # of four clusters; the last has none
 

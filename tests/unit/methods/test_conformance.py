@@ -26,7 +26,7 @@ from selftaught.recipe.config import Config, LoopSettings, NetworkSettings, View
 from selftaught.training.micro_batches import batch_part
 from selftaught.training.training import Training
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N = 16
 EVERY = pytest.mark.parametrize("name", REGISTRY)
 Embedded = dict[str, Tensor]
