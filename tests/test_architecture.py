@@ -19,15 +19,15 @@ REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = {
     0: "errors",
-    1: "files outputs rng distributed machine meanwhile",
-    2: "views encoders data",
-    3: "clustering neighbours features contrast",
+    1: "foundation",
+    2: "options views encoders data",
+    3: "pairwise clustering vectors",
     4: "methods",
-    5: "training evaluation search explore vectors embed groups export report",
-    6: "options group_options evaluate_options ranges answer config assignments presets recipe keep"
-    " assemble resolve figure probe pretrain demo inputs grouping sorting classifying indexing"
-    " finding evaluating on_folders commands api",
-    7: "cli __main__",
+    5: "training evaluation retrieval clusters classifier reports",
+    6: "recipe",
+    7: "commands",
+    8: "api",
+    9: "cli",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
@@ -36,7 +36,8 @@ NETWORK = {"urllib.request", "http.client", "requests", "httpx", "ftplib", "teln
 FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen"}
 UNSAFE_YAML = {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"}
 PILLOW_GLOBALS = {"MAX_IMAGE_PIXELS", "LOAD_TRUNCATED_IMAGES"}
-CHECKPOINT_IMPORTER = "encoders.imports"
+CHECKPOINT_IMPORTER = "encoders.imported.checkpoint_file"
+HEAVY = {"torch", "numpy", "pyarrow", "PIL", "timm", "sklearn"}
 
 
 def floors(package: Package) -> Iterator[str]:
@@ -83,13 +84,62 @@ def typical_sizes(package: Package) -> Iterator[str]:
 
 
 def reach(package: Package) -> Iterator[str]:
-    """How much must be read to follow a method, or the whole `pretrain` command."""
-    limits = dict.fromkeys(_methods(package), (10, 1500)) | {"pretrain": (35, 6000)}
+    """How much must be read to follow a method or a command; imports in functions count too."""
+    limits = dict.fromkeys(_methods(package), (12, 1_800))
+    limits |= dict.fromkeys(_commands(package), (110, 20_000))
+    limits["commands.pretrain"] = (75, 13_000)
     for name in limits.keys() & package.trees.keys():
         closure = package.closure(name)
         files, lines = len(closure), sum(map(package.lines, closure))
         if files > limits[name][0] or lines > limits[name][1]:
             yield f"{name} reaches {files} files of {lines} lines: {', '.join(sorted(closure))}"
+
+
+def commands_apart(package: Package) -> Iterator[str]:
+    """No command imports another; the demo, which plays them all, may."""
+    commands = set(_commands(package))
+    for edge in package.imports:
+        if edge.source in commands - {"commands.demo"} and edge.target in commands:
+            yield f"{edge.source} imports the command {edge.target}"
+
+
+def api_names_free(package: Package) -> Iterator[str]:
+    """No module of the root is named like a function of the Python API, which it would hide."""
+    tree = package.trees.get("", ast.Module([], []))
+    public = {
+        name.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and dotted(node.targets[0]) == "__all__"
+        for name in ast.walk(node.value)
+        if isinstance(name, ast.Constant)
+    }
+    for name in sorted({name.split(".")[0] for name in package.trees} & public):
+        yield f"the module {name} hides the function {name} of the API"
+
+
+def names_once(package: Package) -> Iterator[str]:
+    """No two modules, public classes or public functions share a name."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for module, tree in package.trees.items():
+        if not package.paths[module].name.startswith("__"):
+            places.setdefault(("modules", module.rpartition(".")[2]), []).append(module)
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                kind = "classes" if isinstance(node, ast.ClassDef) else "functions"
+                places.setdefault((kind, node.name), []).append(module)
+    for (kind, name), modules in places.items():
+        if len(modules) > 1:
+            yield f"{len(modules)} {kind} are called {name}: {', '.join(modules)}"
+
+
+def light_command_line(package: Package) -> Iterator[str]:
+    """What --help needs imports nothing heavy before a command runs."""
+    light = {n for n in package.trees if n.split(".")[0] in ("options", "cli", "api")}
+    for name in {m for start in light for m in package.closure(start, late=False)}:
+        for node in package.trees[name].body:
+            for module in _imported(node):
+                if module.split(".")[0] in HEAVY:
+                    yield f"{name} imports {module}"
 
 
 def safe_calls(package: Package) -> Iterator[str]:
@@ -144,13 +194,18 @@ def no_utils(package: Package) -> Iterator[str]:
 
 
 RULES = (
-    *(floors, cycles, methods_apart, sizes, typical_sizes, reach),
+    *(floors, cycles, methods_apart, commands_apart, sizes, typical_sizes, reach),
+    *(api_names_free, names_once, light_command_line),
     *(safe_calls, safe_imports, pillow_globals, no_method_names, no_utils),
 )
 
 
 def _methods(package: Package) -> list[str]:
     return [n for n in package.trees if n.startswith("methods.") and n != "methods.method"]
+
+
+def _commands(package: Package) -> list[str]:
+    return [n for n in package.trees if n.startswith("commands.") and n != "commands.result"]
 
 
 def _registered(package: Package) -> set[str]:
@@ -192,46 +247,67 @@ def test_the_package_keeps_the_rule(rule, selftaught):
 
 LONG = "def f():\n" + "    x = 1\n" * 61
 MANY_LONG = "\n".join(f"def f{i}():\n" + "    x = 1\n" * 31 for i in range(9))
-CHAIN = {f"views/v{i}.py": f"from pkg.views import v{i + 1}\n" for i in range(10)}
+CHAIN = {f"views/v{i}.py": f"from pkg.views import v{i + 1}\n" for i in range(11)}
+LONG_CHAIN = {f"views/v{i}.py": f"from pkg.views import v{i + 1}\n" for i in range(120)}
+LONG_CHAIN["views/v120.py"] = ""
 BAD = [
     (floors, {"views/a.py": "import pkg.methods.b", "methods/b.py": ""}, "higher floor"),
-    (floors, {"rng.py": "def f():\n    from pkg.api import x", "api.py": ""}, "higher floor"),
+    (floors, {"errors.py": "def f():\n    from pkg.api import x", "api.py": ""}, "higher floor"),
     (
         floors,
         {"data/a.py": "if TYPE_CHECKING:\n    from ..training import x", "training/x.py": ""},
         "higher floor",
     ),
     (floors, {"stuff.py": ""}, "no floor"),
-    (cycles, {"files.py": "from pkg import rng", "rng.py": "from pkg.files import x"}, "cycle"),
+    (cycles, {"api.py": "from pkg import cli", "cli.py": "from pkg.api import x"}, "cycle"),
     (
         cycles,
-        {"files.py": "def f():\n from . import rng", "rng.py": "from . import files"},
+        {"api.py": "def f():\n from . import cli", "cli.py": "from . import api"},
         "cycle",
     ),
     (methods_apart, {"methods/a.py": "from pkg.methods.b import B", "methods/b.py": ""}, "imports"),
-    (sizes, {"rng.py": "x = 1\n" * 401}, "more than 400"),
+    (sizes, {"cli.py": "x = 1\n" * 401}, "more than 400"),
     (sizes, {"methods/a.py": "x = 1\n" * 201}, "more than 200"),
-    (sizes, {"rng.py": LONG}, "more than 60"),
-    (typical_sizes, {"rng.py": MANY_LONG}, "median"),
-    (typical_sizes, {"rng.py": MANY_LONG}, "90th percentile"),
-    (reach, CHAIN | {"views/v10.py": "", "methods/a.py": "from pkg.views import v0"}, "12 files"),
-    (reach, {"pretrain.py": "from pkg import rng", "rng.py": "x = 1\n" * 6000}, "6001 lines"),
-    (safe_calls, {"rng.py": "eval('1')"}, "eval"),
-    (safe_calls, {"rng.py": "exec('1')"}, "exec"),
-    (safe_calls, {"rng.py": "yaml.load(text, yaml.Loader)"}, "yaml.load"),
-    (safe_calls, {"rng.py": "subprocess.run('ls', shell=True)"}, "shell"),
-    (safe_calls, {"rng.py": "np.load(path)"}, "np.load"),
-    (safe_calls, {"rng.py": "np.load(path, allow_pickle=True)"}, "np.load"),
-    (safe_calls, {"rng.py": "torch.load(path, weights_only=True)"}, "torch.load"),
-    (safe_calls, {"encoders/imports.py": "torch.load(path)"}, "torch.load"),
-    (safe_imports, {"rng.py": "def f():\n    import pickle"}, "pickle"),
-    (safe_imports, {"rng.py": "from torch import load"}, "torch.load"),
-    (safe_imports, {"rng.py": "from urllib import request"}, "urllib.request"),
-    (pillow_globals, {"rng.py": "Image.MAX_IMAGE_PIXELS = None"}, "MAX_IMAGE_PIXELS"),
-    (pillow_globals, {"rng.py": "ImageFile.LOAD_TRUNCATED_IMAGES = True"}, "TRUNCATED"),
-    (pillow_globals, {"rng.py": "setattr(Image, 'MAX_IMAGE_PIXELS', None)"}, "MAX_IMAGE"),
-    (no_method_names, {"pretrain.py": "if method == 'new':\n    pass"}, "'new'"),
-    (no_method_names, {"pretrain.py": "x = method in ('old', 'new')"}, "'new'"),
+    (sizes, {"cli.py": LONG}, "more than 60"),
+    (typical_sizes, {"cli.py": MANY_LONG}, "median"),
+    (typical_sizes, {"cli.py": MANY_LONG}, "90th percentile"),
+    (reach, CHAIN | {"views/v11.py": "", "methods/a.py": "from pkg.views import v0"}, "13 files"),
+    (
+        reach,
+        {"commands/pretrain.py": "def f():\n    from pkg import cli", "cli.py": "x = 1\n" * 13000},
+        "13002 lines",
+    ),
+    (reach, {"commands/embed.py": "from pkg.views import v0", **LONG_CHAIN}, "122 files"),
+    (
+        commands_apart,
+        {"commands/a.py": "def f():\n    from pkg.commands import b", "commands/b.py": ""},
+        "imports the command commands.b",
+    ),
+    (api_names_free, {"__init__.py": "__all__ = ['views']", "views/a.py": ""}, "hides"),
+    (names_once, {"views/a.py": "class A: ...", "data/b.py": "class A: ..."}, "2 classes"),
+    (names_once, {"views/a.py": "def f(): ...", "data/b.py": "def f(): ..."}, "2 functions"),
+    (names_once, {"views/a.py": "", "data/a.py": ""}, "2 modules"),
+    (
+        light_command_line,
+        {"options/a.py": "from pkg import errors", "errors.py": "import torch"},
+        "imports torch",
+    ),
+    (safe_calls, {"cli.py": "eval('1')"}, "eval"),
+    (safe_calls, {"cli.py": "exec('1')"}, "exec"),
+    (safe_calls, {"cli.py": "yaml.load(text, yaml.Loader)"}, "yaml.load"),
+    (safe_calls, {"cli.py": "subprocess.run('ls', shell=True)"}, "shell"),
+    (safe_calls, {"cli.py": "np.load(path)"}, "np.load"),
+    (safe_calls, {"cli.py": "np.load(path, allow_pickle=True)"}, "np.load"),
+    (safe_calls, {"cli.py": "torch.load(path, weights_only=True)"}, "torch.load"),
+    (safe_calls, {"encoders/imported/checkpoint_file.py": "torch.load(path)"}, "torch.load"),
+    (safe_imports, {"cli.py": "def f():\n    import pickle"}, "pickle"),
+    (safe_imports, {"cli.py": "from torch import load"}, "torch.load"),
+    (safe_imports, {"cli.py": "from urllib import request"}, "urllib.request"),
+    (pillow_globals, {"cli.py": "Image.MAX_IMAGE_PIXELS = None"}, "MAX_IMAGE_PIXELS"),
+    (pillow_globals, {"cli.py": "ImageFile.LOAD_TRUNCATED_IMAGES = True"}, "TRUNCATED"),
+    (pillow_globals, {"cli.py": "setattr(Image, 'MAX_IMAGE_PIXELS', None)"}, "MAX_IMAGE"),
+    (no_method_names, {"api.py": "if method == 'new':\n    pass"}, "'new'"),
+    (no_method_names, {"api.py": "x = method in ('old', 'new')"}, "'new'"),
     (no_method_names, {"api.py": "match m:\n    case 'new':\n        pass"}, "'new'"),
     (no_utils, {"views/utils.py": ""}, "utils"),
 ]
@@ -250,12 +326,12 @@ def test_every_rule_is_seen_to_fail():
 def test_a_good_package_has_no_complaint(tmp_path):
     files = {
         "__init__.py": "def __getattr__(name):\n    from pkg import api\n",
-        "rng.py": "from pkg import __version__\nmodel.eval()\nyaml.safe_load(text)",
-        "files.py": "setattr(a, name, 1)",
-        "api.py": "import numpy as np\nfrom pkg import rng\nnp.load(path, allow_pickle=False)",
-        "encoders/imports.py": "torch.load(path, weights_only=True)",
-        "methods/a.py": "if TYPE_CHECKING:\n    from pkg.data import b\nx = 'a' == name",
-        "data/b.py": 'def f():\n    """' + "words\n" * 70 + '    """\n    return 1\n',
+        "errors.py": "from pkg import __version__\nmodel.eval()\nyaml.safe_load(text)",
+        "foundation/files.py": "setattr(a, name, 1)",
+        "commands/b.py": "import numpy as np\nfrom pkg import errors\nnp.load(path, allow_pickle=False)",
+        "encoders/imported/checkpoint_file.py": "torch.load(path, weights_only=True)",
+        "methods/a.py": "if TYPE_CHECKING:\n    from pkg.data import d\nx = 'a' == name",
+        "data/d.py": 'def f():\n    """' + "words\n" * 70 + '    """\n    return 1\n',
     }
     package = _write(tmp_path / "pkg", files)
     assert [line for rule in RULES for line in rule(package)] == []

@@ -78,15 +78,22 @@ class Package:
             if isinstance(node, FunctionNode)
         ]
 
-    def closure(self, module: str) -> set[str]:
-        """All modules that importing this one runs: module level only, types left out."""
+    def closure(self, module: str, *, late: bool = True) -> set[str]:
+        """All modules behind this one: its imports and theirs, those for types left out.
+
+        Args:
+            module: Where to begin.
+            late: Whether imports inside functions count.
+        """
         seen, todo = set(), [module]
         while todo:
             here = todo.pop()
             if here not in seen:
                 seen.add(here)
                 todo += [
-                    i.target for i in self.imports if i.source == here and not (i.late or i.typing)
+                    i.target
+                    for i in self.imports
+                    if i.source == here and not i.typing and (late or not i.late)
                 ]
         return seen
 
