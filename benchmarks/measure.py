@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -199,13 +200,28 @@ def markdown(rows: Sequence[Row]) -> str:
 def publish(results: Path, name: str, body: str) -> None:
     """Replace a script's section of docs/results.md, between its markers, and keep the rest."""
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
-    page = results.read_text() if results.exists() else "# Results\n"
+    page, body = results.read_text() if results.exists() else "# Results\n", wrapped(body.strip())
     if begin in page:
         before, _, rest = page.partition(begin)
-        page = before + begin + body.strip() + "\n" + end + rest.partition(end)[2]
+        page = before + begin + body + "\n" + end + rest.partition(end)[2]
     else:
-        page = f"{page.rstrip()}\n\n{begin}{body.strip()}\n{end}"
+        page = f"{page.rstrip()}\n\n{begin}{body}\n{end}"
     results.write_text(page)
+
+
+def wrapped(body: str, width: int = 100) -> str:
+    """Markdown with long lines of prose broken; tables, pictures, links and code stay."""
+    lines, code = [], False
+    for line in body.split("\n"):
+        code ^= line.startswith("```")
+        if code or len(line) <= width or line.startswith(("|", "!", "#", "```")):
+            lines.append(line)
+        else:
+            indent = "  " * line.startswith("* ")
+            lines += textwrap.wrap(
+                line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+            )
+    return "\n".join(lines)
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:

@@ -328,7 +328,8 @@ def test_a_good_package_has_no_complaint(tmp_path):
         "__init__.py": "def __getattr__(name):\n    from pkg import api\n",
         "errors.py": "from pkg import __version__\nmodel.eval()\nyaml.safe_load(text)",
         "foundation/files.py": "setattr(a, name, 1)",
-        "commands/b.py": "import numpy as np\nfrom pkg import errors\nnp.load(path, allow_pickle=False)",
+        "commands/b.py": "import numpy as np\nfrom pkg import errors\n"
+        "np.load(path, allow_pickle=False)",
         "encoders/imported/checkpoint_file.py": "torch.load(path, weights_only=True)",
         "methods/a.py": "if TYPE_CHECKING:\n    from pkg.data import d\nx = 'a' == name",
         "data/d.py": 'def f():\n    """' + "words\n" * 70 + '    """\n    return 1\n',

@@ -116,6 +116,16 @@ def test_a_process_is_confined_to_some_cores():
     assert done.stdout.split() == ["1", "1"]
 
 
+def test_long_prose_is_wrapped_and_tables_code_and_pictures_stay():
+    long, row = "word " * 40, "| cell " * 40 + "|"
+    picture, code = "![" + "a" * 120 + "](b.svg)", "```text\n" + "x" * 150 + "\n```"
+    lines = measure.wrapped("\n".join([long.strip(), "* " + long.strip(), row, picture, code]))
+    assert row in lines and picture in lines and code in lines
+    prose = lines.split(row)[0].splitlines()
+    assert max(map(len, prose)) <= 100 and " ".join(prose).split().count("word") == 80
+    assert measure.wrapped(lines) == lines
+
+
 def test_rows_become_a_table_with_one_line_of_place(clock):
     work = {"ours": clock.variant("ours", 1, 2), "lightly": clock.variant("lightly", 3, 5)}
     row = measure.compare("NT-Xent", work, repeats=2, warmup=0)
