@@ -22,7 +22,7 @@ from selftaught.data.check_images import Checked, check_images
 from selftaught.data.sources import find_images
 from selftaught.data.store import EncodedStore, Store, open_store
 from selftaught.foundation.machine import Machine
-from selftaught.views.engine import make
+from selftaught.views.engine import make_views
 from selftaught.views.policy import Intensity, Policy, RandomCrop
 from selftaught.views.sample import sample
 
@@ -105,7 +105,7 @@ def _measure(checked: Checked, side: int, size: int, repeats: int) -> tuple[Row,
     a, b = scaled.read(rows), full.read(rows)
     stored = np.abs(a.flat.astype(float) - b.flat)
     params = sample(POLICY, size=size // 2, sizes_N2=a.sizes_N2, draws_N=rows, seed=0)
-    views = [make(raw, params, POLICY, Intensity()).numpy() for raw in (a, b)]
+    views = [make_views(raw, params, POLICY, Intensity()).numpy() for raw in (a, b)]
     return row, Difference(work, stored, 255 * np.abs(views[0] - views[1]))
 
 

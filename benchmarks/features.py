@@ -21,7 +21,7 @@ from selftaught.data.open_images import open_images
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.foundation.machine import Machine, cache_folder
-from selftaught.vectors.features import evaluating, features
+from selftaught.vectors.features import evaluation_mode, features
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results.md"
@@ -75,7 +75,7 @@ def bare_network(encoder: Encoder, images: Images) -> None:
         size=(BATCH, encoder.config.in_channels, *2 * (encoder.config.image_size,))
     )
     x_BCSS = torch.from_numpy(x).float().contiguous(memory_format=torch.channels_last)
-    with evaluating(encoder):
+    with evaluation_mode(encoder):
         for _ in range(len(images.store) // BATCH):
             encoder(x_BCSS)
 

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.measure import hardware, publish
 from selftaught.clusters import outliers
-from selftaught.clusters.gray import gray
+from selftaught.clusters.gray import gray_pictures
 from selftaught.foundation.machine import Machine
 from selftaught.foundation.rng import Key, permutation, uniform
 from selftaught.vectors.open_vectors import open_vectors
@@ -84,7 +84,7 @@ def folder_results(seed: int, chosen: argparse.Namespace) -> list[Found]:
         machine = Machine(threads=chosen.threads, cache=Path(place, "cache"))
         vectors = open_vectors(chosen.encoder, str(folder), machine)
         assert vectors.images is not None
-        pictures = partial(gray, vectors.images.store)
+        pictures = partial(gray_pictures, vectors.images.store)
         rows = [
             search_results(seed, "vectors", vectors, None, folder, None),
             search_results(

@@ -33,8 +33,8 @@ from benchmarks import measure
 from benchmarks.measure import Row, append, compare, markdown
 from selftaught.foundation.machine import cores
 from selftaught.foundation.rng import Key, uniform
-from selftaught.pairwise.neighbours import Prepared, top_k
-from selftaught.retrieval.index_writer import Addition, write
+from selftaught.pairwise.neighbours import PreparedVectors, top_k
+from selftaught.retrieval.index_writer import Addition, write_vector_index
 from selftaught.retrieval.parts import StackedVectors
 from selftaught.retrieval.vector_index import open_index
 from selftaught.vectors.vectors import Vectors
@@ -101,7 +101,7 @@ def exact_rows(images: NDArray[np.uint8], chosen: argparse.Namespace) -> Iterato
     Q, N, D, k = chosen.queries, chosen.base, 512, 10
     x_ND = vectors(images, Q + N, D)
     query_QD, base_BD = x_ND[:Q], x_ND[Q:]
-    base, flat = Prepared(base_BD), faiss.IndexFlatIP(D)
+    base, flat = PreparedVectors(base_BD), faiss.IndexFlatIP(D)
     flat.add(base_BD)
     ours = partial(top_k, query_QD, base, k)
     check_agreement(ours()[0], flat.search(query_QD, k)[0])
@@ -158,7 +158,7 @@ def million_table(images: NDArray[np.uint8], chosen: argparse.Namespace) -> str:
     query_QD, base_BD = x_ND[:Q].copy(), x_ND[Q:]
     truth_Qk = StackedVectors([base_BD]).top_k(query_QD, k)[1]
     with tempfile.TemporaryDirectory(dir=chosen.work) as folder:
-        building, _ = time_call(lambda: write(Path(folder), addition(base_BD)))
+        building, _ = time_call(lambda: write_vector_index(Path(folder), addition(base_BD)))
         opening, index = time_call(lambda: open_index(Path(folder)))
         index.search(query_QD[:1], k)  # warm
         times = [time_call(lambda q=q: index.search(query_QD[q : q + 1], k)) for q in range(Q)]

@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks import measure
 from selftaught.retrieval.local_features import Features, Local, sift
-from selftaught.retrieval.verify import RATIO, Verifier, explained, matched, verify
+from selftaught.retrieval.verify import RATIO, Verifier, geometric_match, descriptor_pairs, verify
 from selftaught.retrieval.visual_words import Words
 from tests.support.photographs import photograph, photographs
 from tests.support.warps import miss, warped
@@ -95,11 +95,11 @@ def speeds() -> dict[str, float]:
     china = photographs()[0]
     one, alike = sift(china), sift(warped(china, rng).image_HWC)
     other = sift(photographs()[1])
-    pairs = matched(one, alike, RATIO)
+    pairs = descriptor_pairs(one, alike, RATIO)
     seconds = {
         "sift": median_seconds(lambda: sift(china)),
-        "match": median_seconds(lambda: matched(one, alike, RATIO)),
-        "explain": median_seconds(lambda: explained(one, alike, pairs)),
+        "match": median_seconds(lambda: descriptor_pairs(one, alike, RATIO)),
+        "explain": median_seconds(lambda: geometric_match(one, alike, pairs)),
         "verify": median_seconds(lambda: verify(one, alike)),
         "verify another": median_seconds(lambda: verify(one, other)),
     }
@@ -137,11 +137,11 @@ def warps(count: int, share: float) -> dict[str, Any]:
             original = sift(image)
         warp = warped(image, rng)
         other = sift(warp.image_HWC)
-        pairs = matched(original, other, RATIO)
+        pairs = descriptor_pairs(original, other, RATIO)
         wrong = rng.permutation(len(pairs))[: round(share * len(pairs))]
         pairs[wrong, 1] = rng.integers(0, len(other), len(wrong))
         answers = {
-            "selftaught": explained(original, other, pairs).transform_23,
+            "selftaught": geometric_match(original, other, pairs).transform_23,
             "OpenCV's RANSAC": opencv_transform(original, other, pairs),
         }
         for name, answer in answers.items():

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options, and the function that runs it, found when it is called."""
+    """A command: its options, and the function that runs it, imported when called."""
 
     options: type[Any]
-    place: str  # "module:function", a function of one argument, the options
+    place: str  # "module:function"; the only argument is the options
 
     def run(self, chosen: Any) -> Any:
-        """Run it with these options.
+        """Run the command with these options.
 
         Raises:
-            ConfigError: A number is out of its range.
+            ConfigError: A number is out of range.
         """
         given = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
         ranges.check_ranges(given, ranges.FLAGS, "")
@@ -45,34 +45,34 @@ class Command:
         return getattr(import_module(module), function)(chosen)
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
-        """Run it as a Python function; paths may be given as text.
+        """Run the command as a Python function; paths may be text.
 
         Raises:
             ConfigError: An option is unknown or missing, or its value has the wrong type.
-            TypeError: There are too many positional arguments, or one of them is also named.
+            TypeError: There are too many positional arguments, or one is also passed by name.
         """
         names = {field.name: field for field in dataclasses.fields(self.options)}
         required = [f.name for f in names.values() if f.default is dataclasses.MISSING]
         given = self._by_name(positional, named)
         for name in given:
             if name not in names:
-                raise ConfigError(f"there is no option {name!r}", did_you_mean(name, names))
+                raise ConfigError(f"unknown option {name!r}", did_you_mean(name, names))
         for name in required:
             if name not in given:
-                raise ConfigError(f"the option {name!r} is missing", f"give {name}=…")
-        return self.run(self.options(**_as_declared(self.options, given)))
+                raise ConfigError(f"the option {name!r} is missing", f"pass {name}=…")
+        return self.run(self.options(**_typed_values(self.options, given)))
 
     def _by_name(self, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        """All arguments by name, as Python itself would bind them."""
+        """All arguments by name, bound as Python would bind them."""
         order = positionals(self.options)
         if len(positional) > len(order):
             raise TypeError(
                 f"{len(positional)} positional arguments were given, at most {len(order)} are "
-                f"taken ({', '.join(order) or 'all are named'})"
+                f"allowed ({', '.join(order) or 'all are keyword-only'})"
             )
         given = dict(zip(order, positional, strict=False))
-        if twice := given.keys() & named.keys():
-            raise TypeError(f"{min(twice)} was given by position and by name")
+        if duplicates := given.keys() & named.keys():
+            raise TypeError(f"{min(duplicates)} was given by position and by name")
         return given | named
 
     @property
@@ -113,7 +113,7 @@ COMMANDS = {
     "info": Command(about.Info, f"{_COMMANDS}.info:info"),
     "methods": Command(about.Methods, f"{_COMMANDS}.info:methods"),
 }
-"""Every command by its name; `methods` is for the command line alone."""
+"""Every command by name; `methods` exists on the command line only."""
 
 check, preview = COMMANDS["check"], COMMANDS["preview"]
 pretrain, resume = COMMANDS["pretrain"], COMMANDS["resume"]
@@ -130,7 +130,7 @@ def load(run: str | Path) -> "Encoder":
     Its `.preprocess` turns PIL images and arrays into its input.
 
     Raises:
-        FileError: There is none, or it is damaged.
+        FileError: The encoder is missing or damaged.
     """
     from selftaught.encoders.folder import open_encoder
 
@@ -138,20 +138,21 @@ def load(run: str | Path) -> "Encoder":
 
 
 def positionals(cls: type[Any]) -> list[str]:
-    """The options of a command that are given without their names, in order."""
+    """The positional arguments of a command, in order."""
     return [f.name for f in dataclasses.fields(cls) if is_positional(cls, f.name)]
 
 
-def _as_declared(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The values as the options declare them; `_plain` says what is taken besides."""
+def _typed_values(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The values with their declared types; `_plain` accepts a few others."""
     hints = typing.get_type_hints(cls)
     return {
-        name: checked_value(hints[name], _plain(hints[name], v), name) for name, v in given.items()
+        name: checked_value(hints[name], _converted(hints[name], v), name)
+        for name, v in given.items()
     }
 
 
-def _plain(hint: Any, value: Any) -> Any:
-    """Text for a path and a path for text; one name for a list of them; numpy's numbers."""
+def _converted(hint: Any, value: Any) -> Any:
+    """Convert text to a path and back, one name to a list, and numpy's numbers."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, str | os.PathLike) and Path in kinds:
         return Path(value)

@@ -15,41 +15,41 @@ from selftaught.errors import ConfigError, StopRun, UserError, did_you_mean
 from selftaught.options.help_pages import help_page, overview
 
 DONE, BUG, USER, STOPPED = 0, 1, 2, 3
-"""Exit codes: done, a bug (with its traceback), the user's input, stopped with the work saved."""
+"""Exit codes: done, a bug (with a traceback), a user error, stopped with the work saved."""
 
 
 _FORMER_NAMES = {"views": "preview"}
-"""Commands that have been renamed; the old name still works."""
+"""Former names of commands, which still work."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""Errors of files that the user can do something about and the program cannot."""
+"""File errors that the user can fix and the program cannot."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Results go to stdout, all else to stderr."""
+    """Run one command and return the exit code; results go to stdout, all else to stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed with escapes
+    for stream in (sys.stdout, sys.stderr):  # escape names that are not UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         _run(arguments[0] if arguments else "--help", arguments[1:])
     except UserError as error:
-        return _complain(error, USER)
+        return _print_error(error, USER)
     except StopRun as stop:
-        return _complain(stop, STOPPED)
+        return _print_error(stop, STOPPED)
     except KeyboardInterrupt:
-        return _complain("stopped at once; what was saved before that is kept", STOPPED)
+        return _print_error("stopped immediately; everything saved before is intact", STOPPED)
     except OSError as error:
         if error.errno not in _MACHINE:
             raise
         remedy = "make room or choose another place"
-        return _complain(f"{error.filename or 'a file'} ({error.strerror}): {remedy}", USER)
+        return _print_error(f"{error.filename or 'a file'} ({error.strerror}): {remedy}", USER)
     return DONE
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:
-    """One command, or what is said about all of them."""
+    """Run one command, or print the overview or the version."""
     if name in ("-h", "--help"):
         _print(overview({name: command.options for name, command in COMMANDS.items()}))
     elif name == "--version":
@@ -57,19 +57,19 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     else:
         command = _command(name)
         result = command.run(parse(name, arguments))
-        if result is not None and str(result):  # of several processes, the first one speaks
+        if result is not None and str(result):  # of several processes, only the first prints
             _print(str(result))
 
 
 def _print(text: str) -> None:
-    """Print a result; a reader that has seen enough (`| head`) is no fault."""
+    """Print a result; a reader that stops early (`| head`) is not an error."""
     try:
         print("\n".join(map(_printable, text.split("\n"))), flush=True)
-    except BrokenPipeError:  # the interpreter flushes once more at its end
+    except BrokenPipeError:  # the interpreter flushes again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(error: object, code: int) -> int:
+def _print_error(error: object, code: int) -> int:
     print(f"selftaught: {_one_line(str(error))}", file=sys.stderr)
     return code
 
@@ -79,7 +79,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
     Raises:
         ConfigError: An option is unknown, missing or mistyped.
-        SystemExit: `--help` was asked for, and is printed.
+        SystemExit: `--help` was requested and printed.
     """
     import tyro
 
@@ -88,7 +88,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     if _asks_for_help(arguments):
         _print(help_page(name, command.options))
         raise SystemExit(DONE)
-    _refuse_unknown(name, command, arguments)
+    _check_options(name, command, arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
@@ -100,12 +100,12 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
             )
     except SystemExit:
         words = complaint.getvalue()
-        gist = _needs(command) if "Missing from" in words else _gist(words)
-        raise ConfigError(gist, f"see selftaught {name} --help") from None
+        what = _missing_arguments(command) if "Missing from" in words else _relevant_sentence(words)
+        raise ConfigError(what, f"see selftaught {name} --help") from None
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether --help is among the options; what follows `--` is not an option."""
+    """Whether --help is among the options; nothing after `--` is an option."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--help" in options or "-h" in options
 
@@ -113,14 +113,14 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 def _command(name: str) -> Command:
     name = _FORMER_NAMES.get(name, name)
     if name not in COMMANDS:
-        raise ConfigError(f"there is no command {name!r}", did_you_mean(name, COMMANDS))
+        raise ConfigError(f"unknown command {name!r}", did_you_mean(name, COMMANDS))
     return COMMANDS[name]
 
 
-def _refuse_unknown(name: str, command: Command, arguments: Sequence[str]) -> None:
+def _check_options(name: str, command: Command, arguments: Sequence[str]) -> None:
     known = _flags(command)
     for argument in arguments:
-        if argument == "--":  # what follows is no option
+        if argument == "--":  # the rest are not options
             return
         option = argument.removeprefix("--").partition("=")[0].replace("_", "-")
         if argument.startswith("--") and option not in known | {"help"}:
@@ -129,29 +129,29 @@ def _refuse_unknown(name: str, command: Command, arguments: Sequence[str]) -> No
 
 
 def _flags(command: Command) -> set[str]:
-    """The options as they are written, without the dashes: what is on is switched off by no-."""
+    """The options as typed, without the dashes; options that are on have the prefix no-."""
     fields = dataclasses.fields(command.options)
     return {("no-" if f.default is True else "") + f.name.replace("_", "-") for f in fields}
 
 
-def _needs(command: Command) -> str:
-    """What is missing, as all that must be given."""
+def _missing_arguments(command: Command) -> str:
+    """The required arguments, as an error."""
     required = [
         f.name for f in dataclasses.fields(command.options) if f.default is dataclasses.MISSING
     ]
     places = positionals(command.options)
     written = [n.upper() if n in places else f"--{n.replace('_', '-')}" for n in required]
-    return f"missing argument: {' and '.join(written)} must be given"
+    return f"missing argument: {' and '.join(written)} required"
 
 
-def _gist(complaint: str) -> str:
-    """The one sentence of a parser's complaint that matters."""
+def _relevant_sentence(complaint: str) -> str:
+    """The relevant sentence of a parser's complaint."""
     lines = [line.strip() for line in complaint.splitlines()]
     lines = [line for line in lines if line and not set(line) <= {"-", "─"}]
     words = " ".join(lines[1:])
     for end in (". Got errors", "Got errors:", "Argument helptext", "For full helptext"):
         words = words.partition(end)[0]
-    words = re.sub(r"\{None\}\|", "", words)  # an option that is not given
+    words = re.sub(r"\{None\}\|", "", words)  # an option without a value
     return _one_line(words).rstrip(" .:") or "the arguments cannot be read"
 
 
@@ -160,7 +160,7 @@ def _one_line(text: str) -> str:
 
 
 def _printable(line: str) -> str:
-    """Without characters that would steer a terminal, and without what is not Unicode."""
+    """A line with control characters and invalid Unicode escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 

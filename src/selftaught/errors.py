@@ -1,15 +1,15 @@
-"""What a user can do wrong. Each error names the thing, the place and the remedy, in one line."""
+"""Errors that a user can fix: each names the problem, the place and the remedy, in one line."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user can put right: the command line prints it in one line and exits with 2.
+    """An error the user can fix: the command line prints it on one line and exits with 2.
 
     Args:
-        what: What is wrong and where (a path, an option, a file), without a full stop at the end.
-        remedy: What to do about it, as a sentence or a command.
+        what: What is wrong and where (a path, an option, a file), without a final full stop.
+        remedy: How to fix it, as an imperative or a command.
     """
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -29,12 +29,12 @@ class BadImage(DataError):
     """A file that cannot be used as an image.
 
     Args:
-        name: The file, as the user knows it.
+        name: The file name, as the user wrote it.
         reason: A short phrase: "truncated", "not an image", "empty", ...
     """
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(shown(name), reason)
+        super().__init__(printable(name), reason)
         self.reason = reason
 
 
@@ -43,7 +43,7 @@ class ConfigError(UserError):
 
 
 class FileError(UserError):
-    """A file of ours (weights, checkpoint, table) that is damaged, unsafe or in the way."""
+    """A selftaught file (weights, checkpoint, table) that is damaged, unsafe or in the way."""
 
 
 class StopRun(Exception):
@@ -51,14 +51,14 @@ class StopRun(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy for a misspelt name: the nearest known one, or the list of them."""
+    """The remedy for a misspelt name: the closest known name, or the list of known names."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
 
 
-def shown(name: str) -> str:
-    """A file's name as one line of text: what cannot be printed is escaped."""
+def printable(name: str) -> str:
+    """A file name as one line of text, with unprintable characters escaped."""
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)

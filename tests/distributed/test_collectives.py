@@ -21,7 +21,11 @@ def test_one_process_needs_no_group() -> None:
     assert (rank(), world()) == (0, 1)
     assert distributed.start(torch.device("cpu")) == torch.device("cpu") and world() == 1
     assert distributed.all_gather(x) is x
-    assert distributed.agree(True) and not distributed.agree(False) and distributed.same(7)
+    assert (
+        distributed.any_process(True)
+        and not distributed.any_process(False)
+        and distributed.all_equal(7)
+    )
     parameter = nn.Parameter(x.clone())
     parameter.grad = torch.ones(2, 3)
     distributed.average_gradients([parameter])
@@ -31,7 +35,7 @@ def test_one_process_needs_no_group() -> None:
 
 THREADS_LEFT = """
 import glob, torch
-from selftaught import distributed
+from selftaught.foundation import distributed
 distributed.start(torch.device("cpu"))
 import torch._dynamo  # as optimizers do; it imports all of torch.distributed
 torch.distributed.all_reduce(torch.ones(1))
@@ -132,8 +136,8 @@ def test_broadcast_takes_any_type_and_stride() -> None:
 
 
 def agreements() -> tuple[bool, bool, bool, bool]:
-    one_says_so, none_does = distributed.agree(rank() == 1), distributed.agree(False)
-    return one_says_so, none_does, distributed.same(5), distributed.same(rank())
+    one_says_so, none_does = distributed.any_process(rank() == 1), distributed.any_process(False)
+    return one_says_so, none_does, distributed.all_equal(5), distributed.all_equal(rank())
 
 
 def test_agreement() -> None:
@@ -149,7 +153,7 @@ def unequal_batches() -> str:
 
 def test_unequal_batches_are_refused_on_every_process() -> None:
     assert gloo.run(2, unequal_batches) == [
-        f"process {r} holds {4 + r} images, another holds more or fewer: "
+        f"process {r} has {4 + r} images, another has a different number: "
         "choose a batch size that the number of processes divides"
         for r in range(2)
     ]
@@ -166,7 +170,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def fails(how: str) -> None:
     if rank() == 0:
-        distributed.agree(True)  # waits for the other, which never comes
+        distributed.any_process(True)  # waits for the other, which never comes
     if how == "raises":
         raise KeyError("a message to be found")
     if how == "dies":

@@ -27,10 +27,10 @@ def loss_and_gradient(dtype: torch.dtype) -> tuple[float, Tensor, float]:
     """Loss over all processes, gradient of it by this process's images, and the accuracy."""
     N = IMAGES // world()
     z = all_views(dtype)[:, rank() * N : (rank() + 1) * N].clone().requires_grad_()
-    assert contrast.fits(2 * IMAGES, TAU, dtype)
+    assert contrast.can_tile(2 * IMAGES, TAU, dtype)
     loss = nt_xent(z[0], z[1], TAU)
     loss.backward()
-    rows = contrast.gathered(torch.nn.functional.normalize(z.detach(), dim=2).transpose(0, 1))
+    rows = contrast.gather_rows(torch.nn.functional.normalize(z.detach(), dim=2).transpose(0, 1))
     accuracy = contrast.contrastive_accuracy(*rows, rank() * 2 * N)
     mean = torch.tensor([loss.item(), accuracy], dtype=torch.float64)
     all_reduce_mean_([mean])

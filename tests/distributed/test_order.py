@@ -42,10 +42,10 @@ def array_epoch(folder: Path, threads: int) -> Part:
 def spoilt_epoch(folder: Path, bad: tuple[str, ...]) -> Part:
     """An epoch with files that go bad after the check."""
     images = file_set(folder, 300)
-    distributed.agree(False)  # every process has checked the good files
+    distributed.any_process(False)  # every process has checked the good files
     for name in bad:
         (folder / "images" / name).write_bytes(b"no image any more")
-    distributed.agree(False)
+    distributed.any_process(False)
     return epoch(images, 2)
 
 

@@ -30,7 +30,7 @@ def main(point: str) -> int:
     """Run the command line."""
     cluster, means, take, aside = (
         DeepCluster._cluster,
-        kmeans._means,
+        kmeans._new_centroids,
         Training.take,
         checkpoint._set_aside,
     )
@@ -62,7 +62,7 @@ def main(point: str) -> int:
         take(training, batch)
 
     DeepCluster._cluster = slow_cluster  # type: ignore[method-assign]
-    kmeans._means = mortal_means
+    kmeans._new_centroids = mortal_means
     Training.take = mortal_take  # type: ignore[method-assign]
     checkpoint._set_aside = mortal_aside
     return cli.main()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selftaught.training import checkpoint
-from selftaught.training.checkpoint import newest
+from selftaught.training.checkpoint import newest_checkpoint
 from tests.support.forked import Child, Server
 
 PAUSE = 0.02  # seconds after each of a checkpoint's four files
@@ -160,7 +160,7 @@ class KillLoop:
 
     def _check_state(self, run: Path, before: int) -> int:
         """What is on disk can be resumed, and is no older than what was there before."""
-        found, damaged = newest(run / "checkpoints")
+        found, damaged = newest_checkpoint(run / "checkpoints")
         assert damaged == []
         assert found is not None and found.step >= before
         self.tally.steps.append(found.step)

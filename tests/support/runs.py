@@ -37,6 +37,6 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 def newest(run: Path) -> Checkpoint:
     """The newest checkpoint, undamaged."""
-    found, complaints = checkpoint.newest(run / "checkpoints")
+    found, complaints = checkpoint.newest_checkpoint(run / "checkpoints")
     assert found is not None and not complaints
     return found

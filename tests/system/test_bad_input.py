@@ -67,8 +67,11 @@ PRETRAIN: dict[str, tuple[list[object], str]] = {
     "a misspelt setting": (["photos", "--set", "loop.epoch=3"], "'loop.epochs'"),
     "a misspelt option of the method": (["photos", "--set", "temprature=1"], "'temperature'"),
     "an option of the method out of range": (["photos", "--set", "temperature=-1"], "docs/methods"),
-    "more clusters than images": (["photos", *CLUSTERS, "k=33"], "33 clusters of 32 images"),
-    "one cluster": (["photos", *CLUSTERS, "k=1"], "give --set k=2 or more"),
+    "more clusters than images": (
+        ["photos", *CLUSTERS, "k=33"],
+        "33 clusters need more than 32 images",
+    ),
+    "one cluster": (["photos", *CLUSTERS, "k=1"], "use --set k=2 or more"),
     "a misspelt precision": (["photos", "--set", "loop.precision=fp16"], "bf16"),
     "a misspelt stem": (["photos", "--set", "network.stem=smal"], "'small'"),
     "a stem that the network lacks": (
@@ -92,7 +95,7 @@ PRETRAIN: dict[str, tuple[list[object], str]] = {
     "what nobody can keep": (["photos", "--keep", "color"], "'colour'"),
     "colour drop without colours": (["photos", "--set", "views.gray=0.2"], "views.gray=0"),
     "bands of one channel": (["photos", "--set", "views.band_drop=1"], "views.band_drop=0"),
-    "a device of elsewhere": (["photos", "--device", "cuda:77"], "give cpu"),
+    "a device of elsewhere": (["photos", "--device", "cuda:77"], "pass cpu"),
     "weights that are not there": (["photos", "--init", "rum"], "'run'"),
     "weights and a network": (["photos", "--init", "run", "--encoder", "resnet20"], "--encoder"),
     "weights and a width": (
@@ -128,8 +131,8 @@ OUT: dict[str, tuple[list[object], str]] = {
     "a run that is there": (["--out", "run"], "--overwrite"),
     "a file that is there": (["--out", "file"], "--overwrite"),
     "below a file": (["--out", "file/run"], "cannot be written to"),
-    "the images themselves": (["--out", "photos", "--overwrite"], "holds"),
-    "a folder around the images": (["--out", ".", "--overwrite"], "holds"),
+    "the images themselves": (["--out", "photos", "--overwrite"], "contains the input"),
+    "a folder around the images": (["--out", ".", "--overwrite"], "contains the input"),
     "a folder of somebody's": (["--out", "text", "--overwrite"], "did not write"),
     "a name that cannot be": (["--out", "x" * 300], "cannot be written to"),
 }
@@ -174,7 +177,7 @@ def test_images_with_a_file_of_ours_among_them_are_not_overwritten(
 ) -> None:
     (place / "photos" / "config.json").write_text("{}")
     begin = ["pretrain", place / "photos", "--out", place / "photos", "--overwrite"]
-    assert "holds" in refused([*begin, "--batch-size", 16, "--cache", cache], place, capsys)
+    assert "contains the input" in refused([*begin, "--batch-size", 16, "--cache", cache], place, capsys)
 
 
 def break_encoder(run: Path) -> None:
@@ -234,11 +237,11 @@ def test_damaged_checkpoints_are_named_and_kept(
 OTHERS: dict[str, tuple[list[object], str]] = {
     "a command": (["evalute", "run", "classes"], "'evaluate'"),
     "a misspelt protocol": (["evaluate", "run", "classes", "--protocol", "nn"], "'knn'"),
-    "no labels": (["evaluate", "run", "photos"], "put each class into a folder"),
+    "no labels": (["evaluate", "run", "photos"], "put each class into its own folder"),
     "no such label": (["evaluate", "run", "classes", "--label", "kind"], "kind"),
     "few of nothing": (
         ["evaluate", "run", "classes", "--few", 0],
-        "a number of images a class",
+        "a number of images per class",
     ),
     "images of other channels": (["evaluate", "run", "colour"], "channels"),
     "vectors of other channels": (["embed", "run", "colour", "--out", "v.parquet"], "channels"),
@@ -300,7 +303,7 @@ def test_more_labels_a_class_than_there_are(
     monkeypatch.chdir(place)
     given = ["evaluate", "run", "classes", "--few", "500", "--protocol", "knn", "--json"]
     assert main([*given, "--cache", str(cache)]) == DONE
-    assert "of a class with fewer than 500, all" in capsys.readouterr().out
+    assert "all images of classes with fewer than 500" in capsys.readouterr().out
 
 
 # ---- as processes of their own
@@ -309,7 +312,7 @@ def test_more_labels_a_class_than_there_are(
 def test_a_mistake_in_a_process_of_its_own(place: Path, cache: Path) -> None:
     done = selftaught("pretrain", "empty", "--out", "new", "--cache", cache, cwd=place)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "/empty holds no images: " in done.stderr
+    assert "/empty contains no images: " in done.stderr
     assert done.stderr.count("\n") == 1 and not (place / "new").exists()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from selftaught.api import COMMANDS
-from selftaught.cli import USER, main
+from selftaught.cli import USER, main, parse
+from selftaught.options.help_pages import GROUPS, help_page
 from tests.support.command_line import environment, selftaught
 
 pytestmark = pytest.mark.slow
@@ -31,13 +33,39 @@ def whole_command_line() -> str:
 
 def test_the_command_line_is_the_snapshot() -> None:
     found = whole_command_line()
-    assert found == SNAPSHOT.read_text(), "python -m tests.system.test_command_line writes it anew"
+    assert found == SNAPSHOT.read_text(), "python -m tests.system.test_command_line writes it again"
 
 
 def test_the_snapshot_is_named_in_the_changelog() -> None:
     digest = hashlib.sha256(SNAPSHOT.read_bytes()).hexdigest()[:12]
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"command line {digest}" in changelog, f"say in CHANGELOG.md: command line {digest}"
+
+
+def test_every_command_is_in_one_group_of_the_overview() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    assert selftaught().stdout == selftaught("--help").stdout
+
+
+def test_help_fits_in_eighty_columns_and_ends_on_an_example() -> None:
+    for line in whole_command_line().splitlines():
+        assert len(line) <= 80, line
+    for name in COMMANDS:
+        page = selftaught(name, "--help").stdout
+        assert f"example\n  selftaught {name}" in page
+        assert "STR" not in page and "(default: False)" not in page
+
+
+def test_an_old_name_of_a_command_still_works() -> None:
+    assert selftaught("views", "--help").stdout == selftaught("preview", "--help").stdout
+
+
+def test_the_examples_of_help_can_be_parsed() -> None:
+    for name, command in COMMANDS.items():
+        page = help_page(name, command.options)
+        words = shlex.split(page.rpartition("example\n  selftaught ")[2])
+        assert words[0] == name
+        assert isinstance(parse(name, words[1:]), command.options)
 
 
 def test_no_command_has_more_than_twenty_flags_of_its_own() -> None:

@@ -102,7 +102,7 @@ def test_views_say_what_keep_left_out(
     arguments = ["views", "digits", "--out", str(sheet), "--keep", "colour", *cached(run)]
     assert main([*arguments, "--set", "views.flip=0", "--keep", "orientation"]) == 0
     told = capsys.readouterr().out
-    assert "leaves out colour jitter, so that" in told and "orientation has no effect" in told
+    assert "turns off colour jitter, so that" in told and "orientation has no effect" in told
 
 
 @pytest.mark.parametrize("policy", [(), ("--policy", "figure")])
@@ -178,4 +178,4 @@ def test_I1_a_folder_with_bad_files_trains_on_exactly_the_good_ones(
     left_out = parquet.read_table(tmp_path / "run/rejected.parquet")["path"].to_pylist()
     assert set(good) <= set(used) and not set(used) & set(left_out)
     assert {name for name, reason in reasons.items() if reason} == set(left_out)
-    assert f"{len(left_out)} images are left out" in capsys.readouterr().err
+    assert f"{len(left_out)} images were left out" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_a_folder_without_labels_goes_the_whole_way(
     machine = ["--cache", str(tmp_path / "cache"), "--device", "cpu"]
     arguments = ["pretrain", str(photos), "--out", str(run), "--method", "deepcluster", *machine]
     assert main([*arguments, "--set", "loop.total_steps=12", "--set", "loop.log_every=1"]) == DONE
-    assert "2 clusters of 300 images" not in capsys.readouterr().err  # enough images for each
+    assert "2 clusters for 300 images" not in capsys.readouterr().err  # enough images for each
     first, *_, last = lines(run)
     kept = newest(run).model
     assert len(kept["labels_N"]) == 300 and len(kept["centroids_KP"]) == 300 // 128

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from selftaught.foundation.files import load_tensors
-from selftaught.training.checkpoint import MODEL, Checkpoint, newest
+from selftaught.training.checkpoint import MODEL, Checkpoint, newest_checkpoint
 from tests.support import dies
 from tests.support.command_line import environment, selftaught
 from tests.support.forked import Server
@@ -68,7 +68,7 @@ def killed(place: Path, run: Path, point: str) -> Checkpoint:
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert lines(run)[-1]["step"] == dies.EPOCH * EPOCH
-    found, damaged = newest(run / "checkpoints")
+    found, damaged = newest_checkpoint(run / "checkpoints")
     assert found is not None and damaged == [] and found.step == dies.EPOCH * EPOCH
     return found
 

@@ -94,8 +94,8 @@ def test_other_encoders_stand_beside_it_and_the_same_one_is_level(work: Path) ->
 def test_few_labels_are_asked_for_by_number_and_by_share(work: Path) -> None:
     rows = rows_of(work, "digits", "linear", few=("2", "10%"))
     asked = {str(row["protocol"]): row["train"] for row in rows}
-    assert asked.keys() == {"linear, 2 labels a class", "linear, 10 % of the labels"}
-    assert asked["linear, 2 labels a class"] == 6
+    assert asked.keys() == {"linear, 2 labels per class", "linear, 10 % of the labels"}
+    assert asked["linear, 2 labels per class"] == 6
     assert abs(int(str(asked["linear, 10 % of the labels"])) - 0.1 * 0.8 * 240) <= 3
 
 
@@ -121,7 +121,7 @@ def test_numbers_are_predicted_where_labels_are_fractions(work: Path) -> None:
 
 def test_what_is_asked_twice_is_answered_once(work: Path) -> None:
     rows = rows_of(work, "digits", "linear", few=("2", "2", "02"))
-    assert {row["protocol"] for row in rows} == {"linear, 2 labels a class"}
+    assert {row["protocol"] for row in rows} == {"linear, 2 labels per class"}
     assert len(rows) == 3 * 5  # this encoder, three random ones, raw pixels
     twice = selftaught.evaluate(work / "enc", work / "digits", protocol=("knn", "knn")).value
     assert len(twice) == 3 * 5
@@ -129,17 +129,31 @@ def test_what_is_asked_twice_is_answered_once(work: Path) -> None:
 
 def test_of_two_verdicts_a_run_keeps_the_later(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    worth = [f"worth, {n}" for n in ("1 label a class", "all labels")]
+    worth = [f"worth, {n}" for n in ("1 label per class", "all labels")]
     row = asdict(Row("it", "knn", "test", "accuracy", 0, 0.5, None, None, 1.0))
-    asked = [[*worth, "cost"], ["knn"], ["worth, 2 labels a class"]]
+    asked = [[*worth, "cost"], ["knn"], ["worth, 2 labels per class"]]
     for protocols in asked:
         record_rows(tmp_path, "/images", [row | {"protocol": name} for name in protocols])
     record_rows(tmp_path, "/others", [row | {"protocol": worth[0]}])
     kept = [(kept["data"], kept["protocol"]) for kept in recorded_rows(tmp_path)]
     assert kept == [
-        *(("/images", name) for name in ("knn", "worth, 2 labels a class")),
+        *(("/images", name) for name in ("knn", "worth, 2 labels per class")),
         ("/others", worth[0]),
     ]
+
+
+def test_rows_of_older_files_get_the_names_of_today(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    row = asdict(Row("it", "knn", "test", "accuracy", 0, 0.5, None, None, 1.0)) | {
+        "data": "/images"
+    }
+    names = [("linear, 1 label a class", "accuracy"), ("cost", "ms an image")]
+    old = [row | {"protocol": protocol, "metric": metric} for protocol, metric in names]
+    (tmp_path / "evaluation.json").write_text(json.dumps(old))
+    found = [(one["protocol"], one["metric"]) for one in recorded_rows(tmp_path)]
+    assert found == [("linear, 1 label per class", "accuracy"), ("cost", "ms per image")]
+    record_rows(tmp_path, "/images", [row | {"protocol": found[0][0], "value": 0.75}])
+    assert [one["value"] for one in recorded_rows(tmp_path)] == [0.5, 0.75]
 
 
 def test_a_damaged_table_of_evaluations_is_named(tmp_path: Path) -> None:
@@ -156,12 +170,12 @@ def test_the_verdict_leads_text_and_page(work: Path, tmp_path: Path) -> None:
     how = {"protocol": ("worth",), "against": (other,), "epochs": 1, "out": out}
     told = selftaught.evaluate(work / "enc", work / "digits", **how)
     asked = list(dict.fromkeys(row["protocol"] for row in told.value))
-    budgets = ("1 label a class", "10 labels a class", "all labels")
+    budgets = ("1 label per class", "10 labels per class", "all labels")
     assert asked == [*(f"worth, {n}" for n in budgets), "cost"]
     assert named(told.value)[-1] == "from scratch"
     sentences = str(told).split("\n\n")[0].splitlines()
     assert len(sentences) == 4 and other in sentences[1] and "from scratch" in sentences[2]
-    assert sentences[3].startswith("A vector costs your encoder ") and other in sentences[3]
+    assert sentences[3].startswith("One vector takes your encoder ") and other in sentences[3]
     page = Page(out.read_text())
     assert all(sentence in "".join(page.words) for sentence in sentences)
     assert "Accuracy over labelled images, worth" in out.read_text()
@@ -209,19 +223,19 @@ def test_masks_are_followed_beside_what_stays(work: Path) -> None:
     ("how", "what"),
     [
         ({"protocol": ("retrieval", "knn")}, "retrieval needs a folder of its own layout"),
-        ({"protocol": ("tracking",), "few": ("3",)}, "tracking learns from no labels"),
-        ({"verify": "sift"}, "--verify is of retrieval"),
-        ({"set": ("side=3",)}, "--set is of retrieval and tracking"),
-        ({"protocol": ("regression", "knn")}, "some want numbers as labels, others classes"),
+        ({"protocol": ("tracking",), "few": ("3",)}, "tracking does not use labels"),
+        ({"verify": "sift"}, "--verify is an option of retrieval"),
+        ({"set": ("side=3",)}, "--set is an option of retrieval and tracking"),
+        ({"protocol": ("regression", "knn")}, "some need numbers as labels, others classes"),
         ({"protocol": ("retrieval",), "set": ("longst=3",)}, "no setting 'longst'.*longest"),
-        ({"protocol": ("retrieval",), "set": ("longest=big",)}, "--set longest='big'"),
-        ({"protocol": ("retrieval",), "whiten": "places"}, "holds images that are searched"),
+        ({"protocol": ("retrieval",), "set": ("longest=big",)}, "--set longest: 'big' is not a whole number"),
+        ({"protocol": ("retrieval",), "whiten": "places"}, "contains images to search"),
         ({"protocol": ("retrieval",), "against": ("colours",)}, "every table has a row"),
-        ({"few": ("ten",)}, "few is ten"),
-        ({"protocol": ("clusters",), "few": ("2",)}, "clusters does not look at --few"),
-        ({"protocol": ("knn",), "epochs": 3}, "knn does not look at --epochs"),
+        ({"few": ("ten",)}, "few = ten is not a number of labels"),
+        ({"protocol": ("clusters",), "few": ("2",)}, "clusters does not use --few"),
+        ({"protocol": ("knn",), "epochs": 3}, "knn does not use --epochs"),
         ({"against": ("raw pixels",)}, "every table has a row 'raw pixels'"),
-        ({"against": ("enc", "enc")}, "named twice"),
+        ({"against": ("enc", "enc")}, "names enc twice"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(
@@ -238,7 +252,7 @@ def test_folders_may_be_numbers_and_words_are_named(work: Path) -> None:
     rows = rows_of(work, "digits", "regression")
     assert {row["metric"] for row in rows} == {"R2", "mean absolute error"}
     with pytest.raises(
-        DataError, match=r"the label of china/0.png is china, no number: correct it"
+        DataError, match=r"the label of china/0.png is not a number \(china\): correct it"
     ):
         selftaught.evaluate(work / "enc", work / "words", protocol=("regression",))
 

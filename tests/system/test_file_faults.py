@@ -27,7 +27,7 @@ from selftaught.errors import FileError, StopRun
 from selftaught.foundation import files, outputs
 from selftaught.options.about import Methods
 from selftaught.training import checkpoint
-from selftaught.training.checkpoint import Checkpoint, newest, save_checkpoint
+from selftaught.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def save_for_ever(connection: Connection, folder: Path, pause: str) -> None:
     """As a run does: clear up, go on from the newest, and save again and again."""
     os.environ[PAUSE] = pause
     files.remove_leftovers(folder)
-    found, _ = newest(folder)
+    found, _ = newest_checkpoint(folder)
     assert found is not None
     connection.send("ready")
     for step in itertools.count(found.step + 1):
@@ -111,7 +111,7 @@ def kill_once(folder: Path, pause: str, after: float) -> bool:
 
 def assert_resumable(folder: Path, before: int) -> int:
     """Everything that has a checkpoint's name verifies, and the newest is not an older one."""
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert sentences == []
     assert found is not None and found.step >= before
     assert_is(found, found.step)
@@ -171,7 +171,7 @@ def test_A4_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, largest: int) 
     assert said.count("\n") == 1 and f"the disk of {folder} is full" in said
     assert "step 20 is untouched" in said and f"selftaught resume {tmp_path}" in said
     assert names(folder) == ["000010", "000020"]
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert_is(found, 20)
     assert sentences == []
 
@@ -180,7 +180,7 @@ def test_A4_enough_room_is_enough(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     save_checkpoint(folder, some(20))
     assert answer(save_with_limit, folder, TRAINING_SIZE + 4096) == (0, "")
-    assert_is(newest(folder)[0], 30)
+    assert_is(newest_checkpoint(folder)[0], 30)
 
 
 # A5: folders that refuse, vanish, or belong to another process.
@@ -210,7 +210,7 @@ def refusals(connection: Connection, run: Path) -> None:
         "save": lambda: save_checkpoint(run / "checkpoints", some(30)),
         "claim": lambda: outputs.claim(run / "new", "a run", overwrite=False),
         "overwrite": lambda: outputs.claim(run / "checkpoints", "a run", overwrite=True),
-        "lock": lambda: files.locked(run).__enter__(),
+        "lock": lambda: files.folder_lock(run).__enter__(),
     }.items():
         try:
             work()
@@ -230,12 +230,12 @@ def test_A5_a_read_only_folder(run: Path) -> None:
     for name in ("claim", "overwrite", "lock"):
         assert said[name].startswith(f"FileError: {run} cannot be written to (Permission denied)")
     assert names(run) == ["checkpoints"] and names(run / "checkpoints") == ["000020"]
-    assert_is(newest(run / "checkpoints")[0], 20)
+    assert_is(newest_checkpoint(run / "checkpoints")[0], 20)
 
 
 def test_A5_a_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match="is gone"):
+    with pytest.raises(FileError, match="no longer exists"):
         save_checkpoint(tmp_path / "file" / "checkpoints", some(1))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()
@@ -260,7 +260,7 @@ def test_A5_a_folder_that_is_deleted_while_it_is_written(
 
 
 def hold(connection: Connection, folder: Path) -> None:
-    with files.locked(folder):
+    with files.folder_lock(folder):
         connection.send("held")
         connection.recv()  # for ever
 
@@ -269,24 +269,24 @@ def test_A5_two_processes_with_one_folder(tmp_path: Path) -> None:
     with child(hold, tmp_path) as connection:
         assert connection.poll(60) and connection.recv() == "held"
         with pytest.raises(FileError, match="another process is writing to") as error:
-            files.locked(tmp_path).__enter__()
+            files.folder_lock(tmp_path).__enter__()
         assert "\n" not in str(error.value)
         with pytest.raises(FileError, match="another process is writing to"):
             outputs.claim(tmp_path, "a run", overwrite=True)
         assert names(tmp_path) == [".lock"]
-    with files.locked(tmp_path):  # the kernel frees the lock of a process that was killed
+    with files.folder_lock(tmp_path):  # the kernel frees the lock of a process that was killed
         pass
 
 
 def try_lock(connection: Connection, folder: Path) -> None:
     try:
-        with files.locked(folder):
+        with files.folder_lock(folder):
             connection.send("locked")
     except FileError as error:
         connection.send(str(error))
 
 
 def test_A5_a_lock_ends_with_its_block(tmp_path: Path) -> None:
-    with files.locked(tmp_path):
+    with files.folder_lock(tmp_path):
         assert "another process" in str(answer(try_lock, tmp_path))
     assert answer(try_lock, tmp_path) == "locked"

@@ -19,7 +19,7 @@ from tests.support.runs import lines, newest, pretrain
 pytestmark = pytest.mark.slow
 
 IMAGES, STEPS = 150, 27  # nine steps an epoch; two bad files are more than 1 %
-CHECK = import_module("selftaught.data.check_images")
+OPEN = import_module("selftaught.data.open_images")
 STORE = import_module("selftaught.data.store")
 
 
@@ -48,19 +48,19 @@ def folder(tmp_path) -> Folder:
 
 
 def kept_as(monkeypatch, form: Form) -> None:
-    monkeypatch.setattr(STORE, "_form", lambda *_: form)
+    monkeypatch.setattr(STORE, "_best_form", lambda *_: form)
 
 
 def after_check(monkeypatch, action) -> None:
     """Do something between the check and the decoding of the store."""
-    check = CHECK.check
+    check = OPEN.check_images
 
     def checked(*arguments, **options):
         found = check(*arguments, **options)
         action()
         return found
 
-    monkeypatch.setattr(CHECK, "check", checked)
+    monkeypatch.setattr(OPEN, "check_images", checked)
 
 
 def after_step(monkeypatch, step: int, action) -> None:
@@ -90,7 +90,7 @@ def test_clustering_does_without_a_file_that_has_gone_bad(
     after_check(monkeypatch, lambda: folder.spoil(17))
     assert run(folder, tmp_path / "run", *CLUSTERS) == DONE
     said = capsys.readouterr()
-    assert "went bad meanwhile" in said.out and folder.name(17) in said.out
+    assert "became unreadable during training" in said.out and folder.name(17) in said.out
     assert folder.name(18) not in said.out
     ended(tmp_path / "run")
 
@@ -116,7 +116,7 @@ def test_a_file_that_goes_bad_after_the_check_is_named(folder, tmp_path, monkeyp
     after_check(monkeypatch, lambda: folder.spoil(17))
     assert run(folder, tmp_path / "run") == DONE
     said = capsys.readouterr()
-    assert "went bad meanwhile" in said.out and folder.name(17) in said.out
+    assert "became unreadable during training" in said.out and folder.name(17) in said.out
     assert folder.name(18) not in said.out
     ended(tmp_path / "run")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from selftaught.training.checkpoint import newest
+from selftaught.training.checkpoint import newest_checkpoint
 from tests.support.command_line import command, environment, selftaught
 from tests.support.forked import Server
 from tests.support.kills import PAUSE, TRAIN, Ended, KillLoop, ended, metrics
@@ -77,7 +77,7 @@ def test_signals_to_the_command_line(
     time.sleep(random.Random(int(number)).uniform(0, 0.3))
     process.send_signal(number)
     said, complaint = process.communicate(timeout=60)
-    found, damaged = newest(run / "checkpoints")
+    found, damaged = newest_checkpoint(run / "checkpoints")
     assert found is not None and damaged == []
     if number == signal.SIGKILL:
         assert process.returncode == -number

@@ -10,7 +10,7 @@ import pytest
 
 from selftaught import cli
 from selftaught.foundation.files import read_json
-from selftaught.training.checkpoint import newest
+from selftaught.training.checkpoint import newest_checkpoint
 from tests.support import misfortune
 from tests.support.command_line import environment
 from tests.support.kills import ended, metrics
@@ -65,7 +65,7 @@ def test_two_processes_make_one_run(two: Path) -> None:
     files = {"config.yaml", "images.parquet", "rejected.parquet", "metrics.jsonl", "log.txt"}
     assert kept == files | {".lock", "checkpoints", "encoder"}
     assert [line["step"] for line in metrics(two)] == list(range(1, STEPS + 1))
-    found, damaged = newest(two / "checkpoints")
+    found, damaged = newest_checkpoint(two / "checkpoints")
     assert found is not None and not damaged
     assert (found.step, found.state["processes"]) == (STEPS, 2)
     each = found.training["ring"].shape[0]
@@ -80,7 +80,7 @@ def test_two_processes_equal_one(two: Path, folder: Path) -> None:
     assert max(abs(a - b) for a, b in losses) < 1e-4
     assert len({round(a, 4) for a, _ in losses}) == STEPS  # it is a curve
     assert {line["chance"] for line in metrics(run)} == {line["chance"] for line in metrics(two)}
-    one, other = newest(run / "checkpoints")[0], newest(two / "checkpoints")[0]
+    one, other = newest_checkpoint(run / "checkpoints")[0], newest_checkpoint(two / "checkpoints")[0]
     assert one is not None and other is not None and one.model.keys() == other.model.keys()
     for name, tensor in one.model.items():
         if "running" in name:
@@ -107,7 +107,7 @@ def struck(folder: Path, how: str) -> tuple[Path, str]:
 def test_D6_a_process_is_killed_and_both_go_on(two: Path, folder: Path) -> None:
     run, said = struck(folder, "killed")
     assert "SIGKILL" in said
-    found, damaged = newest(run / "checkpoints")
+    found, damaged = newest_checkpoint(run / "checkpoints")
     assert found is not None and found.step == misfortune.STEP and not damaged
     done = torchrun(folder, "selftaught.cli", "resume", run, "--device", "cpu")
     assert done.returncode == 0, done.stderr
@@ -118,5 +118,5 @@ def test_D6_a_process_is_killed_and_both_go_on(two: Path, folder: Path) -> None:
 def test_D6_a_process_raises(folder: Path) -> None:
     run, said = struck(folder, "raising")
     assert misfortune.WORDS in said
-    found, damaged = newest(run / "checkpoints")
+    found, damaged = newest_checkpoint(run / "checkpoints")
     assert found is not None and found.step == misfortune.STEP and not damaged

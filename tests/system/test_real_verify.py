@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selftaught.retrieval.local_features import Features, sift
-from selftaught.retrieval.verify import LEAST, RATIO, Verifier, explained, matched, verify
+from selftaught.retrieval.verify import LEAST, RATIO, Verifier, geometric_match, descriptor_pairs, verify
 from selftaught.retrieval.visual_words import Words
 from tests.support.real_images import unpacked
 from tests.support.warps import miss, warped
@@ -38,10 +38,10 @@ def test_small_photographs_are_found_in_their_warps(photographs: list[NDArray[np
         for _ in range(3 if len(original) >= 100 else 0):
             warp = warped(image, rng)
             other = sift(warp.image_HWC)
-            pairs = matched(original, other, RATIO)
+            pairs = descriptor_pairs(original, other, RATIO)
             wrong = rng.permutation(len(pairs))[: round(0.3 * len(pairs))]
             pairs[wrong, 1] = rng.integers(0, len(other), len(wrong))
-            found_23 = explained(original, other, pairs).transform_23
+            found_23 = geometric_match(original, other, pairs).transform_23
             misses.append(np.inf if found_23 is None else miss(image, found_23, warp.truth_23))
     assert len(misses) > 100
     print(len(misses), np.mean(np.array(misses) <= 3), np.median(misses))

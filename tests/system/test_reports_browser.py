@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from selftaught.classifier.learn import learn, members
-from selftaught.clusters.fit import Grouping, group
+from selftaught.classifier.learn import train_classifier, members
+from selftaught.clusters.fit import ClusteredImages, cluster_vectors
 from selftaught.data.open_images import open_images
 from selftaught.foundation.machine import Machine
 from selftaught.reports.classifier.classifier_page import classifier_sections
@@ -57,7 +57,7 @@ def folder(tmp_path_factory) -> Path:
     paths = tuple(f"{i}{reports.HOSTILE[i % 8]}{'long' * (i % 60)}" for i in range(len(data)))
     labels = tuple(reports.HOSTILE[digit % 8] for digit in target)
     vectors = Vectors(data.astype(np.float32), np.arange(len(data)), paths, labels, "", images)
-    found = replace(group(vectors, 12), names={1: reports.HOSTILE[0], 2: "x" * 300})
+    found = replace(cluster_vectors(vectors, 12), names={1: reports.HOSTILE[0], 2: "x" * 300})
     curve = Curve([2, 12, 80], [0.9, 0.8, 0.1], [0.3, 0.4, -0.2], [1.0, 0.9, 0.8], 12, "Because.")
     for kind, some in (("clusters", images), ("no-pixels", None)):
         grouping = replace(found, vectors=replace(vectors, images=some), notes=("A note.",))
@@ -74,13 +74,13 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def _write_classifier(folder: Path, vectors: Vectors, found: Grouping) -> None:
+def _write_classifier(folder: Path, vectors: Vectors, found: ClusteredImages) -> None:
     names = {k: (*reports.HOSTILE, "y" * 300)[k] for k in range(9)}
     known = members(vectors.x_ND, found.clusters, names, {})
-    made = learn(vectors, known)
+    made = train_classifier(vectors, known)
     counts = {name: {"images": 10, "sure": 5} for name in made.names}
     made = replace(made, facts={**made.facts, "classes": counts})
-    said = made.say(vectors.x_ND)
+    said = made.predict(vectors.x_ND)
     write_report(folder, classifier_sections(vectors, made, known, said, reports.HOSTILE, asked=3))
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from selftaught.foundation.files import locked
+from selftaught.foundation.files import folder_lock
 from tests.support.forked import Child, Server
 from tests.support.kills import Ended, ended, metrics
 
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(place: Place) -> None:
     newest, before = checkpoints(place.run)
     flip_a_bit(newest / "training.safetensors")
     said = place.ends_equal()
-    assert f"{newest} is damaged and left out: training.safetensors" in said
+    assert f"{newest} is damaged and was skipped: training.safetensors" in said
     assert f"step {int(before.name) + 1} of {STEPS}" in said
 
 
@@ -255,7 +255,7 @@ def test_all_checkpoints_damaged(place: Place) -> None:
 
 def test_no_checkpoints(place: Place) -> None:
     shutil.rmtree(place.run / "checkpoints")
-    place.refused(f"{place.run} has no checkpoint")
+    place.refused(f"{place.run} has no intact checkpoint")
 
 
 def test_a_damaged_log_is_refused(place: Place) -> None:
@@ -299,7 +299,7 @@ def test_a_complete_run_that_was_killed_before_its_encoder_was_written(place: Pl
 
 
 def test_a_run_that_another_process_writes_to(place: Place) -> None:
-    with locked(place.run):
+    with folder_lock(place.run):
         place.refused(f"another process is writing to {place.run}")
 
 
@@ -308,6 +308,6 @@ def test_what_is_no_run(place: Place) -> None:
     empty.mkdir()
     file.touch()
     for run in (place.folder / "nothing", empty, file, place.images, place.run / "encoder"):
-        place.refused(f"{run} is no run", run=run)
+        place.refused(f"{run} is not a run folder", run=run)
     assert not (place.folder / "nothing").exists()
     assert list(empty.iterdir()) == []

@@ -123,7 +123,7 @@ def test_the_command_prints_lines_or_json_and_draws_a_sheet(
     arguments = ["search", str(work / "index"), "row:0", "row:1", "--top", "3", "--device", "cpu"]
     assert main([*arguments, "--out", str(work / "sheet.png")]) == DONE
     text = capsys.readouterr().out
-    assert text.count("row:") == 2 + 2 * 3 and "The sheet:" in text
+    assert text.count("row:") == 2 + 2 * 3 and "Contact sheet:" in text
     assert opened(work / "sheet.png").size == (4 * 100 + 4, 2 * 100 + 4)
     assert main([*arguments, "--json"]) == DONE
     assert len(json.loads(capsys.readouterr().out)["queries"]) == 2
@@ -140,7 +140,8 @@ def test_an_image_that_is_gone_is_listed_and_has_an_empty_tile(work: Path) -> No
     first, second = answer.value["queries"][0]["neighbours"]
     assert (first["path"], first["gone"], second["gone"]) == (nearest, True, False)
     assert answer.value["gone"] == [nearest]
-    assert "[the file is gone]" in answer.text and "1 of these images is not there" in answer.text
+    assert "[file missing]" in answer.text
+    assert "1 of these images no longer exists" in answer.text
     sheet = np.asarray(opened("sheet.png"))
     query, empty, there = (sheet[8:96, 4 + 100 * n + 4 : 100 * n + 96] for n in range(3))
     assert (empty == 255).all() and query.std() > 10 and there.std() > 10
@@ -153,7 +154,7 @@ def test_near_duplicates_are_groups(work: Path, capsys: pytest.CaptureFixture[st
     arguments = ["search", "index", "--duplicates", "1", "--device", "cpu"]
     assert main([*arguments, "--out", "sheet.png"]) == DONE
     text = capsys.readouterr().out
-    assert "1 groups of 3 images" in text and "zz copy.png" in text
+    assert "3 images in 1 groups" in text and "zz copy.png" in text
     assert opened("sheet.png").size == (3 * 100 + 4, 100 + 4)
     assert main([*arguments, "--json"]) == DONE
     (group,) = json.loads(capsys.readouterr().out)["groups"]
@@ -213,13 +214,13 @@ def test_only_new_images_are_added(work: Path, capsys: pytest.CaptureFixture[str
     old = {k: v for k, v in state(work / "index").items() if "index.json" not in k}
     assert indexed(work, "enc", "more", "--out", work / "index", "--add") == DONE
     text = capsys.readouterr().out
-    assert "40 vectors" in text and "10 are new; 10 of these images were in it already" in text
+    assert "40 vectors" in text and "Added 10; 10 were already in the index" in text
     assert old.items() <= state(work / "index").items()
     value = found(work, str(work / "more/035.png"), ("top", 1))
     assert value["queries"][0]["neighbours"][0]["path"] == "035.png"
     now = state(work / "index")
     assert indexed(work, "enc", "more", "--out", work / "index", "--add") == DONE
-    assert "0 are new; 20 of" in capsys.readouterr().out and state(work / "index") == now
+    assert "Added 0; 20 were already" in capsys.readouterr().out and state(work / "index") == now
 
 
 def test_index_prints_json(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +254,7 @@ def test_a_full_disk_is_one_line_and_costs_no_index(
     monkeypatch.setattr(np, "save", full)
     out = work / ("index" if add else "new")
     assert indexed(work, "enc", "more", "--out", out, *add) == USER
-    one_line(capsys, f"{out} cannot be written to ({words[-1]})", "make room")
+    one_line(capsys, f"{out} cannot be written to ({words[-1]})", "free space")
     assert state(work / "index") == now and not (work / "new").exists()
 
 
@@ -293,7 +294,7 @@ def test_vectors_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixtu
     table = pa.table({"vector": [[1.0, 2.0], [float("nan"), 1.0]]})
     write_table(tmp_path / "v.parquet", table)
     assert main(["index", str(tmp_path / "v.parquet"), "--out", str(tmp_path / "i")]) == USER
-    one_line(capsys, "not finite in 1 rows, the first of them 1")
+    one_line(capsys, "not finite in 1 rows, first in 1")
     assert not (tmp_path / "i").exists()
 
 
@@ -303,7 +304,7 @@ def test_vectors_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["row:30"], "row:0 to row:29"),
         (["nowhere.png"], "missing"),
         (["enc/config.json"], "not an image"),
-        ([], "no query"),
+        ([], "needs a query"),
         (["row:1", "--duplicates", "0.9"], "takes no query"),
         (["row:1", "--top", "0"], "top is 0"),
         (["--duplicates", "1.5"], "duplicates is 1.5"),
@@ -323,17 +324,17 @@ def test_mistakes_with_an_index_are_one_line(
     now = state(work / "index")
     for more, words in (
         (("--out", work / "index"), "--overwrite"),
-        (("--out", work / "index", "--add", "--overwrite"), "give one of them"),
-        (("--out", work / "nowhere", "--add"), "no index to add to"),
-        (("--out", work / "pics", "--overwrite"), "which is read"),
+        (("--out", work / "index", "--add", "--overwrite"), "choose one"),
+        (("--out", work / "nowhere", "--add"), "not an index to add to"),
+        (("--out", work / "pics", "--overwrite"), "contains the input"),
         (("--out", work / "more", "--overwrite"), "did not write"),
-        (("--out", work / "other", "--overwrite"), "holds an encoder, not an index"),
+        (("--out", work / "other", "--overwrite"), "contains an encoder, not an index"),
         (("--out", "/"), "/ cannot be replaced"),
     ):
         assert indexed(work, "enc", "pics", *more) == USER
         one_line(capsys, words)
     assert main(["index", "enc", "--out", "new"]) == USER
-    one_line(capsys, "images are missing")
+    one_line(capsys, "needs images: pass DATA")
     assert state(work / "index") == now and not (work / "new").exists()
 
 
@@ -347,7 +348,7 @@ def test_a_damaged_index_is_named_and_can_be_built_anew(
         ["index", "enc", "more", "--out", "index", "--add"],
     ):
         assert main([*arguments, *options(work)]) == USER
-        one_line(capsys, "vectors.npy", "build the index anew")
+        one_line(capsys, "vectors.npy", "rebuild the index")
     assert indexed(work, "enc", "pics", "--out", work / "index", "--overwrite") == DONE
     assert len(found(work, "row:1")["queries"]) == 1
 
@@ -417,10 +418,10 @@ def test_of_two_builds_into_one_folder_one_says_so(work: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "what"),
     [
-        ("row:-1", "row:-1 is not in index, which has 30 rows: give row:0 to row:29, or an image"),
+        ("row:-1", "row:-1 is not in index, which has 30 rows: pass row:0 to row:29, or an image"),
         ("row:x", "row:x is not in index"),
         ("17", "17 is not in index"),
-        ("pics", "pics is a folder: give images, one by one"),
+        ("pics", "pics is a folder: pass single images"),
     ],
 )
 def test_a_mistyped_row_and_a_folder_are_told(work: Path, query: str, what: str) -> None:

@@ -112,14 +112,17 @@ def test_what_cannot_be_compared_is_one_line(
 ) -> None:
     sift = ["--verify", "sift"]
     refused(
-        capsys, ["search", work / "index", "--duplicates", "0.9", *sift], "--verify", "leave it out"
+        capsys,
+        ["search", work / "index", "--duplicates", "0.9", *sift],
+        "--verify",
+        "drop --verify",
     )
     refused(capsys, ["search", work / "index", "row:1", *sift, "--first", "0"], "first is 0")
     table = tmp_path / "vectors.parquet"
     selftaught.embed(work / "enc", work / "photos", out=table, **options(tmp_path))
     selftaught.index(table, out=tmp_path / "index", cache=tmp_path / "cache")
     refused(
-        capsys, ["search", tmp_path / "index", "row:1", *sift], "row:1", "01.png", "leave --verify"
+        capsys, ["search", tmp_path / "index", "row:1", *sift], "row:1", "01.png", "drop --verify"
     )
 
 
@@ -139,5 +142,5 @@ def test_images_that_are_gone_stay_behind_or_are_told(
         capsys,
         ["search", tmp_path / "index", work / "cut.png", "--verify", "sift"],
         "none can be read",
-        "leave --verify out",
+        "drop --verify",
     )

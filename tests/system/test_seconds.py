@@ -30,7 +30,7 @@ def test_the_time_asked_for_fixes_the_steps(tmp_path, capsys):
     assert pretrain("digits", run, "--seconds", "5") == DONE
     steps = config.read_config(run / "config.yaml").loop.total_steps
     said = capsys.readouterr()
-    assert f"{steps:,} steps in 5 s" in said.err
+    assert f"so {steps:,} steps fit into 5 s" in said.err
     assert newest(run).state["complete"]
     ended = newest(run).step  # the deadline may cut a few where the machine is shared
     assert 0 < ended <= steps
@@ -82,8 +82,8 @@ def test_a_deadline_that_comes_early_is_said_and_the_encoder_is_whole(
     ended = newest(run)
     said = capsys.readouterr().out
     assert 0 < ended.step < planned
-    assert f"The time was up {planned - ended.step:,} steps before the planned end" in said
-    assert ("its learning rate had not come down to 0." in said) is (schedule == "cosine")
+    assert f"Time ran out {planned - ended.step:,} steps before the planned end" in said
+    assert ("but the learning rate had not yet reached 0." in said) is (schedule == "cosine")
     model = {k.removeprefix("encoder.trunk."): t for k, t in ended.model.items()}
     assert all(torch.equal(t, model[k]) for k, t in weights(run).items())
     assert resume(run) == DONE  # there is nothing to go on with

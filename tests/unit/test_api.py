@@ -80,7 +80,7 @@ def test_values_are_taken_as_they_come_in_python() -> None:
         ({"epochs": "ten"}, "epochs: 'ten' is not a whole number"),
         ({"epochs": 1.5}, "epochs: 1.5 is not a whole number"),
         ({"epochs": True}, "epochs: True is not a whole number"),
-        ({"epochs": 0}, "epochs is 0: give a number from 1"),
+        ({"epochs": 0}, "epochs is 0: choose a number from 1"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"lr": float("inf")}, "lr is inf"),
         ({"threads": 0}, "threads is 0"),
@@ -108,7 +108,7 @@ def test_a_call_that_python_would_refuse_is_a_type_error() -> None:
         selftaught.pretrain("x", "y", out="z")
     with pytest.raises(TypeError, match="data was given by position and by name"):
         selftaught.pretrain("x", data="y", out="z")
-    with pytest.raises(TypeError, match="all are named"):
+    with pytest.raises(TypeError, match="all are keyword-only"):
         selftaught.demo("x")
 
 

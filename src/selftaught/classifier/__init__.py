@@ -1,0 +1,1 @@
+"""CLASSIFIER: names learned from clusters and from answers."""

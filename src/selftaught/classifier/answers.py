@@ -1,4 +1,4 @@
-"""What people answered of images: tables such as ask.csv, and the images that they are about.
+"""Labels that people gave to images: reading tables such as ask.csv, and finding their images.
 
 Shapes:  N images.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftaught.clusters.names import checked_name, table_lines
-from selftaught.errors import DataError, FileError, shown
+from selftaught.errors import DataError, FileError, printable
 from selftaught.vectors.vectors import Vectors
 
 
 @dataclass(frozen=True)
 class AnswerLine:
-    """An answer: an image as a table names it, and its label; row is "" where it is not there."""
+    """One answer: path and row of an image as in the table, and its label; row may be ""."""
 
     path: str
     row: str
@@ -28,8 +28,8 @@ class Answers:
 
     Attributes:
         labels: The last label of each image, by the image's place (0 .. N-1).
-        twice: How many images have more than one label.
-        missing: How many images that were answered are gone.
+        twice: Number of images with more than one label.
+        missing: Number of answered images that no longer exist.
     """
 
     labels: dict[int, str]
@@ -38,11 +38,11 @@ class Answers:
 
 
 def read_answers(files: Sequence[str]) -> list[AnswerLine]:
-    """All lines with a label, in their order.
+    """All lines with a label, in order.
 
     Raises:
-        FileError: A file is missing, has no columns path and label, a line without a path, or a
-            label that begins like a formula.
+        FileError: A file is missing, lacks the columns path and label, or has a label without a
+            path or one that begins like a formula.
     """
     given = []
     for file in files:
@@ -50,25 +50,29 @@ def read_answers(files: Sequence[str]) -> list[AnswerLine]:
             place, path = f"{file}, line {number}", cells.get("path", "")
             label = checked_name(cells.get("label", ""), place, "label")
             if label and not path:
-                found = f"{place}: the label {shown(label)} has no path"
+                found = f"{place}: the label {printable(label)} has no path"
                 raise FileError(found, "fill in the path, or remove the line")
             if label:
                 given.append(AnswerLine(path, cells.get("row", ""), label))
     return given
 
 
-def of_images(given: Sequence[AnswerLine], vectors: Vectors) -> Answers:
-    """Answers by the place of their image; of one image the last counts.
+def answers_by_image(given: Sequence[AnswerLine], vectors: Vectors) -> Answers:
+    """Answers by the place of their image; the last answer of an image counts.
 
     Raises:
-        DataError: All are of images that are gone.
+        DataError: None of them belongs to one of these images.
     """
     places = {path.strip(): number for number, path in enumerate(vectors.paths)}
     rows = {str(row): number for number, row in enumerate(vectors.row_N.tolist())}
     labels, twice, missing = dict[int, str](), set[int](), set[tuple[str, str]]()
     for line in given:
         place, by_row = places.get(line.path), rows.get(line.row)
-        if place is None and by_row is not None and _respelt(vectors.paths[by_row], line.path):
+        if (
+            place is None
+            and by_row is not None
+            and _is_respelling(vectors.paths[by_row], line.path)
+        ):
             place = by_row
         if place is None:
             missing.add((line.path, line.row))
@@ -77,13 +81,14 @@ def of_images(given: Sequence[AnswerLine], vectors: Vectors) -> Answers:
             twice.add(place)
         labels[place] = line.label
     if given and not labels:
-        what = f"none of the {len(given):,} answers is of one of these images, such as "
-        raise DataError(what + shown(given[0].path), "give answers whose paths are theirs")
+        what = f"none of the {len(given):,} answers (e.g. {printable(given[0].path)}) "
+        what += "belongs to one of these images"
+        raise DataError(what, "pass answers with the paths of these images")
     return Answers(labels, len(twice), len(missing))
 
 
-def _respelt(path: str, cell: str) -> bool:
-    """Whether a cell is what spreadsheets make of a path of digits: 00017 becomes 17 or 1.7E+01."""
+def _is_respelling(path: str, cell: str) -> bool:
+    """Whether a spreadsheet turned this path of digits into this cell: 00017 to 17 or 1.7E+01."""
     try:
         value = float(cell.replace(",", "."))
     except ValueError:

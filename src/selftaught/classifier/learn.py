@@ -1,22 +1,23 @@
-"""From named clusters to a classifier: which images teach it, and how well it does on the others.
+"""Train a classifier from named clusters: choose its training images, and measure its accuracy.
 
-An image of a named cluster has that name. It is a confident member if it is among the half of its
-cluster with the highest confidence, and its distance to the centroid is below the upper fence of
-its cluster's, Q3 + 1.5 (Q3 - Q1) (Tukey 1977). What people answered of an image counts more than
-its cluster. Each name's confident members, and each name's other members, are dealt into fifths:
+An image of a named cluster has that name. It is a confident member if it is in the half of its
+cluster with the highest confidence, and its distance to the centroid is below the cluster's upper
+fence, Q3 + 1.5 (Q3 - Q1) (Tukey 1977). A person's answer overrides the cluster's name. Each name's
+confident members, and separately its other members, are split at random into fifths:
 
-    three fifths    fit: logistic regression on the confident ones, and on all answers
-    one fifth       calibrate: lambda and the temperature, on confident and other members alike
-    one fifth       judge: they are seen once, at the end
+    three fifths    fit: logistic regression on the confident members, and on all answers
+    one fifth       calibrate: lambda and the temperature, on confident and other members
+    one fifth       evaluate: used once, at the end
 
-so that every figure is of the very classifier that is kept. The other members are never fitted to:
-their clusters are more often wrong. They do calibrate, for new images are like all members and not
-like the best of them: those are so far apart that the weakest lambda would nearly always win. A
-name of three members or fewer has them all fitted to. An answer weighs as much as any image.
+so that every figure describes exactly the classifier that is saved. The other members are never
+used to fit: their clusters are more often wrong. They do calibrate, because new images resemble all
+members, not only the best: these are so well separated that the weakest lambda would nearly always
+win. If a name has three members or fewer, all are used to fit. An answer weighs as much as any
+image.
 
-No figure here knows whether clusters are right: they are of the clusters' names.
+All figures measure agreement with the clusters' names, not whether the clusters are right.
 
-Shapes:  N images, n fitted to, M judged; D size of a vector; K names.
+Shapes:  N images, n fitted to, M evaluated; D size of a vector; K names.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from selftaught.classifier.name_classifier import Classifier
 from selftaught.clusters.clusters import Clusters
-from selftaught.clusters.names import groups_of
+from selftaught.clusters.names import merged_ids
 from selftaught.errors import DataError
 from selftaught.evaluation.calibration import (
     expected_calibration_error,
@@ -43,24 +44,24 @@ from selftaught.evaluation.protocols import linear
 from selftaught.foundation.rng import Key, permutation
 from selftaught.vectors.vectors import Vectors
 
-_FIFTHS, _CALIBRATES, _JUDGES = 5, 3, 4
-_MOST = 100_000  # images that are fitted to
-_CONFUSED = 20  # pairs of names that are told
-NOBODY = -1
+_FIFTHS, _CALIBRATES, _EVALUATES = 5, 3, 4
+_MOST = 100_000  # images used to fit
+_CONFUSED = 20  # pairs of names in the facts
+NO_NAME = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """What images are called before there is a classifier.
+    """Names of images from clusters and answers, before training.
 
     Attributes:
-        names: K names that an image has, in alphabetical order.
-        own_N: int64: the cluster that each image is in, its id.
-        name_N: int64: the place of its name, -1 where it has none.
-        confidence_N: That of its cluster, clusters of one name taken together.
-        confident_N: Which are confident members of named clusters.
-        answered_N: Which were named by people.
-        contradicted: Answers that differ from the name of the image's cluster.
+        names: The K names that images have, in alphabetical order.
+        own_N: int64: the id of each image's cluster.
+        name_N: int64: the index of its name, -1 if it has none.
+        confidence_N: Its confidence, with clusters of the same name merged.
+        confident_N: Which images are confident members of named clusters.
+        answered_N: Which images people labelled.
+        contradicted: Number of answers that differ from the name of the image's cluster.
     """
 
     names: tuple[str, ...]
@@ -72,8 +73,8 @@ class Members:
     contradicted: int
 
     @property
-    def sure_N(self) -> NDArray[np.bool_]:
-        """Which have a name that can be relied on: confident members, and answers."""
+    def reliable_N(self) -> NDArray[np.bool_]:
+        """Which images have a reliable name: confident members, and answers."""
         return self.confident_N | self.answered_N
 
 
@@ -83,33 +84,33 @@ def members(
     names: Mapping[int, str],
     answers: Mapping[int, str],
 ) -> Members:
-    """Which image has which name, and how surely.
+    """The name of each image, and which names are reliable.
 
     Args:
         x_ND: Vectors of the clusters' encoder.
         clusters: The clusters.
         names: The names of some of them, by id.
-        answers: What people called images, by the image's place (0 .. N-1).
+        answers: Labels that people gave, by the image's place (0 .. N-1).
 
     Raises:
-        DataError: Vectors are of another size.
+        DataError: The vectors differ in size from those that were clustered.
     """
     own_N = clusters.assign(x_ND).cluster_N
-    assigned = clusters.assign(x_ND, groups_of(names))
+    assigned = clusters.assign(x_ND, merged_ids(names))
     of_cluster: list[str | None] = [names.get(id_) for id_ in own_N.tolist()]
-    called = list(of_cluster)
+    final = list(of_cluster)
     for place, name in answers.items():
-        called[place] = name
-    known = sorted({name for name in called if name is not None})
-    number = {name: k for k, name in enumerate(known)} | {None: NOBODY}
+        final[place] = name
+    known = sorted({name for name in final if name is not None})
+    number = {name: k for k, name in enumerate(known)} | {None: NO_NAME}
     answered_N = np.zeros(len(x_ND), bool)
     answered_N[list(answers)] = True
-    confident_N = confident(own_N, assigned.confidence_N, assigned.distance_N)
+    confident_N = confident_members(own_N, assigned.confidence_N, assigned.distance_N)
     named_N = np.array([name is not None for name in of_cluster])
     return Members(
         tuple(known),
         own_N,
-        np.array([number[name] for name in called], np.int64),
+        np.array([number[name] for name in final], np.int64),
         assigned.confidence_N,
         confident_N & named_N & ~answered_N,
         answered_N,
@@ -117,10 +118,10 @@ def members(
     )
 
 
-def confident(
+def confident_members(
     own_N: NDArray[np.int64], confidence_N: NDArray[np.float32], distance_N: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """The surer half of each cluster without what is far out: a quarter of it at the least."""
+    """The more confident half of each cluster without distant members: at least a quarter of it."""
     sure_N, far_N = confidence_N.astype(np.float64), distance_N.astype(np.float64)
     confident_N = np.zeros(len(own_N), bool)
     order = own_N.argsort(kind="stable")
@@ -131,42 +132,42 @@ def confident(
     return confident_N
 
 
-def learn(
+def train_classifier(
     vectors: Vectors, found: Members, *, run: str = "", seed: int = 0, device: str = "cpu"
 ) -> Classifier:
-    """Fit, calibrate and judge a classifier.
+    """Fit, calibrate and evaluate a classifier.
 
     Args:
-        vectors: Of images.
+        vectors: The images' vectors.
         found: Their names.
-        run: Where the encoder was found.
-        seed: Of how members are dealt.
-        device: Where it is fitted.
+        run: Location of the encoder.
+        seed: Random seed of the split into fifths.
+        device: Device for fitting.
 
     Raises:
-        DataError: There are fewer than two names.
+        DataError: The images have fewer than two names.
     """
     if len(found.names) < 2:
         raise DataError("these images have fewer than two names", "name another cluster")
-    rank_N = dealt(found, seed)
+    rank_N = random_ranks(found, seed)
     part_N = np.where(found.answered_N, 0, rank_N % _FIFTHS)
-    rows_n = np.flatnonzero(found.sure_N & (part_N < _CALIBRATES))
+    rows_n = np.flatnonzero(found.reliable_N & (part_N < _CALIBRATES))
     rows_n = rows_n[np.argsort(rank_N[rows_n], kind="stable")[:_MOST]]
-    named_N = found.name_N != NOBODY
+    named_N = found.name_N != NO_NAME
     rows = np.flatnonzero(named_N & (part_N == _CALIBRATES))
-    mean_D, weight_KD, bias_K, strength = _fitted(vectors.x_ND, found, rows_n, rows, seed, device)
+    mean_D, weight_KD, bias_K, strength = _fit(vectors.x_ND, found, rows_n, rows, seed, device)
     about = {"fitted": len(rows_n), "images": len(vectors), "strength": strength, "seed": seed}
     made = Classifier(found.names, mean_D, weight_KD, bias_K, 1.0, vectors.encoder, run, about)
     T = temperature(made.logits(vectors.x_ND[rows]), torch.from_numpy(found.name_N[rows]))
     made = replace(made, temperature=T)
-    judged = _judged(made, vectors, found, np.flatnonzero(named_N & (part_N == _JUDGES)))
-    return replace(made, facts=about | judged)
+    figures = _evaluate(made, vectors, found, np.flatnonzero(named_N & (part_N == _EVALUATES)))
+    return replace(made, facts=about | figures)
 
 
-def dealt(found: Members, seed: int) -> NDArray[np.int64]:
-    """A rank each, 0, 1, ... at random in its name's confident members, or in its others.
+def random_ranks(found: Members, seed: int) -> NDArray[np.int64]:
+    """Each image's random rank 0, 1, ... among the confident or the other members of its name.
 
-    Answers have rank 0: none is left out.
+    Answers have rank 0, so that none is left out.
     """
     pile_N = 2 * found.name_N + found.confident_N
     shuffled = permutation(Key(seed, "groups/dealt"), len(pile_N))
@@ -178,7 +179,7 @@ def dealt(found: Members, seed: int) -> NDArray[np.int64]:
     return rank_N
 
 
-def _fitted(
+def _fit(
     x_ND: NDArray[np.float32],
     found: Members,
     rows_n: NDArray[np.int64],
@@ -186,7 +187,7 @@ def _fitted(
     seed: int,
     device: str,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Mean, W and b of plain vectors, and the lambda that serves the held-out images best."""
+    """Mean, W and b for plain vectors, and the lambda that is best on the held-out images."""
     train_nD = torch.from_numpy(x_ND[rows_n]).to(device)
     labels_n = torch.from_numpy(found.name_N[rows_n]).to(device)
     axes, K = linear.principal_axes(train_nD), len(found.names)
@@ -201,32 +202,31 @@ def _fitted(
         start = linear.zero_weights(z_nr, K)
         strength, weights = linear.lowest_loss([fold], linear.STRENGTHS, start)
     else:
-        weights, strength = linear.minimum(z_nr, labels_n, axes.variance_r, classes=K, seed=seed)
+        weights, strength = linear.best_fit(z_nr, labels_n, axes.variance_r, classes=K, seed=seed)
     weight_KD = weights[:, :-1] @ axes.map_Dr.T
     return axes.mean_D.cpu(), weight_KD.cpu(), weights[:, -1].cpu(), strength
 
 
-def _judged(
+def _evaluate(
     classifier: Classifier, vectors: Vectors, found: Members, rows_M: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """How often it says the name, of confident members, of the others, of each name's; its error;
-    which names it takes for which."""
-    said = classifier.say(vectors.x_ND[rows_M])
+    """Accuracy on confident members, on the others and per name; calibration; confused names."""
+    predictions = classifier.predict(vectors.x_ND[rows_M])
     name_M, confident_M = found.name_N[rows_M], found.confident_N[rows_M]
-    correct_M, sure_M = said.first_N == name_M, said.confidence_N.astype(np.float64)
-    shares = ((name, _share(correct_M[name_M == k])) for k, name in enumerate(found.names))
+    correct_M, sure_M = predictions.first_N == name_M, predictions.confidence_N.astype(np.float64)
+    shares = ((name, _accuracy(correct_M[name_M == k])) for k, name in enumerate(found.names))
     return {
-        "agreement": _share(correct_M[confident_M]),
-        "agreement_of_the_rest": _share(correct_M[~confident_M]),
+        "agreement": _accuracy(correct_M[confident_M]),
+        "agreement_of_the_rest": _accuracy(correct_M[~confident_M]),
         "by_name": {name: share for name, share in shares if share},
-        "confused": _confused(found.names, name_M, said.first_N),
+        "confused": _confusions(found.names, name_M, predictions.first_N),
         "calibration_error": expected_calibration_error(sure_M, correct_M) if len(rows_M) else None,
         "reliability": [one._asdict() for one in reliability(sure_M, correct_M)],
     }
 
 
-def _share(correct_m: NDArray[np.bool_]) -> dict[str, float] | None:
-    """The share of some images that it is right on, with its interval; None of no images."""
+def _accuracy(correct_m: NDArray[np.bool_]) -> dict[str, float] | None:
+    """The share of correct predictions, with its interval; None without images."""
     hits, images = int(correct_m.sum()), len(correct_m)
     if not images:
         return None
@@ -234,10 +234,10 @@ def _share(correct_m: NDArray[np.bool_]) -> dict[str, float] | None:
     return {"share": hits / images, "low": low, "high": high, "images": images}
 
 
-def _confused(
+def _confusions(
     names: tuple[str, ...], name_M: NDArray[np.int64], says_M: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
-    """The commonest pairs of a name and another that it is given, and of how many images."""
+    """The most frequent pairs of a name and a wrong prediction, with their numbers of images."""
     wrong = name_M != says_M
     counts = Counter(zip(name_M[wrong].tolist(), says_M[wrong].tolist(), strict=True))
     order = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:_CONFUSED]

@@ -1,4 +1,4 @@
-"""A classifier that is kept: what says the name of any vector, on disk as CLASSIFIER.
+"""A saved classifier, which predicts a name for any vector; on disk, the folder CLASSIFIER.
 
     p(x) = softmax((W (x - mean) + b) / T)
 
@@ -26,14 +26,14 @@ _BLOCK = 2**22  # probabilities at once
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What a classifier says of vectors.
+class Predictions:
+    """The two most probable names of each vector.
 
     Attributes:
-        first_N: int64: the place of the most probable name.
-        second_N: int64: that of the next.
+        first_N: int64: the index of the most probable name.
+        second_N: int64: the index of the second.
         confidence_N: The probability of the first, float32.
-        next_N: That of the second, float32.
+        next_N: The probability of the second, float32.
     """
 
     first_N: NDArray[np.int64]
@@ -43,7 +43,7 @@ class Said:
 
     @property
     def gap_N(self) -> NDArray[np.float32]:
-        """How much more probable the first is than the second: 0 where they are even."""
+        """How much more probable the first name is than the second; 0 if they are equal."""
         return self.confidence_N - self.next_N
 
 
@@ -53,13 +53,13 @@ class Classifier:
 
     Attributes:
         names: K >= 2 different names.
-        mean_D: float32, what is taken from vectors first.
+        mean_D: float32, subtracted from vectors first.
         weight_KD: float32.
         bias_K: float32.
         temperature: T.
-        encoder: The identity of the encoder (`encoder_id`); "" where it is unknown.
-        run: Where that encoder was found, absolute, or timm:NAME; "" for a table of vectors.
-        facts: What else is told of it, as JSON knows it.
+        encoder: The identity of the encoder (`encoder_id`); "" if unknown.
+        run: Absolute path of that encoder, or timm:NAME; "" for a table of vectors.
+        facts: Further facts about the classifier, as JSON values.
     """
 
     names: tuple[str, ...]
@@ -75,16 +75,16 @@ class Classifier:
         """W (x - mean) + b, (N, K), before the temperature.
 
         Raises:
-            DataError: The vectors have another size than those that it was fitted to.
+            DataError: The vectors differ in size from those that it was fitted to.
         """
         D = len(self.mean_D)
         if x_ND.shape[1] != D:
-            found = f"vectors of {x_ND.shape[1]} numbers, and a classifier of vectors of {D}"
-            raise DataError(found, "give the encoder that the classifier was made with")
+            found = f"the vectors have {x_ND.shape[1]} dimensions, the classifier {D}"
+            raise DataError(found, "use the encoder that the classifier was made with")
         return torch.addmm(self.bias_K, torch.tensor(x_ND) - self.mean_D, self.weight_KD.T)
 
-    def say(self, x_ND: NDArray[np.float32]) -> Said:
-        """The two most probable names of each vector, in blocks.
+    def predict(self, x_ND: NDArray[np.float32]) -> Predictions:
+        """Predict the two most probable names of each vector, in blocks.
 
         Raises:
             DataError: As `logits`.
@@ -96,14 +96,14 @@ class Classifier:
         ]
         p_N2 = torch.cat([part.values for part in parts]).numpy()
         name_N2 = torch.cat([part.indices for part in parts]).numpy()
-        return Said(name_N2[:, 0], name_N2[:, 1], p_N2[:, 0], p_N2[:, 1])
+        return Predictions(name_N2[:, 0], name_N2[:, 1], p_N2[:, 0], p_N2[:, 1])
 
 
 # --- on disk
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Write classifier.safetensors, and classifier.json, which says that all is there."""
+    """Write classifier.safetensors, then classifier.json, which marks the pair as complete."""
     tensors = {
         "mean": classifier.mean_D,
         "weight": classifier.weight_KD,
@@ -119,14 +119,14 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """What `save` wrote.
+    """The classifier that `save_classifier` wrote.
 
     Raises:
-        FileError: A file is missing or damaged, or they do not belong together.
+        FileError: A file is missing or damaged, or the two do not belong together.
     """
-    tensors, facts = _PAIR.load(folder, _plausible)
-    if not _fit(tensors, len(facts["names"])):
-        raise _PAIR.damaged(folder / TENSORS)
+    tensors, facts = _PAIR.load(folder, _are_valid_facts)
+    if not _have_valid_shapes(tensors, len(facts["names"])):
+        raise _PAIR.damaged_error(folder / TENSORS)
     return Classifier(
         tuple(facts["names"]),
         tensors["mean"],
@@ -135,18 +135,18 @@ def load_classifier(folder: Path) -> Classifier:
         facts["temperature"],
         facts["encoder"],
         facts["run"],
-        _PAIR.others(facts),
+        _PAIR.other_facts(facts),
     )
 
 
-def _plausible(facts: Mapping[str, Any]) -> bool:
+def _are_valid_facts(facts: Mapping[str, Any]) -> bool:
     names, T = facts["names"], facts["temperature"]
     distinct = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     return distinct and len(names) >= 2 and math.isfinite(T) and T > 0
 
 
-def _fit(tensors: Mapping[str, Tensor], K: int) -> bool:
-    """Whether all tensors are there, and of one size and type."""
+def _have_valid_shapes(tensors: Mapping[str, Tensor], K: int) -> bool:
+    """Whether all tensors are present, finite, and of the right shapes and type."""
     if tensors.keys() != {"mean", "weight", "bias"} or tensors["mean"].ndim != 1:
         return False
     D = len(tensors["mean"])

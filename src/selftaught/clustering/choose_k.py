@@ -1,25 +1,25 @@
-"""How many clusters? A sweep over k, and a plain word on whether any number stands out.
+"""How many clusters? A sweep over k that also reports whether any number stands out.
 
-At each k three things are looked at, on a sample of the vectors:
+At each k, three questions are answered on a sample of the vectors:
 
-* Would other images give the same clusters? The sample is cut into halves, each is clustered by
-  itself, and both clusterings are laid over the whole sample (stability: their ARI, mean of some
-  cuts; after Lange, Roth, Braun, Buhmann, "Stability-based validation of clustering solutions",
-  2004). Halves and not bootstrap samples: two of those have two fifths of all images in common,
-  and with them the accidents of the sample; even a ring then falls into the same clusters twice.
+* Would other images give the same clusters? The sample is split into halves, each half is clustered
+  alone, and both clusterings are applied to the whole sample (stability: their mean ARI over some
+  splits; after Lange, Roth, Braun, Buhmann, "Stability-based validation of clustering solutions",
+  2004). Halves, because two bootstrap samples share two fifths of all images and with them the
+  accidents of the sample; even a ring then gives the same clusters twice.
 * Are there gaps between the clusters? The silhouette (Rousseeuw 1987): 1 all gap, 0 none.
-* Would data without clusters look the same? The same silhouette of data of the same mean and
+* Would data without clusters look the same? The silhouette of data with the same mean and the same
   spread in all directions, once normal and once uniform in a box (Tibshirani, Walther, Hastie,
-  "the gap statistic", 2001); the larger of the two. Elongated data without any gap comes out the
-  same again in two clusters, and only this tells that it has none.
+  "the gap statistic", 2001); the larger of the two. Elongated data without a gap is stable in two
+  clusters, and only this question reveals that it has no gap.
 
-A number is clear where the stability is at least 0.8 and the silhouette s stands out: s / (1 - s)
-is at least twice that of data without clusters. Of clear numbers the one with the largest lead of
-the silhouette is chosen. Where none is clear, Choice.clear is False and the sentence says so.
-Of more than two dozen clusters k-means misses some from any start, and the number comes out larger
-than it is, by up to a quarter where that was tried (30 and 100 round clusters).
+A number is clear if the stability is at least 0.8 and the silhouette s stands out: s / (1 - s) is
+at least twice that of data without clusters. Among clear numbers, the one with the largest lead of
+the silhouette wins. If none is clear, Choice.clear is False and the sentence says so. With more
+than two dozen clusters, k-means misses some from any start and the number found is too large, by up
+to a quarter in our tests (30 and 100 round clusters).
 
-What it costs is bounded, whatever N and D: see `choose_k`.
+The cost is bounded for any N and D: see `choose_k`.
 
 Shapes:  N vectors, D their size; n of them in the sample, k clusters.
 """
@@ -38,13 +38,13 @@ from selftaught.clustering.kmeans import Clustering, kmeans
 from selftaught.errors import UserError
 from selftaught.foundation.rng import Key, permutation, uniform
 
-STABLE = 0.8  # ARI of two halves, from which clusters have come out the same again
+STABLE = 0.8  # from this ARI of two halves on, clusters are reproducible
 LEAD = 2.0  # times the s / (1 - s) of data without clusters
-_ROWS, _NUMBERS = 5_000, 2**21  # of the sample, at most
-_EACH = 39  # images a cluster, as faiss wants them for k-means
-_FEWEST, _FEW = 10, 4  # images at all, and a cluster, of few
-_COARSE, _ALL = 8, 14  # candidates before the search around the best, and in all
-_CUTS, _RESTARTS, _PLAIN_RESTARTS = 4, 6, 2  # with few restarts halves differ by bad luck
+_ROWS, _NUMBERS = 5_000, 2**21  # limits of the sample
+_EACH = 39  # images per cluster, faiss's minimum for k-means
+_FEWEST, _FEW = 10, 4  # minimum of images, and of images per cluster in small samples
+_COARSE, _ALL = 8, 14  # candidates before the search around the best, and in total
+_CUTS, _RESTARTS, _PLAIN_RESTARTS = 4, 6, 2  # with few restarts, halves differ by bad luck
 _SILHOUETTE = 2_000  # rows
 _SAME_LENGTH = 1e-3  # lengths within this share of their mean: vectors on a sphere
 
@@ -54,12 +54,12 @@ class Point:
     """One candidate on the curve.
 
     Attributes:
-        k: How many clusters.
+        k: Number of clusters.
         stability: ARI of the clusterings of two halves: 1 the same, 0 chance.
-        silhouette: Of at most 2,000 vectors, -1 to 1.
+        silhouette: Silhouette of at most 2,000 vectors, -1 to 1.
         reference: The silhouette of data of the same spread without clusters.
-        entropy: Of the cluster sizes, over ln k: 1 all equally large.
-        objective: k-means', a vector.
+        entropy: Entropy of the cluster sizes over ln k: 1 if all are equally large.
+        objective: k-means' objective per vector.
     """
 
     k: int
@@ -71,18 +71,18 @@ class Point:
 
     @property
     def lead(self) -> float:
-        """The silhouette less that of data without clusters."""
+        """The silhouette minus that of data without clusters."""
         return self.silhouette - self.reference
 
     @property
     def stands_out(self) -> bool:
-        """Whether the gaps between clusters are more than data without clusters would show."""
+        """Whether the gaps between clusters clearly exceed those in data without clusters."""
         s, r = max(self.silhouette, 0.0), max(self.reference, 0.0)
         return s * (1 - r) > 0 and s * (1 - r) >= LEAD * r * (1 - s)
 
     @property
     def clear(self) -> bool:
-        """Whether the clusters come out the same again, with gaps between them."""
+        """Whether the clusters are reproducible, with gaps between them."""
         return self.stability >= STABLE and self.stands_out
 
 
@@ -91,11 +91,11 @@ class Choice:
     """A number of clusters and the reasons.
 
     Attributes:
-        k: The number; where none is clear, one to begin with.
+        k: The number; if none is clear, a starting point.
         clear: Whether it stands out.
-        points: All candidates, k ascending; empty where there was nothing to compare.
-        sentence: The reasons in plain words.
-        rows: How many vectors were looked at.
+        points: All candidates, k ascending; empty if there was nothing to compare.
+        sentence: The reasons in words.
+        rows: Number of vectors in the sample.
     """
 
     k: int
@@ -107,30 +107,30 @@ class Choice:
 
 @torch.no_grad()
 def choose_k(x_ND: Tensor | NDArray[Any], *, seed: int, most: int | None = None) -> Choice:
-    """Look for the number of clusters that the vectors themselves suggest.
+    """The number of clusters that the vectors themselves suggest.
 
-    At most 5,000 vectors are looked at, and no more than 2^21 numbers (1,024 vectors of length
-    2,048). There are at most 14 candidates: 8 from 2 to n / 39 (or to 10 where vectors are few) in
-    equal ratios, then more around the best of them. Each takes 58 runs of k-means, 48 of them on
-    half of those vectors: together some 1.5 10^12 multiplications at most.
+    The sample has at most 5,000 vectors and 2^21 numbers (1,024 vectors of length 2,048). There are
+    at most 14 candidates: 8 from 2 to n / 39 (or to 10 if vectors are few) in equal ratios, then
+    more around the best. Each takes 58 runs of k-means, 48 of them on half of the sample: in total
+    at most about 1.5 10^12 multiplications.
 
     Args:
         x_ND: Finite vectors, as they will be clustered; a tensor, an array or a memory map.
         seed: Keys all random choices.
-        most: The largest candidate, if another than n / 39; the time is in proportion to it.
+        most: The largest candidate; default n / 39. The time is proportional to it.
 
     Raises:
         UserError: The shape is wrong, values are not finite, or `most` is below 2.
     """
     if x_ND.ndim != 2 or 0 in x_ND.shape:
-        raise UserError(f"vectors of shape {tuple(x_ND.shape)}", "give one row a vector, (N, D)")
+        raise UserError(f"vectors have shape {tuple(x_ND.shape)}", "pass one row per vector (N, D)")
     if most is not None and most < 2:
-        raise UserError(f"at most {most} clusters", "give 2 or more")
+        raise UserError(f"at most {most} clusters leave no choice", "use 2 or more")
     x_nD = _sample(x_ND, seed)
     largest = _largest(x_nD, most)
     if largest < 2:
-        return _nothing_to_choose(x_nD)
-    return _choice(_sweep(_Looked(x_nD, seed), largest), len(x_nD), len(x_ND))
+        return _trivial_choice(x_nD)
+    return _choice(_sweep(_Candidates(x_nD, seed), largest), len(x_nD), len(x_ND))
 
 
 def _sample(x_ND: Any, seed: int) -> Tensor:
@@ -139,12 +139,12 @@ def _sample(x_ND: Any, seed: int) -> Tensor:
     x_nD = torch.as_tensor(x_ND[rows]).detach().cpu()
     x_nD = x_nD if x_nD.dtype == torch.float64 else x_nD.float()
     if not x_nD.isfinite().all():
-        raise UserError("the vectors hold values that are not finite", "leave those rows out")
+        raise UserError("some vectors are not finite", "remove those rows")
     return x_nD
 
 
 def _largest(x_nD: Tensor, most: int | None) -> int:
-    """The largest candidate: no more than there are different vectors; 1 where they are too few."""
+    """The largest candidate: at most the number of distinct vectors; 1 if vectors are too few."""
     n = len(x_nD)
     if n < _FEWEST:
         return 1
@@ -152,32 +152,32 @@ def _largest(x_nD: Tensor, most: int | None) -> int:
     return min(wanted, len(torch.unique(x_nD, dim=0)))
 
 
-def _nothing_to_choose(x_nD: Tensor) -> Choice:
+def _trivial_choice(x_nD: Tensor) -> Choice:
     n = len(x_nD)
     if (x_nD == x_nD[0]).all():
-        why = f"k = 1: all {n:,} vectors are equal." if n > 1 else "k = 1: there is one vector."
+        why = f"k = 1: all {n:,} vectors are equal." if n > 1 else "k = 1: only one vector."
     else:
-        why = f"k = 1: {n} vectors are too few to look for clusters; {_FEWEST} are the least."
+        why = f"k = 1: {n} vectors are too few to look for clusters ({_FEWEST} are needed)."
     return Choice(1, False, (), why, n)
 
 
 # --- the sweep
 
 
-class _Looked:
-    """The sample, two sets of data like it without clusters, and what a candidate makes of them."""
+class _Candidates:
+    """The sample and two similar sets of data without clusters, on which candidates are tried."""
 
     def __init__(self, x_nD: Tensor, seed: int) -> None:
         self.x_nD, self.seed = x_nD, seed
-        self.plain = plain(x_nD, seed)
+        self.plain = unclustered_data(x_nD, seed)
 
-    def at(self, k: int) -> Point:
+    def point(self, k: int) -> Point:
         found = self._cluster(self.x_nD, k, _RESTARTS)
         labels_n = found.labels_N.numpy()
         plain = [self._cluster(x_nD, k, _PLAIN_RESTARTS).labels_N.numpy() for x_nD in self.plain]
         return Point(
             k,
-            float(np.mean([self._same_again(k, cut) for cut in range(_CUTS)])),
+            float(np.mean([self._stability(k, cut) for cut in range(_CUTS)])),
             self._silhouette(self.x_nD, labels_n),
             max(map(self._silhouette, self.plain, plain)),
             entropy(labels_n, k),
@@ -187,19 +187,19 @@ class _Looked:
     def _cluster(self, x_nD: Tensor, k: int, restarts: int) -> Clustering:
         return kmeans(x_nD, k, seed=self.seed, start="k-means++", restarts=restarts)
 
-    def _same_again(self, k: int, cut: int) -> float:
-        """ARI of the clusterings of two halves, each laid over all."""
+    def _stability(self, k: int, cut: int) -> float:
+        """ARI of the clusterings of two halves, each applied to the whole sample."""
         n = len(self.x_nD)
         order_n = permutation(Key(self.seed, "choice/halves", cut), n)
         labels = []
         for half in (order_n[: n // 2], order_n[n // 2 :]):
             centroids_kD = self._cluster(self.x_nD[half], k, _RESTARTS).centroids_KD
-            laid = kmeans(self.x_nD, k, seed=self.seed, start=centroids_kD, iterations=0)
-            labels.append(laid.labels_N.numpy())
+            whole = kmeans(self.x_nD, k, seed=self.seed, start=centroids_kD, iterations=0)
+            labels.append(whole.labels_N.numpy())
         return ari(*labels)
 
     def _silhouette(self, x_nD: Tensor, labels_n: NDArray[np.int64]) -> float:
-        """0 where the rows that are looked at lie in one cluster, or each in its own."""
+        """0 if the chosen rows are all in one cluster, or each in its own."""
         from sklearn.metrics import silhouette_score
 
         rows = permutation(Key(self.seed, "choice/silhouette"), len(x_nD))[:_SILHOUETTE]
@@ -208,10 +208,10 @@ class _Looked:
         return float(silhouette_score(x_nD[rows].numpy(), labels_n[rows]))
 
 
-def plain(x_nD: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def unclustered_data(x_nD: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Data of the same mean and spread without clusters, normal and uniform, (n, D) each.
 
-    The axes are the principal ones. Where all vectors have the same length, so have these.
+    The axes are the principal ones. If all vectors have the same length, these have it too.
     """
     from scipy.special import ndtri
 
@@ -232,20 +232,20 @@ def plain(x_nD: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return normal_nD.to(x_nD.dtype), uniform_nD.to(x_nD.dtype)
 
 
-def _sweep(looked: _Looked, largest: int) -> tuple[Point, ...]:
-    """The coarse candidates, then halfway from the best to its neighbours, again and again."""
+def _sweep(candidates: _Candidates, largest: int) -> tuple[Point, ...]:
+    """The coarse candidates, then repeatedly the midpoints between the best and its neighbours."""
     coarse = np.unique(np.geomspace(2, largest, _COARSE).round().astype(int)).tolist()
-    points = {k: looked.at(k) for k in coarse}
-    while between := list(_beside(_best(tuple(points.values())).k, sorted(points))):
+    points = {k: candidates.point(k) for k in coarse}
+    while between := list(_midpoints(_best(tuple(points.values())).k, sorted(points))):
         for k in between[: _ALL - len(points)]:
-            points[k] = looked.at(k)
+            points[k] = candidates.point(k)
         if len(points) >= _ALL:
             break
     return tuple(points[k] for k in sorted(points))
 
 
-def _beside(best: int, known: list[int]) -> Iterator[int]:
-    """Numbers halfway (in ratio) from the best to the known ones next to it."""
+def _midpoints(best: int, known: list[int]) -> Iterator[int]:
+    """The geometric means of the best and its known neighbours."""
     at = known.index(best)
     for other in known[max(0, at - 1) : at] + known[at + 1 : at + 2]:
         low, high = sorted((best, other))
@@ -254,9 +254,9 @@ def _beside(best: int, known: list[int]) -> Iterator[int]:
 
 
 def _best(points: tuple[Point, ...]) -> Point:
-    """The clear one with the largest lead. If none is clear, the one that comes out most alike.
+    """The clear point with the largest lead; if none is clear, the most stable one.
 
-    Then those that stand out go first, if they come out alike at all.
+    Among unclear points, those that stand out and are at least half as stable come first.
     """
     clear = [point for point in points if point.clear]
     if clear:
@@ -270,26 +270,26 @@ def _best(points: tuple[Point, ...]) -> Point:
 
 def _choice(points: tuple[Point, ...], n: int, N: int) -> Choice:
     best = _best(points)
-    sentence = _clear(best, points) if best.clear else _not_clear(best, points)
+    sentence = _clear_sentence(best, points) if best.clear else _unclear_sentence(best, points)
     if n < N:
-        sentence += f" {n:,} of {N:,} vectors were looked at."
+        sentence += f" Based on {n:,} of {N:,} vectors."
     return Choice(best.k, best.clear, points, sentence, n)
 
 
-def _clear(best: Point, points: tuple[Point, ...]) -> str:
-    """Why this number, and from where to where others would do."""
-    low, high = _stretch(best, points)
-    which = f"from {low} to {high} clusters" if low < high else f"{best.k} clusters"
+def _clear_sentence(best: Point, points: tuple[Point, ...]) -> str:
+    """Why this number, and the range of other numbers that would do."""
+    low, high = _clear_range(best, points)
+    which = f"{low} to {high} clusters" if low < high else f"{best.k} clusters"
     return (
-        f"k = {best.k}: {which} come out the same again from other images "
-        f"(ARI {best.stability:.2f}{f' at {best.k}' if low < high else ''}), with gaps between "
-        f"them (silhouette {best.silhouette:.2f}; data without clusters would have "
-        f"{best.reference:.2f}){_beyond(high, points)}."
+        f"k = {best.k}: {which} are reproducible with other images "
+        f"(ARI {best.stability:.2f}{f' at {best.k}' if low < high else ''}) and separated by gaps "
+        f"(silhouette {best.silhouette:.2f}, compared with {best.reference:.2f} for data without "
+        f"clusters){_finer_text(high, points)}."
     )
 
 
-def _stretch(best: Point, points: tuple[Point, ...]) -> tuple[int, int]:
-    """The first and the last k of the clear candidates around the best, without one missing."""
+def _clear_range(best: Point, points: tuple[Point, ...]) -> tuple[int, int]:
+    """The first and last k of the unbroken range of clear candidates around the best."""
     at = points.index(best)
     low = high = at
     while low > 0 and points[low - 1].clear:
@@ -299,24 +299,24 @@ def _stretch(best: Point, points: tuple[Point, ...]) -> tuple[int, int]:
     return points[low].k, points[high].k
 
 
-def _beyond(high: int, points: tuple[Point, ...]) -> str:
+def _finer_text(high: int, points: tuple[Point, ...]) -> str:
     later = [point for point in points if point.k > high]
     if not later:
         return "; more were not tried"
     finer = ", ".join(str(point.k) for point in later if point.clear)
-    return f"; finer ones that do are {finer}" if finer else f"; {later[0].k} or more do not"
+    return f"; the same holds for {finer}" if finer else f"; {later[0].k} or more are not"
 
 
-def _not_clear(best: Point, points: tuple[Point, ...]) -> str:
-    tried = f"from {points[0].k} to {points[-1].k}" if len(points) > 1 else f"at {points[0].k}"
+def _unclear_sentence(best: Point, points: tuple[Point, ...]) -> str:
+    tried = f"from {points[0].k} to {points[-1].k}" if len(points) > 1 else f"(only {best.k} tried)"
     if best.stands_out:
         return (
-            f"There is no clear number of clusters, {tried}: there are gaps, but other images give "
-            f"other clusters. k = {best.k} is a number to begin with, where they are most alike "
+            f"No number of clusters {tried} stands out: there are gaps, but other images give "
+            f"other clusters. Start with k = {best.k}, where they agree best "
             f"(ARI {np.floor(100 * best.stability) / 100:.2f}; {STABLE} would be clear)."
         )
     return (
-        f"There is no clear number of clusters, {tried}: no gaps come out again that data without "
-        f"clusters would not have (silhouette {best.silhouette:.2f} and {best.reference:.2f} at "
-        f"{best.k}). k = {best.k} is no more than a number to begin with."
+        f"No number of clusters {tried} stands out: no reproducible gaps exceed those of data "
+        f"without clusters (silhouette {best.silhouette:.2f} compared with {best.reference:.2f} at "
+        f"{best.k}). k = {best.k} is only a starting point."
     )

@@ -1,4 +1,4 @@
-"""What is told of a clustering while a network learns from it, and when it is alarming.
+"""Metrics and alarms for the clusterings that a network learns from.
 
 Shapes:  N images.
 """
@@ -25,7 +25,7 @@ FIGURES = (
     "clusters_used",
 )
 NONE = -1.0
-"""In the place of a figure that there is not."""
+"""Stands for a missing figure."""
 
 _MOST, _LEAST = 0.5, 0.1
 
@@ -37,13 +37,13 @@ def clustering_metrics(
 
     Args:
         found: The clustering.
-        before_N: The labels that the last one gave, or none.
-        labels: Classes, -1 where an image has none; targets that are no classes are passed over.
+        before_N: The labels of the previous clustering, or none.
+        labels: Classes, -1 for an image without one; targets that are not classes are ignored.
     """
     labels_N, k = found.labels_N.cpu().numpy(), len(found.centroids_KD)
     sizes_K = found.sizes.cpu().numpy()
-    apart = np.count_nonzero(sizes_K) > 1  # one cluster agrees with one cluster, and means nothing
-    last = agreement.nmi(labels_N, before_N.cpu().numpy()) if len(before_N) and apart else NONE
+    several = np.count_nonzero(sizes_K) > 1  # one cluster always agrees with one cluster
+    last = agreement.nmi(labels_N, before_N.cpu().numpy()) if len(before_N) and several else NONE
     known = None if labels is None or labels.dtype.kind == "f" else labels >= 0
     classes = NONE
     if known is not None and labels is not None and known.any():
@@ -60,9 +60,9 @@ def clustering_metrics(
 
 
 def clustering_alarms(line: Mapping[str, Any], k: int) -> list[str]:
-    """Plain sentences about a line of the log that holds FIGURES.
+    """Alarms for a line of the log that holds FIGURES.
 
-    Half of the images are no alarm in one of two or three clusters: twice its share is.
+    With k of 2 or 3, half of the images in one cluster is normal: the threshold is twice 1 / k.
     """
     if "largest_share" not in line:
         return []
@@ -74,14 +74,14 @@ def clustering_alarms(line: Mapping[str, Any], k: int) -> list[str]:
 
 
 _ONE = (
-    "All images lie in one cluster: their features are equal. The network has collapsed, or the "
-    "images are all alike. Lower --lr, or look at its views with selftaught views."
+    "All images are in one cluster because their features are equal. The network has collapsed, or "
+    "the images are all the same. Lower --lr, or check the views with selftaught preview."
 )
 _LARGE = (
-    "{:.0%} of the images lie in one cluster, so clusters tell little apart. Look at the images "
+    "{:.0%} of the images are in one cluster, so the clusters separate little. Look at the images "
     "with selftaught check, or choose another --set k."
 )
 _UNUSED = (
-    "Only {:.0f} of {:,} clusters are in use: fewer images differ than there are clusters, or the "
-    "network has collapsed. Choose a smaller --set k."
+    "Only {:.0f} of {:,} clusters are in use: there are fewer distinct images than clusters, or "
+    "the network has collapsed. Choose a smaller --set k."
 )

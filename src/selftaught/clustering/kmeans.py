@@ -2,11 +2,11 @@
 
     min_C  1/N sum_n min_y |f(x_n) - C y|^2,    y one of the K unit vectors
 
-Lloyd's algorithm alternates labels y_n and centroids C, until labels stay or iterations end.
+Lloyd's algorithm alternates labels y_n and centroids C until labels stay or iterations end.
 
 Shapes:  N vectors on all processes, n on this one, R in a block; D their size; K centroids, E of
-         them empty, M drawn to be split, F of these chosen; B candidates. P > D: behind a vector
-         stands 1 (nearest.py), so that sums_KP[:, D] are the sizes of the clusters.
+         them empty, M drawn for splitting, F of these chosen; B candidates. P > D: a 1 follows each
+         vector (nearest_centroid.py), so that sums_KP[:, D] are the sizes of the clusters.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ from torch import Tensor
 
 from selftaught.clustering.nearest_centroid import Nearest, VectorBlocks, sum_, unit_rows
 from selftaught.errors import UserError
-from selftaught.foundation.distributed import agree, all_gather, rank, world
+from selftaught.foundation.distributed import all_gather, any_process, rank, world
 from selftaught.foundation.rng import Key, permutation, uniform
 
-_CANDIDATES = 1024  # that k-means++ draws at once
+_CANDIDATES = 1024  # drawn at once by k-means++
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """What k-means found; tensors lie on the device that it worked on.
+    """The result of k-means, on the device of the computation.
 
     Attributes:
-        centroids_KD: C, float32, or float64 where the vectors were.
-        labels_N: The nearest of these centroids of each vector, int64; ties go to the lower.
+        centroids_KD: C, float32, or float64 if the vectors were.
+        labels_N: The index of each vector's nearest centroid, int64; ties go to the lower.
         objective: 1/N sum_n |x_n - C y_n|^2.
-        repairs: How many empty clusters were filled on the way.
+        repairs: Number of empty clusters that were filled.
     """
 
     centroids_KD: Tensor
@@ -46,7 +46,7 @@ class Clustering:
 
     @property
     def sizes(self) -> Tensor:
-        """Vectors in each cluster, (K,) int64; 0 where a cluster is not in use."""
+        """Number of vectors in each cluster, (K,) int64; 0 for clusters not in use."""
         return torch.bincount(self.labels_N, minlength=len(self.centroids_KD))
 
 
@@ -64,23 +64,23 @@ def kmeans(
 ) -> Clustering:
     """Cluster vectors by Lloyd's algorithm.
 
-    An empty cluster is filled as the paper says: a random non-empty cluster's centroid is copied
-    with a small perturbation, and its points are shared out between the two. Where too few vectors
-    differ, clusters stay empty, and `sizes` says so.
+    Empty clusters are filled as in the paper: a random non-empty cluster's centroid is copied with
+    a small perturbation, and its points are divided between the two. If too few vectors are
+    distinct, clusters stay empty (see `sizes`).
 
-    Over several processes every one calls with the same arguments, works on its stretch of the
-    rows, and gets the whole answer, that of one process.
+    With several processes, each calls this with the same arguments, works on its own range of rows,
+    and gets the whole result, the same as with one process.
 
     Args:
         x_ND: A tensor, an array or a memory map, of any float type, or of whole numbers. Up to
-            2 GiB are kept on the device as float32 (or float64); of more, a block at a time.
-        k: How many clusters, at most N.
+            2 GiB stay on the device as float32 (or float64); larger ones are read block by block.
+        k: Number of clusters, at most N.
         seed: Keys all random choices.
-        iterations: Of labels and centroids, at most; 0 finds the labels of a given start.
+        iterations: Maximum number of iterations; 0 finds the labels of a given start.
         start: k random vectors, or k-means++ (Arthur and Vassilvitskii 2007), or centroids (K, D).
-        restarts: Runs from different starts, of which the one with the least objective is returned.
-        spherical: Vectors and centroids have length 1: clusters of directions.
-        device: Where the work is done; it must know float64.
+        restarts: Number of runs from different starts; the one with the least objective wins.
+        spherical: Scale vectors and centroids to length 1: clusters of directions.
+        device: Device of the computation; it must support float64.
 
     Raises:
         UserError: There are fewer vectors than clusters, values are not finite, or arguments do not
@@ -90,13 +90,13 @@ def kmeans(
     device = torch.device(device)
     with _full_precision(device):
         vectors = VectorBlocks(x_ND, device, spherical)
-        runs = (_run(vectors, k, seed, iterations, start, again) for again in range(restarts))
+        runs = (_run(vectors, k, seed, iterations, start, number) for number in range(restarts))
         return min(runs, key=lambda run: run.objective)
 
 
 @contextlib.contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 products in float32, whatever training has chosen."""
+    """A context with full float32 precision in products, whatever training has set."""
     chosen = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -108,46 +108,47 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 def _check(x_ND: Any, k: int, iterations: int, start: Any, restarts: int) -> None:
     if x_ND.ndim != 2 or 0 in x_ND.shape:
-        raise UserError(f"vectors of shape {tuple(x_ND.shape)}", "give one row a vector, (N, D)")
-    if not 1 <= k <= len(x_ND):
-        raise UserError(f"{len(x_ND)} vectors in {k} clusters", f"choose 1 to {len(x_ND)} clusters")
+        raise UserError(f"vectors have shape {tuple(x_ND.shape)}", "pass one row per vector (N, D)")
+    if not 1 <= k <= (N := len(x_ND)):
+        raise UserError(f"{N} vectors cannot form {k} clusters", f"choose 1 to {N} clusters")
     if iterations < 0 or restarts < 1:
-        raise UserError(f"{iterations} iterations, {restarts} restarts", "give at least 0 and 1")
+        what = f"{iterations} iterations and {restarts} restarts are too few"
+        raise UserError(what, "use at least 0 and 1")
     if isinstance(start, str):
         if start not in _STARTS:
-            raise UserError(f"start {start!r}", f"choose {' or '.join(_STARTS)}, or give centroids")
-    elif tuple(start.shape) != (k, x_ND.shape[1]):
-        expected = f"give ({k}, {x_ND.shape[1]})"
-        raise UserError(f"a start of shape {tuple(start.shape)}", expected)
+            remedy = f"choose {' or '.join(_STARTS)}, or pass centroids"
+            raise UserError(f"start {start!r} is unknown", remedy)
+    elif tuple(start.shape) != (k, D := x_ND.shape[1]):
+        raise UserError(f"the start has shape {tuple(start.shape)}", f"pass shape ({k}, {D})")
     elif restarts > 1:
-        raise UserError(f"{restarts} restarts from one start", "give 1, or no start")
+        raise UserError(f"{restarts} restarts from one start are equal", "use 1, or no start")
 
 
 def _run(
-    vectors: VectorBlocks, k: int, seed: int, iterations: int, start: Any, again: int
+    vectors: VectorBlocks, k: int, seed: int, iterations: int, start: Any, number: int
 ) -> Clustering:
-    """From one start to the end."""
+    """One run, from its start to the end."""
     if isinstance(start, str):
-        c_KD = vectors.exact(_STARTS[start](vectors, k, Key(seed, "kmeans/start", again)))
+        c_KD = vectors.exact(_STARTS[start](vectors, k, Key(seed, "kmeans/start", number)))
     else:
         c_KD = torch.as_tensor(start, device=vectors.device).double() - vectors.origin_D
     if vectors.spherical:
         unit_KD = unit_rows(c_KD + vectors.origin_D)
-        unit_KD[~unit_KD.any(1), 0] = 1  # zeros have no direction: any will do
+        unit_KD[~unit_KD.any(1), 0] = 1  # zeros have no direction: use any
         c_KD = unit_KD - vectors.origin_D
     if not c_KD.isfinite().all():
-        raise UserError("the start is not finite", "give other centroids")
-    c_KD, repairs = _lloyd(vectors, c_KD, iterations, Key(seed, "kmeans/repair", again))
-    return _answer(vectors, (c_KD + vectors.origin_D).to(vectors.dtype), repairs)
+        raise UserError("the start is not finite", "pass other centroids")
+    c_KD, repairs = _lloyd(vectors, c_KD, iterations, Key(seed, "kmeans/repair", number))
+    return _final_clustering(vectors, (c_KD + vectors.origin_D).to(vectors.dtype), repairs)
 
 
 def _lloyd(vectors: VectorBlocks, c_KD: Tensor, iterations: int, key: Key) -> tuple[Tensor, int]:
-    """Labels and centroids in turns; the centroids, and how many of them were repaired."""
+    """Alternate labels and centroids; returns the centroids and the number of repairs."""
     K, repairs = len(c_KD), 0
-    labels_n = torch.full((vectors.n,), K, device=vectors.device)  # at first in a cluster too many
-    own_KP = c_KD.new_zeros(K + 1, vectors.P)  # whose sums nobody needs
+    labels_n = torch.full((vectors.n,), K, device=vectors.device)  # at first in an extra cluster
+    own_KP = c_KD.new_zeros(K + 1, vectors.P)  # the sums of the extra cluster are not used
     for iteration in range(iterations):
-        if not agree(_assign(vectors, c_KD, labels_n, own_KP)):
+        if not any_process(_assign(vectors, c_KD, labels_n, own_KP)):
             break
         sums_KP = own_KP[:K].clone()
         sum_([sums_KP])
@@ -155,12 +156,12 @@ def _lloyd(vectors: VectorBlocks, c_KD: Tensor, iterations: int, key: Key) -> tu
             Key(key.seed, f"{key.purpose}/{i}", key.epoch, iteration) for i in itertools.count()
         )
         repairs += _repair(vectors, labels_n, sums_KP, keys)
-        c_KD = _means(vectors, sums_KP, c_KD)
+        c_KD = _new_centroids(vectors, sums_KP, c_KD)
     return c_KD, repairs
 
 
 def _assign(vectors: VectorBlocks, c_KD: Tensor, labels_n: Tensor, own_KP: Tensor) -> bool:
-    """Bring labels and this process's sums of each cluster up to date; whether any vector moved."""
+    """Update the labels and this process's sums per cluster; returns whether any vector moved."""
     nearest, moved = Nearest(vectors, c_KD), False
     for rows in vectors.blocks(len(c_KD)):
         x_RP, before_R = vectors.block(rows), labels_n[rows]
@@ -174,8 +175,8 @@ def _assign(vectors: VectorBlocks, c_KD: Tensor, labels_n: Tensor, own_KP: Tenso
     return moved
 
 
-def _means(vectors: VectorBlocks, sums_KP: Tensor, c_KD: Tensor) -> Tensor:
-    """New centroids; that of an empty cluster stays, and one without a direction where it needs."""
+def _new_centroids(vectors: VectorBlocks, sums_KP: Tensor, c_KD: Tensor) -> Tensor:
+    """New centroids; empty clusters keep theirs, and spherical ones whose mean has no direction."""
     sizes_K1 = sums_KP[:, vectors.D, None].round()
     mean_KD, known_K1 = sums_KP[:, : vectors.D] / sizes_K1.clamp(min=1), sizes_K1 > 0
     if vectors.spherical:
@@ -184,8 +185,8 @@ def _means(vectors: VectorBlocks, sums_KP: Tensor, c_KD: Tensor) -> Tensor:
     return torch.where(known_K1, mean_KD, c_KD)
 
 
-def _answer(vectors: VectorBlocks, centroids_KD: Tensor, repairs: int) -> Clustering:
-    """Labels and objective of the centroids as they are returned, from the vectors as they came."""
+def _final_clustering(vectors: VectorBlocks, centroids_KD: Tensor, repairs: int) -> Clustering:
+    """The result: labels and objective of the final centroids, from the exact vectors."""
     c_KD = centroids_KD.double() - vectors.origin_D
     nearest, total = Nearest(vectors, c_KD), c_KD.new_zeros(1)
     labels_n = torch.zeros(-(-vectors.N // world()), dtype=torch.int64, device=vectors.device)
@@ -202,19 +203,19 @@ def _answer(vectors: VectorBlocks, centroids_KD: Tensor, repairs: int) -> Cluste
 
 
 def _repair(vectors: VectorBlocks, labels_n: Tensor, sums_KP: Tensor, keys: Iterator[Key]) -> int:
-    """Fill empty clusters with a share of others' vectors: the sums change; how many were filled.
+    """Fill empty clusters with vectors of others (updates the sums); returns the number filled.
 
-    Clusters to be split are drawn with probability in proportion to their size less 1. One that has
-    nothing to share, for all its vectors are equal, is not drawn again, and with each attempt more
-    are drawn at once.
+    Clusters to split are drawn with probability proportional to their size minus 1. A cluster that
+    cannot be split because all its vectors are equal is not drawn again, and each attempt draws
+    more clusters at once.
     """
     size_K, labels_n = sums_KP[:, vectors.D].round().cpu().numpy(), labels_n.clone()
     empty_E = np.flatnonzero(size_K == 0)
     splittable_K, wanted, repaired = size_K > 1, len(empty_E), 0
     while len(empty_E) and splittable_K.any():
         key = next(keys)
-        split_M = _drawn(np.where(splittable_K, size_K - 1, 0), wanted, key)
-        upper_MP, half_n = _shared_out(vectors, labels_n, sums_KP, split_M, key)
+        split_M = _weighted_draw(np.where(splittable_K, size_K - 1, 0), wanted, key)
+        upper_MP, half_n = _split_clusters(vectors, labels_n, sums_KP, split_M, key)
         moved_M = upper_MP[:, vectors.D].round().cpu().numpy()
         splittable_K[split_M] = shares_M = (moved_M > 0) & (moved_M < size_K[split_M])
         chosen_F = np.flatnonzero(shares_M)[: len(empty_E)]
@@ -230,8 +231,8 @@ def _repair(vectors: VectorBlocks, labels_n: Tensor, sums_KP: Tensor, keys: Iter
     return repaired
 
 
-def _drawn(weight_K: NDArray[np.float64], most: int, key: Key) -> NDArray[np.int64]:
-    """At most so many distinct clusters, one after the other in proportion to their weights.
+def _weighted_draw(weight_K: NDArray[np.float64], most: int, key: Key) -> NDArray[np.int64]:
+    """Up to `most` distinct clusters, drawn one after the other in proportion to their weights.
 
     The order is that of exponential times with these rates (Efraimidis and Spirakis 2006).
     """
@@ -240,16 +241,16 @@ def _drawn(weight_K: NDArray[np.float64], most: int, key: Key) -> NDArray[np.int
     return cluster_M[np.argsort(time_M, kind="stable")[:most]]
 
 
-def _shared_out(
+def _split_clusters(
     vectors: VectorBlocks, labels_n: Tensor, sums_KP: Tensor, split_M: NDArray[np.int64], key: Key
 ) -> tuple[Tensor, Tensor]:
-    """Share out clusters between two copies of their centroids, c + e and c - e.
+    """Divide each cluster between two copies of its centroid, c + e and c - e.
 
-    e is a random direction; however small it is, x is nearer to c + e where (x - c) . e > 0.
+    e is a random direction; however small it is, x is nearer to c + e if (x - c) . e > 0.
 
     Returns:
-        The sums of what is nearer to c + e, (M, P), and which of the M clusters' c + e each of this
-        process's vectors is nearer to, (n,), or -1.
+        The sums of the vectors nearer to c + e, (M, P), and for each of this process's vectors the
+        cluster (of the M) whose c + e it is nearer to, or -1, (n,).
     """
     D, split = vectors.D, torch.from_numpy(split_M).to(labels_n.device)
     e_MD = torch.from_numpy(uniform(key, split_M, 1 + D)[:, 1:] - 0.5).to(labels_n.device)
@@ -272,7 +273,7 @@ def _move(
     labels_n: Tensor, half_n: Tensor, chosen_F: NDArray[np.int64], to_F: NDArray[np.int64], M: int
 ) -> None:
     """Give the halves of the chosen clusters their new labels."""
-    to_M = labels_n.new_full((M + 1,), -1)  # the last is what -1 looks up
+    to_M = labels_n.new_full((M + 1,), -1)  # index -1 finds the last entry
     to_M[chosen_F] = torch.from_numpy(to_F).to(labels_n.device)
     new_n = to_M[half_n]
     labels_n.copy_(torch.where(new_n >= 0, new_n, labels_n))
@@ -281,20 +282,20 @@ def _move(
 # --- starts
 
 
-def _random(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
-    """k rows of the N."""
+def _random_rows(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
+    """k random rows of the N."""
     return permutation(key, vectors.N)[:k]
 
 
-def _plus_plus(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
-    """k rows, each drawn in proportion to its squared distance from the nearest of those before.
+def _plus_plus_rows(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
+    """k rows, each drawn in proportion to its squared distance to the nearest row drawn before.
 
-    Many candidates are drawn at once, by the distances before any of them, and each is accepted
-    with the ratio of its distance by now: the same distribution, in few passes over the vectors.
+    Many candidates are drawn at once by the current distances, and each is accepted with
+    probability updated distance / distance when drawn: the same distribution, in fewer passes.
     """
     chosen = [int(uniform(key, np.array([0]), 1)[0, 0] * vectors.N)]
     far_n = torch.full((vectors.n,), torch.inf, dtype=torch.float64, device=vectors.device)
-    _come_nearer(far_n, vectors, chosen)
+    _update_distances(far_n, vectors, chosen)
     drawn = 1
     while len(chosen) < k:
         B = min(len(chosen), 2 * (k - len(chosen)), _CANDIDATES)
@@ -302,18 +303,18 @@ def _plus_plus(vectors: VectorBlocks, k: int, key: Key) -> NDArray[np.int64]:
         row_B, far_B = _candidates(far_n, vectors, numbers_B2[:, 0])
         if not far_B[0]:  # all vectors coincide with chosen ones
             return np.append(chosen, np.setdiff1d(np.arange(vectors.N), chosen))[:k]
-        accepted = _accepted(vectors.exact(row_B).cpu(), far_B, numbers_B2[:, 1])
+        accepted = _accepted_candidates(vectors.exact(row_B).cpu(), far_B, numbers_B2[:, 1])
         chosen += row_B[accepted][: k - len(chosen)].tolist()
-        _come_nearer(far_n, vectors, row_B[accepted])
+        _update_distances(far_n, vectors, row_B[accepted])
     return np.array(chosen)
 
 
 def _candidates(
     far_n: Tensor, vectors: VectorBlocks, u_B: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows of the N where u_B (0 to 1) of the sum of all distances is reached, and their distance.
+    """Rows of the N at which the share u_B (0 to 1) of the summed distances is reached.
 
-    Where all distances are 0, so is that of each candidate.
+    Also their distances, which are all 0 if every distance is 0.
     """
     upto_n = far_n.cumsum(0)
     own = upto_n[-1:] if vectors.n else far_n.new_zeros(1)
@@ -333,10 +334,10 @@ def _candidates(
     return row_B.round().astype(np.int64), far_B
 
 
-def _accepted(
+def _accepted_candidates(
     x_BD: Tensor, far_B: NDArray[np.float64], u_B: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Which candidates are taken, in order, when u_B (0 to 1) decides."""
+    """Indices of the accepted candidates, in order; u_B (0 to 1) decides."""
     between_BB, now_B, accepted = _squared_distances(x_BD, x_BD).numpy(), far_B.copy(), []
     for b in range(len(far_B)):
         if u_B[b] * far_B[b] < now_B[b]:
@@ -345,8 +346,8 @@ def _accepted(
     return np.array(accepted)
 
 
-def _come_nearer(far_n: Tensor, vectors: VectorBlocks, rows: Any) -> None:
-    """Squared distances of this process's vectors from the nearest chosen row, with more rows."""
+def _update_distances(far_n: Tensor, vectors: VectorBlocks, rows: Any) -> None:
+    """Lower the squared distances of this process's vectors to the nearest chosen row, in place."""
     c_KD = vectors.exact(np.asarray(rows))
     for part in vectors.blocks(len(c_KD)):
         x_RD = vectors.block(part)[:, : vectors.D].double()
@@ -354,10 +355,10 @@ def _come_nearer(far_n: Tensor, vectors: VectorBlocks, rows: Any) -> None:
 
 
 def _squared_distances(x_RD: Tensor, c_KD: Tensor) -> Tensor:
-    """(R, K) float64; 0 where rounding would be all there is."""
+    """(R, K) float64; 0 where the value would be mere rounding error."""
     scale_RK = x_RD.square().sum(1)[:, None] + c_KD.square().sum(1)
     far_RK = torch.addmm(scale_RK, x_RD, c_KD.T, alpha=-2)
     return torch.where(far_RK > 1e-13 * scale_RK, far_RK, 0)
 
 
-_STARTS = {"random": _random, "k-means++": _plus_plus}
+_STARTS = {"random": _random_rows, "k-means++": _plus_plus_rows}

@@ -1,4 +1,4 @@
-"""Means in float64 of many vectors, a block at a time: no whole copy of them is made.
+"""Means in float64 of many vectors, block by block, without copying all of them.
 
 Shapes:  N vectors, D their size; K labels.
 """
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_BLOCK = 2**20  # numbers of vectors at once
+_BLOCK = 2**20  # numbers per block
 
 
 def blocks(x_ND: Tensor) -> Iterator[slice]:
-    """Rows, about 8 MB of float64 at a time."""
+    """Slices of rows, about 8 MB each in float64."""
     step = max(1, _BLOCK // x_ND.shape[1])
     return (slice(start, start + step) for start in range(0, len(x_ND), step))
 
@@ -23,7 +23,7 @@ def mean(x_ND: Tensor) -> Tensor:
 
 
 def means(x_ND: Tensor, label_N: Tensor) -> Tensor:
-    """The mean of each label's vectors, (K, D) float64; labels are 0 .. K-1, without gaps."""
+    """The mean vector of each label, (K, D) float64; labels are 0 .. K-1, without gaps."""
     size_K1 = torch.bincount(label_N)[:, None]
     sums_KD = torch.zeros(len(size_K1), x_ND.shape[1], dtype=torch.float64)
     for part in blocks(x_ND):
@@ -32,6 +32,6 @@ def means(x_ND: Tensor, label_N: Tensor) -> Tensor:
 
 
 def mean_squared_distance(x_ND: Tensor, label_N: Tensor, c_KD: Tensor) -> float:
-    """1/N sum_n |x_n - c_label(n)|^2, of float64 centroids."""
+    """1/N sum_n |x_n - c_label(n)|^2, for float64 centroids."""
     squared = ((x_ND[part].double() - c_KD[label_N[part]]).square().sum() for part in blocks(x_ND))
     return float(sum(squared, torch.zeros((), dtype=torch.float64))) / len(x_ND)

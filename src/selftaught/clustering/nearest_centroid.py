@@ -1,12 +1,12 @@
-"""The vectors that k-means clusters, a block at a time, and the nearest centroid of each.
+"""The vectors that k-means clusters, block by block, and the nearest centroid of each.
 
-One product a block, in the vectors' own type, proposes; where two centroids come too close for its
-rounding, float64 decides, and ties go to the lower index. So a label depends neither on blocks and
-threads nor on the device and the number of processes.
+One product per block, in the vectors' own type, proposes a centroid; if two are too close for its
+rounding error, float64 decides, and ties go to the lower index. So a label depends neither on
+blocks and threads nor on the device and the number of processes.
 
-Shapes:  N vectors on all processes, n on this one, R in a block, U of them unsure; D their size;
-         K centroids in G groups of L. P is D + 2 rounded up to a multiple of 4: behind a vector
-         stand 1, |x| and zeros, behind a centroid -|c|^2 / 2 and zeros, so that their product
+Shapes:  N vectors on all processes, n on this one, R in a block, U of them undecided; D their size;
+         K centroids in G groups of L. P is D + 2 rounded up to a multiple of 4: vectors are
+         followed by 1, |x| and zeros, centroids by -|c|^2 / 2 and zeros, so that their product
          x.c - |c|^2 / 2 is largest where |x - c| is least.
 """
 
@@ -22,20 +22,20 @@ from torch import Tensor
 from selftaught.errors import UserError
 from selftaught.foundation.distributed import all_reduce_mean_, rank, world
 
-_HELD = 2**31  # bytes of centred vectors that are kept; what takes more is read again and again
-_LONGEST = 1e-3  # square of a length, as a share of the largest number
-_GROUPED, _L = 512, 64  # from so many centroids on, maxima of groups of so many are taken first
+_HELD = 2**31  # bytes: up to here, all centred vectors stay on the device, else they are read again
+_LONGEST = 1e-3  # limit of a squared length, as a share of the largest number
+_GROUPED, _L = 512, 64  # from 512 centroids on, take the maximum of each group of 64 first
 
 
 class VectorBlocks:
-    """Vectors as k-means sees them: centred on about their mean, for products lose bits otherwise.
+    """The vectors of k-means, centred near their mean because products would lose bits otherwise.
 
     The origin has few digits, so that x - origin is exact for nearly all x.
 
     Args:
-        x_ND: All vectors, the same on every process; each works on a stretch of its own.
-        device: Where the work is done; a block at a time is moved there.
-        spherical: Whether vectors are scaled to length 1 (zeros stay zeros).
+        x_ND: All vectors, the same on every process; each works on its own range of rows.
+        device: Device of the computation; blocks are moved there one at a time.
+        spherical: Whether to scale vectors to length 1 (zeros stay zeros).
 
     Raises:
         UserError: A value is not finite, or too large to be squared.
@@ -60,7 +60,7 @@ class VectorBlocks:
             self._held_nP = held_nP
 
     def blocks(self, k: int = 0) -> Iterator[slice]:
-        """This process's rows 0 .. n-1 in parts that fit caches, with their products with k."""
+        """Slices of this process's rows 0 .. n-1 that fit caches, with their products with k."""
         if self.device.type == "cpu":
             R = min(2048, max(1024, 2**20 // k)) if k else max(32, 2**16 // self.D)
         else:
@@ -68,7 +68,7 @@ class VectorBlocks:
         return (slice(start, min(start + R, self.n)) for start in range(0, self.n, R))
 
     def block(self, rows: slice) -> Tensor:
-        """Some of this process's vectors with 1 and |x| behind, (R, P), in their own type."""
+        """Some of this process's vectors, followed by 1 and |x|, (R, P), in their own type."""
         if self._held_nP is not None:
             return self._held_nP[rows]
         start = self.own.start
@@ -79,16 +79,16 @@ class VectorBlocks:
         return x_RP
 
     def exact(self, rows: slice | NDArray[np.int64]) -> Tensor:
-        """Any of all N vectors as they came, less the origin, (R, D) float64."""
+        """Any of all N vectors in full precision, minus the origin, (R, D) float64."""
         if isinstance(self.x_ND, Tensor):
             part = self.x_ND[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
         else:
-            part = torch.from_numpy(np.array(self.x_ND[rows]))  # a copy: a map may be read only
+            part = torch.from_numpy(np.array(self.x_ND[rows]))  # a copy: maps may be read-only
         x_RD = part.to(self.device).to(torch.float64, copy=True)
         return (unit_rows(x_RD) if self.spherical else x_RD).sub_(self.origin_D)
 
     def _about_mean(self) -> Tensor:
-        """The mean with about 6 bits more than the spread needs, or all of them without spread."""
+        """The mean, rounded to 6 bits below the spread, or exact if there is no spread."""
         sums_2D, longest = self.origin_D.new_zeros(2, self.D), 0.0
         for rows in self.blocks():
             x_RD = self.exact(slice(self.own.start + rows.start, self.own.start + rows.stop))
@@ -97,11 +97,11 @@ class VectorBlocks:
             longest = max(longest, x_RD.sum(1).max().item())
         sum_([sums_2D])
         if not sums_2D.isfinite().all():
-            raise UserError("some vectors are not finite", "leave those rows out")
+            raise UserError("some vectors are not finite", "remove those rows")
         if longest > _LONGEST * torch.finfo(self.dtype).max:
             raise UserError(
-                f"vectors as long as {longest**0.5:.1e}, whose squares leave the range of numbers",
-                "divide all of them by that",
+                f"some vectors are too long ({longest**0.5:.1e}) for their squares to be computed",
+                "divide all vectors by this length",
             )
         mean_D, square_D = sums_2D / self.N
         std_D = (square_D - mean_D.square()).clamp(min=0).sqrt()
@@ -113,8 +113,8 @@ class Nearest:
     """Finds the nearest of some centroids, block by block.
 
     Args:
-        vectors: What will be asked for.
-        c_KD: The centroids less the origin, float64.
+        vectors: The vectors, whose blocks are the queries.
+        c_KD: The centroids minus the origin, float64.
     """
 
     def __init__(self, vectors: VectorBlocks, c_KD: Tensor) -> None:
@@ -132,19 +132,19 @@ class Nearest:
 
         Args:
             x_RP: A block of vectors.
-            first: Which of all N its first is, where vectors shall be read again in full precision
-                if x_RP, which is rounded to their own type, cannot decide.
+            first: The row of its first vector among all N, to read undecided vectors again in full
+                precision; None: decide from x_RP, which is rounded to the vectors' own type.
         """
-        label_R, unsure_U = self._proposed(x_RP)
-        if len(unsure_U):
-            x_UD = x_RP[unsure_U, : self.D].double()
+        label_R, undecided_U = self._proposals(x_RP)
+        if len(undecided_U):
+            x_UD = x_RP[undecided_U, : self.D].double()
             if first is not None:
-                x_UD = self.vectors.exact(first + unsure_U.cpu().numpy())
-            label_R[unsure_U] = self._decided(x_UD)
+                x_UD = self.vectors.exact(first + undecided_U.cpu().numpy())
+            label_R[undecided_U] = self._decisions(x_UD)
         return label_R
 
-    def _proposed(self, x_RP: Tensor) -> tuple[Tensor, Tensor]:
-        """The index of the largest score, (R,), and the rows where rounding may have chosen it."""
+    def _proposals(self, x_RP: Tensor) -> tuple[Tensor, Tensor]:
+        """The index of the largest score, (R,), and the rows that are within rounding error."""
         R, K = len(x_RP), len(self.c_KP)
         torch.mm(x_RP, self.c_KP.T, out=self.scores[:R, :K])
         margin_R = 4 * self._error(x_RP[:, self.D + 1], self.radius)
@@ -157,8 +157,8 @@ class Nearest:
         place_R, also_R = _largest(own_RL, margin_R)
         return group_R * _L + place_R, (several_R | also_R).nonzero()[:, 0]
 
-    def _decided(self, x_UD: Tensor) -> Tensor:
-        """The first of those that are nearest as far as float64 can tell."""
+    def _decisions(self, x_UD: Tensor) -> Tensor:
+        """The first of the centroids that are nearest within float64 precision."""
         scores_UK = torch.addmm(-self.half_K, x_UD, self.c_KD.T)
         length_U1 = torch.linalg.vector_norm(x_UD, dim=1, keepdim=True)
         error_UK = 2 * self._error(length_U1, self.length_K)
@@ -167,15 +167,15 @@ class Nearest:
         return torch.where(tied_UK, index_K, len(index_K)).amin(1)
 
     def _error(self, length: Tensor, c_length: float | Tensor) -> Tensor:
-        """More than rounding does to the scores of vectors and centroids of these lengths."""
+        """A bound on the rounding error of the scores of vectors and centroids of these lengths."""
         unit_roundoff = torch.finfo(length.dtype).eps / 2
         return (2 * math.sqrt(self.D) + 4) * unit_roundoff * c_length * (length + c_length / 2)
 
 
 def _largest(scores_RK: Tensor, margin_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the largest, (R,), and where several are within the margin; scores are overwritten.
+    """Index of the largest, (R,), and whether several are within the margin; overwrites the scores.
 
-    Each that is within it counts K and its index, so that only one alone sums to less than 2K.
+    Each score within the margin counts K plus its index, so only a single one sums to less than 2K.
     """
     K = scores_RK.shape[1]
     number_K = torch.arange(K, 2 * K, device=scores_RK.device).to(scores_RK.dtype)

@@ -1,7 +1,7 @@
-"""What an epoch is drawn from when images have clusters: against trivial parametrisation.
+"""Sampling the images of an epoch by cluster, against trivial parametrisation.
 
-Where most images lie in a few clusters, a network that predicts these for all is nearly right, and
-ignores its input. Caron et al. (ECCV 2018, section 3.3) sample uniformly over the clusters.
+If most images are in a few clusters, a network that ignores its input and always predicts these is
+nearly right. Caron et al. (ECCV 2018, section 3.3) sample uniformly over the clusters.
 
 Shapes:  N images; S clusters in use; M = N // S + 1 draws of each.
 """
@@ -19,7 +19,7 @@ from selftaught.foundation.rng import Key, permutation, uniform
 def uniform_over_clusters(labels_N: NDArray[np.int64], key: Key) -> NDArray[np.int64]:
     """N rows, equally many from each cluster in use, in random order.
 
-    Of each cluster M, without repetition where it has more than M; shuffled, and the first N.
+    M of each cluster, without repetition if it has more than M; shuffled, then the first N.
     """
     N = len(labels_N)
     shuffled_N = permutation(key, N)
@@ -35,19 +35,19 @@ def uniform_over_clusters(labels_N: NDArray[np.int64], key: Key) -> NDArray[np.i
     return rows_N
 
 
-def as_released(labels_N: NDArray[np.int64], key: Key) -> NDArray[np.int64]:
-    """The same rows, taken for positions in the order of the clusters, as the released code does.
+def released_code_rows(labels_N: NDArray[np.int64], key: Key) -> NDArray[np.int64]:
+    """The same rows, read as positions in the order of the clusters, as in the released code.
 
-    So its draw follows the data: a cluster comes about as often as it has images, unless the images
-    lie in the order of their clusters.
+    So the draw follows the data: each cluster is drawn about as often as it has images, unless the
+    images are in the order of their clusters.
     """
     return np.argsort(labels_N, kind="stable")[uniform_over_clusters(labels_N, key)]
 
 
 def weights(labels_N: Tensor, k: int) -> Tensor:
-    """What the loss of an image of each cluster counts, where every image is drawn once, (k,).
+    """Weight of an image's loss by its cluster, when every image is drawn once, (k,).
 
-    N / (S size): each cluster in use weighs the same, and the mean over all images is 1. The
+    N / (S size): all clusters in use have the same total, and the mean over all images is 1. The
     paper's equivalent of uniform sampling (section 3.3).
     """
     sizes_k = torch.bincount(labels_N, minlength=k)

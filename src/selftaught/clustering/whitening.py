@@ -1,4 +1,4 @@
-"""PCA with whitening, then unit length: what DeepCluster does to features before k-means.
+"""PCA with whitening, then unit length: DeepCluster's preprocessing of features before k-means.
 
 Caron, Bojanowski, Joulin, Douze, "Deep clustering for unsupervised learning of visual features",
 ECCV 2018, section 3.3: "PCA-reduced to 256 dimensions, whitened and l2-normalized". The covariance
@@ -20,21 +20,21 @@ from selftaught.errors import FileError, UserError
 from selftaught.foundation.distributed import broadcast_, rank, world
 
 _BLOCK = 2**22  # numbers in a block: 32 MiB in float64
-_ZERO = 4  # roundings of the largest mean: a standard deviation below is nothing but rounding
-_EPS = 1e-6  # rows shorter than this lie at the mean, and stay short
+_ZERO = 4  # a standard deviation below this many roundings of the largest mean is mere rounding
+_EPS = 1e-6  # rows shorter than this are at the mean, and stay short
 _TIE = 1 - 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """x to unit(W (x - mean)): all kept directions have variance 1, then each row has length 1.
+    """Maps x to unit(W (x - mean)): P directions with variance 1, then each row has length 1.
 
     Attributes:
         mean_D: float64.
         components_PD: Eigenvectors of the covariance, the largest eigenvalue first; the first of
             the largest entries of each is positive. float64.
-        variances_P: Their eigenvalues (with N - 1 in the denominator), none of them below `floor`
-            times the largest; all 0 where all rows are equal. float64.
+        variances_P: Their eigenvalues (with N - 1 in the denominator), none below `floor` times the
+            largest; all 0 if all rows are equal. float64.
     """
 
     mean_D: Tensor
@@ -45,41 +45,39 @@ class Whitening:
     def fit(
         x_ND: Any, size: int = 256, floor: float = 1e-5, *, device: str | torch.device = "cpu"
     ) -> "Whitening":
-        """The whitening of these rows.
+        """Fit the whitening to these rows.
 
-        Over several processes each calls with the same x, sums up its own stretch of the rows, and
-        gets the same bits; they are one process's to rounding.
+        With several processes, each calls this with the same x, sums its own range of rows, and
+        gets the same bits; they equal those of one process up to rounding.
 
         Args:
             x_ND: A tensor, an array or a memory map of float16, float32 or float64.
-            size: P at most.
-            floor: Smaller eigenvalues, as a share of the largest, are raised to it: what is hardly
-                more than rounding is not blown up.
-            device: Where it is summed up.
+            size: Maximum of P.
+            floor: Smaller eigenvalues, as a share of the largest, are raised to this value, so that
+                rounding errors are not amplified.
+            device: Device of the sums.
 
         Raises:
             UserError: There are no rows, values are not finite, or the size is below 1.
         """
         if x_ND.ndim != 2 or 0 in x_ND.shape or size < 1:
-            found = f"vectors of shape {tuple(x_ND.shape)}, whitened to {size}"
-            raise UserError(found, "give one row a vector, (N, D), and a size of 1 or more")
+            what = f"vectors of shape {tuple(x_ND.shape)} cannot be whitened to {size} dimensions"
+            raise UserError(what, "pass one row per vector, (N, D), and a size of 1 or more")
         N, D = x_ND.shape
-        mean_D = _summed(x_ND, lambda x_nD: x_nD.sum(0), device) / N
+        mean_D = _block_sum(x_ND, lambda x_nD: x_nD.sum(0), device) / N
 
         def scatter(x_nD: Tensor) -> Tensor:
             centred_nD = x_nD - mean_D
             scatter_DD: Tensor = centred_nD.T @ centred_nD
             return scatter_DD
 
-        scatter_DD = _summed(x_ND, scatter, device)
+        scatter_DD = _block_sum(x_ND, scatter, device)
         if not torch.isfinite(scatter_DD).all():
-            raise UserError(
-                "the vectors to whiten hold values that are not finite", "choose other weights"
-            )
+            raise UserError("some vectors to whiten are not finite", "use other weights")
         P = max(1, min(size, D, N - 1))
         variances_D, vectors_DD = torch.linalg.eigh(scatter_DD / max(1, N - 1))  # ascending
         variances_P = variances_D.flip(0)[:P]
-        components_PD = _with_signs(vectors_DD.T.flip(0)[:P])
+        components_PD = _fix_signs(vectors_DD.T.flip(0)[:P])
         largest = variances_P[0].clamp_min(0)
         dtype = _block(x_ND, 0, 0).dtype
         rounding = _ZERO * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
@@ -94,11 +92,11 @@ class Whitening:
     def __call__(self, x_ND: Any, *, device: str | torch.device = "cpu") -> Tensor:
         """Unit rows (N, P), float32 (float64 stays) on the CPU; a row at the mean becomes 0.
 
-        No process waits for another here: each computes all rows that it gives.
+        Processes do not wait for each other here: each computes all rows of its x.
         """
         if x_ND.ndim != 2 or x_ND.shape[1] != len(self.mean_D):
-            found = f"vectors of shape {tuple(x_ND.shape)}"
-            raise UserError(found, f"give rows of {len(self.mean_D)} numbers, as it was fitted to")
+            what = f"the vectors have shape {tuple(x_ND.shape)}, not that of the whitening"
+            raise UserError(what, f"pass rows of {len(self.mean_D)} numbers")
         dtype = torch.float64 if _block(x_ND, 0, 0).dtype == torch.float64 else torch.float32
         out_NP = torch.empty(len(x_ND), len(self.variances_P), dtype=dtype)
         scale_P1 = torch.where(self.variances_P > 0, self.variances_P.rsqrt(), 0)[:, None]
@@ -110,7 +108,7 @@ class Whitening:
         return out_NP
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its state by name, to be saved."""
+        """The state by name, for saving."""
         return {
             "mean": self.mean_D,
             "components": self.components_PD,
@@ -119,7 +117,7 @@ class Whitening:
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor]) -> "Whitening":
-        """What `tensors` gave.
+        """The whitening with a state from `tensors`.
 
         Raises:
             FileError: A tensor is missing, or they do not fit together.
@@ -130,11 +128,11 @@ class Whitening:
         if (mean_D.ndim, variances_P.ndim, fit) != (1, 1, True) or not mean_D.numel():
             raise FileError("the whitening's tensors do not fit together", "restore the file")
         if not all(t.dtype == torch.float64 and torch.isfinite(t).all() for t in state):
-            raise FileError("the whitening's tensors hold wrong values", "restore the file")
+            raise FileError("the whitening's tensors hold invalid values", "restore the file")
         return Whitening(*state)
 
 
-def _summed(x_ND: Any, part: Callable[[Tensor], Tensor], device: str | torch.device) -> Tensor:
+def _block_sum(x_ND: Any, part: Callable[[Tensor], Tensor], device: str | torch.device) -> Tensor:
     """The sum of `part` over all blocks of all processes, in float64."""
     N = len(x_ND)
     n = -(-N // world())
@@ -149,7 +147,7 @@ def _summed(x_ND: Any, part: Callable[[Tensor], Tensor], device: str | torch.dev
 def _blocks(
     x_ND: Any, start: int, stop: int, device: str | torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """Rows start .. stop - 1 in float64, with the number of each block's first."""
+    """Blocks of the rows start .. stop - 1 in float64, each with the number of its first row."""
     n = max(1, _BLOCK // x_ND.shape[1])
     for first in range(start, stop, n):
         yield first, _block(x_ND, first, min(first + n, stop)).to(device, torch.float64)
@@ -161,10 +159,10 @@ def _block(x_ND: Any, start: int, stop: int) -> Tensor:
     return torch.from_numpy(np.array(x_ND[start:stop]))  # a copy: memory maps may be read-only
 
 
-def _with_signs(vectors_PD: Tensor) -> Tensor:
-    """Eigenvectors have no sign of their own: the first of the largest entries becomes positive.
+def _fix_signs(vectors_PD: Tensor) -> Tensor:
+    """Eigenvectors with a defined sign: the first of the largest entries is positive.
 
-    Those within a millionth of the largest count as equal, or rounding would choose among them.
+    Entries within a millionth of the largest count as equal, so that rounding does not matter.
     """
     size_PD = vectors_PD.abs()
     first_P1 = (size_PD >= _TIE * size_PD.amax(1, keepdim=True)).int().argmax(1, keepdim=True)

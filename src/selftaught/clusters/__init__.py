@@ -1,1 +1,1 @@
-"""Clusters as a product: kept, named, matched, given to new images; what stands out from them."""
+"""Saved clusters: fitting, naming, matching, assigning new images; outliers and near-duplicates."""

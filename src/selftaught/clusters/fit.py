@@ -1,6 +1,6 @@
-"""From vectors to clusters: projected, grouped, and everything told of each image.
+"""Fit clusters to vectors, and tabulate the cluster of each image.
 
-Shapes:  N vectors, D their size; P of projected ones; K clusters; B vectors kept.
+Shapes:  N vectors, D their size; P of projected ones; K clusters; B vectors stored.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from selftaught.clustering.choose_k import Choice, Point, choose_k
 from selftaught.clustering.kmeans import kmeans
-from selftaught.clustering.max_margin import check_many, max_margin
+from selftaught.clustering.max_margin import check_vector_count, max_margin
 from selftaught.clustering.means import means
 from selftaught.clustering.power_iteration import power_iteration
 from selftaught.clustering.whitening import Whitening
-from selftaught.clusters.clusters import Assigned, Clusters, projected
+from selftaught.clusters.clusters import Assignment, Clusters, unit_projection
 from selftaught.foundation.rng import Key, permutation
 from selftaught.vectors.vectors import Vectors
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ITERATIONS, _STARTS = 100, 3
-_KEPT = 2**23  # numbers of the vectors that are kept
-_BALANCE = 0.1  # of max-margin: how far sizes may differ, as a share of all
+_STORED = 2**23  # numbers in the stored vectors
+_BALANCE = 0.1  # of max-margin: how far sizes may differ, as a share of all images
 
 
 @dataclass(frozen=True, eq=False)
-class Grouping:
-    """A clustering of images and what is told of it.
+class ClusteredImages:
+    """Images and their clusters.
 
     Attributes:
-        vectors: What was clustered.
-        clusters: The clusters, to be kept, the largest first.
+        vectors: The vectors that were clustered.
+        clusters: The clusters, the largest first.
         assigned: Each image's cluster by the algorithm, and its distances.
-        names: Names by id, where clusters have one.
-        notes: What people should know, a sentence each.
-        choice: Why there are so many, where the number was to be chosen.
+        names: Names by id, for clusters that have one.
+        notes: Remarks for the user, one sentence each.
+        choice: Why there are this many clusters, if the number was chosen automatically.
     """
 
     vectors: Vectors
     clusters: Clusters
-    assigned: Assigned
+    assigned: Assignment
     names: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     choice: Choice | None = None
@@ -55,20 +55,22 @@ class Grouping:
         """Images in each cluster, in the order of `clusters.ids_K`."""
         return self.clusters.counts(self.assigned.cluster_N)
 
-    def under(self, ids_K: NDArray[np.int64], names: Mapping[int, str], note: str) -> "Grouping":
-        """The same groups under other ids and names."""
+    def with_ids(
+        self, ids_K: NDArray[np.int64], names: Mapping[int, str], note: str
+    ) -> "ClusteredImages":
+        """The same clusters with other ids and names, and one more note."""
         order_K = self.clusters.ids_K.argsort()
         place_N = order_K[self.clusters.ids_K[order_K].searchsorted(self.assigned.cluster_N)]
         return replace(
             self,
-            clusters=self.clusters.renamed(ids_K),
+            clusters=self.clusters.with_ids(ids_K),
             assigned=replace(self.assigned, cluster_N=ids_K[place_N]),
             names=names,
             notes=(*self.notes, note),
         )
 
 
-def group(
+def cluster_vectors(
     vectors: Vectors,
     k: int | None,
     *,
@@ -79,29 +81,29 @@ def group(
     space: str = "unit",
     seed: int = 0,
     device: str = "cpu",
-) -> Grouping:
+) -> ClusteredImages:
     """Cluster vectors.
 
     Args:
-        vectors: Of images.
-        k: How many clusters; None: as many as the vectors suggest, or the algorithm finds.
+        vectors: The images' vectors.
+        k: Number of clusters; None: as many as the vectors suggest, or the algorithm finds.
         by: The algorithm, one of `ALGORITHMS`.
-        run: Where the encoder was found.
-        data: What the images, or their vectors, came from.
-        table: The table that the vectors came from, if they did.
-        space: "unit", where vectors are made equally long, or "whitened", PCA to 256 numbers of
-            equal variance before that (DeepCluster's).
-        seed: Of all that is random.
-        device: Where k-means works.
+        run: Location of the encoder.
+        data: Source of the images, or of their vectors.
+        table: The table of vectors, if they were read from one.
+        space: "unit" (vectors are normalised) or "whitened" (before that, PCA to 256 numbers of
+            equal variance, as in DeepCluster).
+        seed: Random seed.
+        device: Device for k-means.
 
     Raises:
         UserError: There are fewer vectors than clusters, or too many for the algorithm.
     """
     check_cluster_input(by, len(vectors))
     whitening = Whitening.fit(vectors.x_ND, device=device) if space == "whitened" else None
-    y_NP = projected(vectors.x_ND, whitening)
+    y_NP = unit_projection(vectors.x_ND, whitening)
     choice = choose_k(y_NP, seed=seed) if k is None and by not in FINDS_K else None
-    label_N = _by_size(ALGORITHMS[by](y_NP, k or (choice.k if choice else 0), seed, device))
+    label_N = _largest_first(ALGORITHMS[by](y_NP, k or (choice.k if choice else 0), seed, device))
     centroids_KP = means(y_NP, label_N).float()
     facts = {"by": by, "space": space, "k": len(centroids_KP), "images": len(vectors)}
     facts |= {"seed": seed, "data": data, "vectors": table}
@@ -112,43 +114,43 @@ def group(
         np.arange(len(centroids_KP)),
         vectors.encoder,
         run,
-        _reference(vectors.x_ND, seed),
+        _reference_vectors(vectors.x_ND, seed),
         facts,
     )
     assigned = clusters.assign(vectors.x_ND, own_N=label_N.numpy())
-    return Grouping(vectors, clusters, assigned, notes=_notes(by, choice), choice=choice)
+    return ClusteredImages(vectors, clusters, assigned, notes=_notes(by, choice), choice=choice)
 
 
-def regrouped(
+def restored_clusters(
     vectors: Vectors, clusters: Clusters, own_N: NDArray[np.int64], **names: Any
-) -> Grouping:
-    """A grouping from what was kept of it.
+) -> ClusteredImages:
+    """The clustered images, restored from saved clusters.
 
     Args:
-        vectors: Of the images that were clustered.
+        vectors: Vectors of the images that were clustered.
         clusters: Their clusters.
         own_N: The place 0 .. K-1 of each image's cluster.
-        names: `names` of a Grouping.
+        names: `names` of `ClusteredImages`.
     """
-    kept = clusters.facts.get("choice")
-    choice = kept and Choice(**{**kept, "points": tuple(Point(**p) for p in kept["points"])})
+    saved = clusters.facts.get("choice")
+    choice = saved and Choice(**{**saved, "points": tuple(Point(**p) for p in saved["points"])})
     assigned = clusters.assign(vectors.x_ND, own_N=own_N)
     notes = _notes(str(clusters.facts.get("by")), choice)
-    return Grouping(vectors, clusters, assigned, notes=notes, choice=choice, **names)
+    return ClusteredImages(vectors, clusters, assigned, notes=notes, choice=choice, **names)
 
 
 def check_cluster_input(by: str, N: int) -> None:
-    """Whether an algorithm takes so many vectors.
+    """Check that an algorithm can cluster N vectors.
 
     Raises:
-        UserError: It does not.
+        UserError: It cannot.
     """
     if by == "max-margin":
-        check_many(N)
+        check_vector_count(N)
 
 
 def _notes(by: str, choice: Choice | None) -> tuple[str, ...]:
-    """What people should know of how clusters came about."""
+    """Remarks for the user on how the clusters were made."""
     if by == "max-margin":
         return (f"The two clusters may differ by at most {100 * _BALANCE:g} % of the images.",)
     return () if choice is None else (choice.sentence,)
@@ -180,14 +182,14 @@ ALGORITHMS: Mapping[str, Callable[[Tensor, int, int, str], Tensor]] = {
     "power-iteration": _by_power_iteration,
     "max-margin": _by_max_margin,
 }
-"""From unit vectors, k, a seed and a device to a label each."""
+"""By name: from unit vectors, k, a seed and a device to one label per vector."""
 
 FINDS_K = frozenset({"power-iteration", "max-margin"})
-"""Those that need no k."""
+"""The algorithms that find k themselves."""
 
 
-def _by_size(label_N: Tensor) -> Tensor:
-    """Labels 0 .. K-1, the largest cluster first, none empty; equal ones by their first vector."""
+def _largest_first(label_N: Tensor) -> Tensor:
+    """Labels 0 .. K-1, the largest cluster first, none empty; ties by their first vector."""
     _, first_K, place_N, size_K = np.unique(
         label_N.numpy(), return_index=True, return_inverse=True, return_counts=True
     )
@@ -195,18 +197,18 @@ def _by_size(label_N: Tensor) -> Tensor:
     return torch.from_numpy(rank_K[place_N])
 
 
-def _reference(x_ND: NDArray[np.float32], seed: int) -> Tensor:
+def _reference_vectors(x_ND: NDArray[np.float32], seed: int) -> Tensor:
     """Some of the vectors, unit rows, (B, D) float16."""
-    B = max(1, _KEPT // x_ND.shape[1])
+    B = max(1, _STORED // x_ND.shape[1])
     rows_B = np.sort(permutation(Key(seed, "groups/reference"), len(x_ND))[:B])
     unit_BD = torch.nn.functional.normalize(torch.from_numpy(x_ND[rows_B]), dim=1)
     return unit_BD.half()
 
 
-def table_of(
-    vectors: Vectors, assigned: Assigned, names: Mapping[int, str], more: Mapping[str, Any]
+def assignments_table(
+    vectors: Vectors, assigned: Assignment, names: Mapping[int, str], more: Mapping[str, Any]
 ) -> "pa.Table":
-    """A line an image: row, path, label and name where there are such, cluster, distances, more."""
+    """One row per image: row, path, label and name if known, cluster, distances, more."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {"row": vectors.row_N, "path": list(vectors.paths)}

@@ -1,4 +1,4 @@
-"""Images laid out in folders, one a cluster: copies or links, never outside or over anything."""
+"""Images sorted into one folder per cluster, as copies or links; nothing is ever overwritten."""
 
 import os
 import shutil
@@ -7,14 +7,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
-from selftaught.errors import DataError, FileError, shown
-from selftaught.foundation.files import is_inside, new_folder
+from selftaught.errors import DataError, FileError, printable
+from selftaught.foundation.files import new_folder, path_inside
 from selftaught.foundation.outputs import check_new
 
 _LONGEST = 200  # bytes of a folder's name; file systems take 255
 
 
-def lay_out(
+def sort_into_folders(
     root: Path,
     paths: Sequence[str],
     folders: Sequence[str],
@@ -24,9 +24,9 @@ def lay_out(
     """Put each image into OUT/FOLDER/PATH, all of them or none.
 
     Args:
-        root: Where the images are; below it `paths` are found.
-        paths: A path an image.
-        folders: The name of its folder, of any characters.
+        root: The folder of the images, to which `paths` are relative.
+        paths: One path per image.
+        folders: The folder name of each image, of any characters.
         out: A folder that does not exist, or is empty.
         how: As copies, or as symbolic links.
 
@@ -38,17 +38,19 @@ def lay_out(
     check_new(out, option)
     try:
         with new_folder(out) as part:
-            for path, name in zip(paths, plain_names(folders), strict=True):
-                _put(is_inside(root, path), part / name / path, how)
+            for path, name in zip(paths, folder_names(folders), strict=True):
+                _copy_or_link(path_inside(root, path), part / name / path, how)
     except OSError:
-        check_new(out, option)  # whether another process has written there since
+        check_new(out, option)  # another process may have written there since
         raise
 
 
-def _put(source: Path, target: Path, how: Literal["copy", "link"]) -> None:
+def _copy_or_link(source: Path, target: Path, how: Literal["copy", "link"]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not source.is_file():
-        raise DataError(f"{shown(str(source))} is missing", "restore it, or lay no images out")
+        raise DataError(
+            f"{printable(str(source))} is missing", "restore it, or drop --copy-to and --link-to"
+        )
     if how == "link":
         target.symlink_to(source.resolve())
     else:
@@ -56,11 +58,11 @@ def _put(source: Path, target: Path, how: Literal["copy", "link"]) -> None:
 
 
 def check_folders(given: Mapping[str, Path | None], data: str) -> None:
-    """Whether images could be laid out, before any work.
+    """Check, before any work, that images can be sorted into these folders.
 
     Args:
-        given: A folder by the option that names it; None where it was not given.
-        data: What is read: images that are laid out below it would be found there the next time.
+        given: Folder by option; None if the option was not given.
+        data: The input: images sorted into a folder below it would be read again the next time.
 
     Raises:
         FileError: A folder exists, lies in another or in the images, or cannot be written.
@@ -68,23 +70,21 @@ def check_folders(given: Mapping[str, Path | None], data: str) -> None:
     folders = {option: folder for option, folder in given.items() if folder is not None}
     for option, folder in folders.items():
         check_new(folder, option)
-        if os.path.isdir(data) and _within(folder, data):
-            found = f"{option} {folder} lies in {data}, which is read"
-            raise FileError(found, "name a folder outside of it")
+        if os.path.isdir(data) and _is_within(folder, data):
+            found = f"{option} {folder} is inside the input folder {data}"
+            raise FileError(found, "choose a folder outside it")
     for (option, folder), (other, around) in permutations(folders.items(), 2):
-        if _within(folder, around):
-            found = (
-                f"{option} {folder} and {other} {around} are one folder, or one lies in the other"
-            )
-            raise FileError(found, "name two")
+        if _is_within(folder, around):
+            found = f"{option} {folder} and {other} {around} are the same folder or nested"
+            raise FileError(found, "choose two separate folders")
 
 
-def _within(path: str | Path, folder: str | Path) -> bool:
+def _is_within(path: str | Path, folder: str | Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def plain_names(folders: Sequence[str]) -> list[str]:
-    """Names that are folders on any system; different ones stay different."""
+def folder_names(folders: Sequence[str]) -> list[str]:
+    """Folder names that are valid on any system; different names stay different."""
     taken: dict[str, str] = {}
     used: set[str] = set()
     for name in dict.fromkeys(folders):

@@ -1,6 +1,6 @@
-"""Ids that stay the same from one clustering to the next, where most images stay together.
+"""Match a new clustering to an older one, so that clusters keep their ids and names.
 
-Shapes:  M images that both clusterings know; A ids of the old one, B of the new one.
+Shapes:  M images in both clusterings; A ids of the old one, B of the new one.
 """
 
 from collections import Counter
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ASSIGNMENTS = "assignments.parquet"
-"""Which image is in which cluster."""
+"""The file with the cluster of each image."""
 
 
 def matched_ids(
     old: Mapping[str, int], new: Mapping[str, int], ids_K: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], float]:
-    """The new clusters under the ids of those old ones that they share most images with.
+    """Give each new cluster the id of the old one with which it shares most images.
 
     Pairs are chosen so that as many images as possible keep their id (the Hungarian method); pairs
-    without a common image do not count. Clusters that are left get ids after all of the old ones'.
+    without a common image do not count. The remaining clusters get ids above all old ones.
 
     Args:
         old: The old id of each image, by path.
@@ -36,37 +36,37 @@ def matched_ids(
         ids_K: All ids of the new clustering.
 
     Returns:
-        The new ids, in the order of ids_K, and the share of common images that keep their id.
+        The matched ids, in the order of ids_K, and the share of common images that keep their id.
 
     Raises:
         DataError: No image is in both.
     """
     common = sorted(old.keys() & new.keys())
     if not common:
-        raise DataError("the two clusterings have no image in common", "leave --match out")
-    old_M, new_M = _ids(old, common), _ids(new, common)
-    partner, kept = _assignment(old_M, new_M)
+        raise DataError("the two clusterings have no image in common", "drop --match")
+    old_M, new_M = _ids_of(old, common), _ids_of(new, common)
+    partner, matched = _best_pairs(old_M, new_M)
     fresh = int(max(old.values())) + 1
     ids = []
     for id_ in ids_K.tolist():
         if id_ not in partner:
             partner[id_], fresh = fresh, fresh + 1
         ids.append(partner[id_])
-    return np.array(ids, np.int64), kept / len(common)
+    return np.array(ids, np.int64), matched / len(common)
 
 
-def kept_names(
+def surviving_names(
     names: Mapping[int, str], old: Mapping[str, int], new: Mapping[str, int]
 ) -> dict[int, str]:
-    """The names of the old clusters that the new ones of the same ids still deserve.
+    """The names of old clusters that still hold for the new clusters with the same ids.
 
-    At least half of the images that a new cluster shares with the old clustering had that name, and
-    at least a tenth of its images are shared.
+    At least half of the images that the new cluster shares with the old clustering must have had
+    the name, and at least a tenth of its images must be shared.
 
     Args:
-        names: Of the old clusters, by id.
+        names: Names of the old clusters, by id.
         old: The old id of each image, by path.
-        new: The new id of each image, by path, under the old ones' ids.
+        new: The matched id of each image, by path.
     """
     size, shared, same = Counter(new.values()), Counter[int](), Counter[int]()
     for path, id_ in new.items():
@@ -80,12 +80,12 @@ def kept_names(
     }
 
 
-def _ids(clustering: Mapping[str, int], paths: Sequence[str]) -> NDArray[np.int64]:
+def _ids_of(clustering: Mapping[str, int], paths: Sequence[str]) -> NDArray[np.int64]:
     return np.array([clustering[path] for path in paths], np.int64)
 
 
-def _assignment(old_M: NDArray[np.int64], new_M: NDArray[np.int64]) -> tuple[dict[int, int], int]:
-    """The old id of each new one that has a partner, and how many images the pairs share."""
+def _best_pairs(old_M: NDArray[np.int64], new_M: NDArray[np.int64]) -> tuple[dict[int, int], int]:
+    """The old id of each matched new id, and how many images the pairs share."""
     from scipy.optimize import linear_sum_assignment
 
     old_A, a_M = np.unique(old_M, return_inverse=True)
@@ -103,21 +103,23 @@ def _assignment(old_M: NDArray[np.int64], new_M: NDArray[np.int64]) -> tuple[dic
 # --- older clusterings
 
 
-def assignments(folder: Path) -> "pa.Table":
-    """Which image is in which cluster.
+def read_assignments(folder: Path) -> "pa.Table":
+    """The table with the cluster of each image.
 
     Raises:
-        FileError: The folder holds no clusters.
+        FileError: The folder does not hold clusters, or its table is damaged.
     """
     if not (folder / FACTS).is_file():
-        raise FileError(f"{folder} holds no clusters", "give the --out of selftaught cluster")
+        what = f"{folder} is not a clusters folder ({FACTS} is missing)"
+        raise FileError(what, "pass the output folder of selftaught cluster")
     table = read_table(folder / ASSIGNMENTS)
     if not {"path", "cluster"} <= set(table.column_names):
-        raise FileError(f"{folder / ASSIGNMENTS} is damaged", "restore it, or cluster anew")
+        remedy = "restore it, or run selftaught cluster again"
+        raise FileError(f"{folder / ASSIGNMENTS} is damaged", remedy)
     return table
 
 
-def by_path(table: "pa.Table") -> dict[str, int]:
-    """The cluster of each image."""
+def cluster_by_path(table: "pa.Table") -> dict[str, int]:
+    """The cluster of each image, by path."""
     paths: Sequence[str] = table["path"].to_pylist()
     return dict(zip(paths, table["cluster"].to_pylist(), strict=True))

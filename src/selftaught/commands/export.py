@@ -1,4 +1,4 @@
-"""The command export: the encoder for another library, once its outputs there match."""
+"""The command export: the encoder for another library, after comparing their outputs."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from selftaught.encoders.export_formats import check_export, export_encoder
 from selftaught.encoders.fits import check_fits
 from selftaught.encoders.folder import open_encoder
 from selftaught.errors import ConfigError
-from selftaught.foundation.files import temporary
+from selftaught.foundation.files import temporary_path
 from selftaught.foundation.outputs import check_out, claim
 from selftaught.foundation.rng import Key, permutation
 from selftaught.options.exchange import Export
@@ -18,10 +18,10 @@ _COMPARED = 16  # images
 
 
 def export(chosen: Export) -> Answer:
-    """Export the encoder to another library, once its outputs there match ours.
+    """Export the encoder to another library, if its outputs there match ours.
 
     Raises:
-        ConfigError: That library cannot express the network.
+        ConfigError: The library cannot express the network.
         FileError: The outputs differ, or --out exists.
     """
     machine, inputs = chosen.machine(), (chosen.run, chosen.data)
@@ -31,13 +31,13 @@ def export(chosen: Export) -> Answer:
     images = open_images_with_notice(chosen.data or _training_data(Path(chosen.run)), machine)
     check_fits(encoder, images)
     rows = permutation(Key(0, "export"), len(images.store))[:_COMPARED]
-    part = temporary(chosen.out)
+    part = temporary_path(chosen.out)
     difference = export_encoder(encoder, chosen.to, part, images.store.read(rows).images())
     claim(chosen.out, "an encoder", overwrite=chosen.overwrite)  # now that the outputs match
     part.rename(chosen.out)
     text = (
-        f"{chosen.out}: for {chosen.to}. On {len(rows)} of the images the outputs differ by at "
-        f"most {difference:.1e}."
+        f"{chosen.out}: exported for {chosen.to}. The outputs for {len(rows)} of the images differ "
+        f"by at most {difference:.1e}."
     )
     return Answer({"out": str(chosen.out), "to": chosen.to, "difference": difference}, text)
 

@@ -11,8 +11,8 @@ def import_(chosen: Import) -> Answer:
     """Convert another library's checkpoint to an encoder folder.
 
     Raises:
-        FileError: The file is damaged, unsafe or of an unknown layout, or --out exists.
-        ConfigError: --encoder names no network, or it cannot take images of --image-size.
+        FileError: The file is damaged or unsafe, its layout is unknown, or --out exists.
+        ConfigError: --encoder is not a network, or cannot take images of --image-size.
     """
     check_out(chosen.out, "an encoder", overwrite=chosen.overwrite, inputs=[str(chosen.file)])
     found = read_checkpoint(

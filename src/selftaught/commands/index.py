@@ -18,57 +18,61 @@ from selftaught.options.use import Index
 from selftaught.retrieval import index_writer
 from selftaught.retrieval.index_writer import Addition
 from selftaught.retrieval.vector_index import APPROXIMATE, INDEX, PARTS, VectorIndex, open_index
-from selftaught.vectors.open_vectors import is_table, open_vectors, vectors_of
+from selftaught.vectors.open_vectors import encode_images, is_table, open_vectors
 
 
 def index(chosen: Index) -> Answer:
-    """Make images searchable, or add to those that are.
+    """Build a search index of images, or add to one.
 
     Raises:
-        ConfigError: Options contradict each other, the encoder is not the index's, or faiss is
+        ConfigError: Options contradict each other, the index has another encoder, or faiss is
             missing.
-        DataError: No image can be used, or vectors are not finite.
-        FileError: --out is in the way, another process is writing there, or the index is damaged.
+        DataError: No image is usable, or vectors are not finite.
+        FileError: --out exists, another process is writing there, or the index is damaged.
     """
     if chosen.add and chosen.overwrite:
-        raise ConfigError("--add keeps what --overwrite replaces", "give one of them")
-    with _held(chosen):
+        raise ConfigError("--add and --overwrite cannot be combined", "choose one")
+    with _locked_folder(chosen):
         before = open_index(chosen.out) if chosen.add else None
         added, known = _addition(chosen, before)
         made, new = before, 0
         if added is not None:
-            made, new = index_writer.write(chosen.out, added, before), len(added.vectors)
+            made, new = (
+                index_writer.write_vector_index(chosen.out, added, before),
+                len(added.vectors),
+            )
     assert made is not None
-    return _built(made, new, known, as_json=chosen.json)
+    return _index_answer(made, new, known, as_json=chosen.json)
 
 
-def _built(made: VectorIndex, new: int, known: int, *, as_json: bool) -> Answer:
+def _index_answer(made: VectorIndex, new: int, known: int, *, as_json: bool) -> Answer:
     how = "searched exactly"
-    if kept := made.described["approximate"]:
+    if approximate := made.described["approximate"]:
         how = (
-            f"searched with faiss, {kept['probes']} of {kept['lists']:,} lists a query; "
-            f"recall@10 {kept['recall_at_10']:.3f} on {kept['sample']:,} of them"
+            f"searched with faiss, {approximate['probes']} of {approximate['lists']:,} lists per "
+            f"query (recall@10 {approximate['recall_at_10']:.3f} on a sample of "
+            f"{approximate['sample']:,})"
         )
-    text = f"{made.folder}: {len(made):,} vectors of {made.stack.dim} numbers, {how}."
+    text = f"{made.folder}: {len(made):,} vectors of {made.stack.dim} dimensions, {how}."
     if new < len(made) or known:
-        text += f"\n{new:,} are new; {known:,} of these images were in it already."
+        text += f"\nAdded {new:,}; {known:,} were already in the index."
     value = {"out": str(made.folder), "count": len(made), "dim": made.stack.dim, "new": new}
-    return answer(value | {"known": known, "approximate": kept}, text, as_json=as_json)
+    return answer(value | {"known": known, "approximate": approximate}, text, as_json=as_json)
 
 
 @contextlib.contextmanager
-def _held(chosen: Index) -> Iterator[None]:
-    """The index's folder, for this process alone; a new one is gone again if nothing came of it."""
+def _locked_folder(chosen: Index) -> Iterator[None]:
+    """The folder of the index, locked for this process; a new one is removed on failure."""
     out = chosen.out
     if chosen.add:
         if not (out / INDEX).exists():
-            raise FileError(f"{out} holds no index to add to", "leave --add out to build one")
-        with files.locked(out):
+            raise FileError(f"{out} is not an index to add to", "drop --add to build one")
+        with files.folder_lock(out):
             yield
         return
-    _make_room(chosen)
-    with files.locked(out):
-        if (out / INDEX).exists() and not chosen.overwrite:  # since a moment ago
+    _prepare_folder(chosen)
+    with files.folder_lock(out):
+        if (out / INDEX).exists() and not chosen.overwrite:  # created since _make_room
             check_out(out, "an index", overwrite=False)
         try:
             yield
@@ -81,11 +85,11 @@ def _held(chosen: Index) -> Iterator[None]:
                     out.rmdir()
 
 
-def _make_room(chosen: Index) -> None:
-    """The folder is there. An index in it stays until the new one is complete."""
+def _prepare_folder(chosen: Index) -> None:
+    """Create the folder, or keep the index in it until the new one is complete."""
     out = chosen.out
     if (out / ".lock").exists():
-        with files.locked(out):  # who is writing there counts for more than that it exists
+        with files.folder_lock(out):  # report a concurrent writer rather than an existing folder
             pass
     check_out(out, "an index", overwrite=chosen.overwrite, inputs=[chosen.run, chosen.data])
     if not (out / INDEX).exists():
@@ -93,16 +97,16 @@ def _make_room(chosen: Index) -> None:
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:
-        raise files.unwritable(out.parent, error) from None
+        raise files.unwritable_error(out.parent, error) from None
 
 
 def _addition(chosen: Index, before: VectorIndex | None) -> tuple[Addition | None, int]:
-    """What is new among that which is named, and how much is known already."""
+    """The images that are not in the index yet, and how many are."""
     known, machine = before.known if before else frozenset(), chosen.machine()
     if is_table(chosen.run):
-        return _of_table(chosen, before)
+        return _table_addition(chosen, before)
     if not chosen.data:
-        open_vectors(chosen.run, "", machine)  # which says what is missing
+        open_vectors(chosen.run, "", machine)  # raises an error that explains what is missing
     encoder = open_encoder(chosen.run)
     if before:
         before.check_encoder(encoder_id(encoder), chosen.run)
@@ -110,19 +114,22 @@ def _addition(chosen: Index, before: VectorIndex | None) -> tuple[Addition | Non
     if images is None:
         return None, left_out
     index_writer.check_index_size(len(images.checked) + len(before or ()))
-    vectors = vectors_of(encoder, images, machine)
+    vectors = encode_images(encoder, images, machine)
     sums = images.checked.images["sha256"].to_pylist()
     return Addition(vectors, sums, absolute_name(chosen.data), absolute_name(chosen.run)), left_out
 
 
-def _of_table(chosen: Index, before: VectorIndex | None) -> tuple[Addition | None, int]:
-    """The same of a table's vectors, which are known by their bytes."""
+def _table_addition(chosen: Index, before: VectorIndex | None) -> tuple[Addition | None, int]:
+    """The same for the vectors of a table, which are compared by their bytes."""
     vectors = open_vectors(chosen.run, chosen.data, chosen.machine())
     if before:
         before.check_encoder(vectors.encoder, chosen.run)
         if vectors.x_ND.shape[1] != before.stack.dim:
-            what = f"{chosen.run} has vectors of {vectors.x_ND.shape[1]} numbers"
-            raise ConfigError(f"{what}, {before.folder} of {before.stack.dim}", "add others")
+            what = f"the vectors of {chosen.run} have {vectors.x_ND.shape[1]} dimensions"
+            raise ConfigError(
+                f"{what}, those of {before.folder} {before.stack.dim}",
+                "use the encoder that the index was built with",
+            )
     sums = np.array(index_writer.vector_sums(vectors.x_ND), object)
     known = before.known if before else frozenset()
     pairs = zip(vectors.paths, sums, strict=True)

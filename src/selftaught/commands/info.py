@@ -1,4 +1,4 @@
-"""The commands info and methods: what a folder contains, and which methods there are."""
+"""The commands info and methods: the contents of a folder, and the training methods."""
 
 import dataclasses
 from pathlib import Path
@@ -14,10 +14,10 @@ from selftaught.training import log
 
 
 def info(chosen: Info) -> Answer:
-    """What a run folder or an encoder folder contains.
+    """Describe a run folder or an encoder folder.
 
     Raises:
-        FileError: It is neither.
+        FileError: The folder is neither.
     """
     encoder = open_encoder(chosen.run)
     shape = encoder.config

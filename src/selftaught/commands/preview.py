@@ -1,8 +1,8 @@
 """The command preview: a contact sheet of augmented views, or the paper's figure of operations.
 
-The figure is figure 4 of Chen et al. 2020 on the user's own images: a row per operation, each with
-probability 1, in the paper's order; below a line, the operations that are not in it. Ranges are
-those of the settings, so the sheet shows what training with them would do.
+The figure is figure 4 of Chen et al. 2020 for the user's own images: a row per operation, each with
+probability 1, in the paper's order; below a rule, the operations that the paper does not have. The
+ranges are those of the settings, so the sheet shows the effect of training with them.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -21,7 +21,7 @@ from selftaught.recipe.keep import KEEP
 from selftaught.recipe.presets import FIGURE
 from selftaught.recipe.resolve import resolve_views, view_wishes
 from selftaught.recipe.view_settings import OPERATIONS, view_policy
-from selftaught.reports.run.run_page import drawn_rows, seen, sheet
+from selftaught.reports.run.run_page import preview_sheet, random_rows, random_views
 from selftaught.reports.sheets import SheetLine, labelled_sheet, pictures
 from selftaught.views.policy import Blur, CenterCrop, Policy, ViewSpec, check_channels
 
@@ -29,7 +29,7 @@ _LARGEST_SHEET = 10**8  # pixels
 
 
 def preview(chosen: Preview) -> Answer:
-    """Draw a contact sheet of views as pretrain would use them, or the paper's figure.
+    """Draw a contact sheet of views as in pretrain, or the paper's figure.
 
     Raises:
         ConfigError: A policy or an option is unknown, or makes no sense for these images.
@@ -48,7 +48,7 @@ def preview(chosen: Preview) -> Answer:
         drawn, text = _figure(resolved.config, images, chosen, number)
     else:
         spec = view_specs(resolved.config)[0]
-        drawn = sheet(images, spec, checked.intensity, seed=chosen.seed, number=number)
+        drawn = preview_sheet(images, spec, checked.intensity, seed=chosen.seed, number=number)
         text = "\n".join([f"{number} images, 8 views of each: {chosen.out}", *resolved.notes])
     claim(chosen.out, "a file", overwrite=chosen.overwrite)
     write_bytes(chosen.out, drawn)
@@ -56,7 +56,7 @@ def preview(chosen: Preview) -> Answer:
 
 
 def _check_sheet(number: int, size: int) -> None:
-    """Refuse images that nobody can open; a row has about ten views."""
+    """Refuse sheets too large to open; a row has about ten views."""
     if 10 * number * size**2 > _LARGEST_SHEET:
         raise ConfigError(
             f"a sheet of {number} images with views of {size} px would be too large",
@@ -77,7 +77,7 @@ def _figure(config: Config, images: Images, chosen: Preview, number: int) -> tup
 
 # ---- the figure
 
-_PAPER = {  # the row's name: what happens besides the box, which is the whole image's by default
+_PAPER = {  # row: its operations; without "crop" the view shows the whole image
     "original": (),
     "crop and resize": ("crop",),
     "crop, resize and flip": ("crop", "flip"),
@@ -96,7 +96,7 @@ _PROBABILITIES = [names["p"] for names in OPERATIONS.values()]
 
 @dataclass(frozen=True)
 class FigureRow:
-    """An operation as the figure shows it; `words` are its ranges."""
+    """A row of the figure; `words` are the ranges of its operation."""
 
     name: str
     words: str
@@ -105,7 +105,7 @@ class FigureRow:
 
 @dataclass(frozen=True)
 class Figure:
-    """The rows of the paper and ours, and the names of those left out, with the reason."""
+    """The paper's rows and ours, and those left out, each with the reason."""
 
     paper: list[FigureRow]
     ours: list[FigureRow]
@@ -119,14 +119,14 @@ def operations_figure(
     words: Iterable[str] = (),
     asked: Collection[str] = (),
 ) -> Figure:
-    """Which operations are shown for images of so many channels.
+    """The rows of the figure for images with this number of channels.
 
     Args:
         views: The ranges of the operations; their probabilities do not matter.
         size: Side of a view in pixels.
-        channels: Of the images.
-        words: Of --keep; what they exclude is not shown.
-        asked: Dotted names that the user has set, which --keep leaves alone.
+        channels: Channels of the images.
+        words: The values of --keep, which exclude operations.
+        asked: Dotted names that the user has set, which --keep does not exclude.
     """
     excluded = {n: word for word in words for n in KEEP[word] if f"views.{n}" not in asked}
     paper: list[FigureRow] = []
@@ -134,9 +134,9 @@ def operations_figure(
     left_out = []
     for rows, table in ((paper, _PAPER), (ours, _OURS)):
         for name, operations in table.items():
-            row = FigureRow(name, _ranges(name, views, channels), _policy(views, operations))
+            row = FigureRow(name, _ranges_text(name, views, channels), _policy(views, operations))
             reasons = [f"--keep {excluded[n]}" for n in operations if n in excluded]
-            if reason := "".join(reasons) or _senseless(row.policy, size, channels):
+            if reason := "".join(reasons) or _useless_reason(row.policy, size, channels):
                 left_out.append(f"{name} ({reason})")
             else:
                 rows.append(row)
@@ -144,12 +144,12 @@ def operations_figure(
 
 
 def draw_figure(shown: Figure, images: Images, *, size: int, seed: int, number: int) -> bytes:
-    """The figure as a PNG file: `number` images drawn at random, a column each."""
-    raw, intensity = images.store.read(drawn_rows(images, seed, number)), images.checked.intensity
+    """The figure as a PNG file, with one column for each of `number` random images."""
+    raw, intensity = images.store.read(random_rows(images, seed, number)), images.checked.intensity
 
     def lines(rows: list[FigureRow]) -> Iterator[SheetLine]:
         for row in rows:
-            views = seen(raw, ViewSpec(row.policy, size), intensity, seed=seed, number=1)
+            views = random_views(raw, ViewSpec(row.policy, size), intensity, seed=seed, number=1)
             yield SheetLine(row.name, row.words, pictures(views[0]))
 
     blocks = [list(lines(rows)) for rows in (shown.paper, shown.ours) if rows]
@@ -162,34 +162,34 @@ def _policy(views: ViewSettings, operations: Iterable[str]) -> Policy:
     return policy if "crop" in operations else replace(policy, box=CenterCrop())
 
 
-def _senseless(policy: Policy, size: int, channels: int) -> str:
-    """Why an operation makes no sense for such images; nothing where it does."""
+def _useless_reason(policy: Policy, size: int, channels: int) -> str:
+    """Why an operation is useless for these images; "" if it is not."""
     try:
         check_channels(policy, channels)
     except ConfigError as error:
         return error.what
     blurs = [operation for operation in policy.operations if isinstance(operation, Blur)]
-    return f"at {size} px its kernel is one pixel" if blurs and blurs[0].width(size) == 1 else ""
+    return f"its kernel is one pixel at {size} px" if blurs and blurs[0].width(size) == 1 else ""
 
 
-def _ranges(name: str, v: ViewSettings, channels: int) -> str:
-    """The ranges of an operation in a few characters."""
+def _ranges_text(name: str, v: ViewSettings, channels: int) -> str:
+    """The ranges of an operation, abbreviated."""
     colours = channels == 3
     strengths = [v.brightness, v.contrast, *[v.saturation] * colours]
     factors = ", ".join(f"±{strength:g}" for strength in dict.fromkeys(strengths))
     return {
-        "crop and resize": f"area {_span(v.crop_scale)}",
+        "crop and resize": f"area {_range_text(v.crop_scale)}",
         "colour jitter": factors + f", hue ±{v.hue:g}" * colours,
         "rotate": "90, 180 or 270 degrees",
-        "cutout": f"side {_span(v.cutout_side)}",
-        "Gaussian noise": f"sigma {_span(v.noise_sigma)}",
-        "Gaussian blur": f"sigma {_span(v.sigma)} px",
-        "solarise": f"from {v.threshold:g} on",
-        "channel jitter": f"gain {_span(v.gain)}",
-        "band drop": f"each with {v.band_share:g}",
+        "cutout": f"side {_range_text(v.cutout_side)}",
+        "Gaussian noise": f"sigma {_range_text(v.noise_sigma)}",
+        "Gaussian blur": f"sigma {_range_text(v.sigma)} px",
+        "solarise": f"from {v.threshold:g}",
+        "channel jitter": f"gain {_range_text(v.gain)}",
+        "band drop": f"p {v.band_share:g} per band",
     }.get(name, "")
 
 
-def _span(bounds: tuple[float, float]) -> str:
+def _range_text(bounds: tuple[float, float]) -> str:
     low, high = bounds
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"

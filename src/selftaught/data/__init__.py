@@ -1,1 +1,1 @@
-"""Data: from what the user names to batches of views."""
+"""Data: from the user's DATA argument to batches of views."""

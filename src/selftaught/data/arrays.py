@@ -1,4 +1,4 @@
-"""Images as arrays in .npz files: headers are read first, so that no file can fill the memory.
+"""Images as arrays in .npz files; headers are read first, so that no file can fill the memory.
 
 Shapes:  n images; H height, W width, C channels.
 """
@@ -12,36 +12,37 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.errors import DataError, shown
+from selftaught.errors import DataError, printable
 from selftaught.foundation.machine import memory
 
-Set = tuple[tuple[str, ...], NDArray[Any], dict[str, NDArray[Any]]]
+ArraySet = tuple[tuple[str, ...], NDArray[Any], dict[str, NDArray[Any]]]
 """Names, images (n, H, W, C), columns."""
 
 _TYPES = (np.uint8, np.uint16, np.float32)
 _TEST = ("test.npz", "val.npz")
-_MEMORY_SHARE = 0.5  # of the machine's, that the arrays of one set may take
+_MEMORY_SHARE = 0.5  # of the machine's memory, for the arrays of one set
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def npz_in(folder: Path) -> bool:
-    """Whether a folder is a set of array files: train.npz beside test.npz or val.npz."""
+    """Whether a folder is a set of array files: train.npz and test.npz or val.npz."""
     return (folder / "train.npz").is_file() and any((folder / n).is_file() for n in _TEST)
 
 
-def array_sets(folder: Path) -> Set:
-    """train.npz and test.npz (or val.npz) as one set with a column "split".
+def array_sets(folder: Path) -> ArraySet:
+    """Read train.npz and test.npz (or val.npz) as one set with a column "split".
 
     Raises:
-        DataError: A file is damaged or unsafe, or their images differ in shape or type.
+        DataError: A file is damaged or unsafe, or the images differ in shape or type.
     """
     test = next(folder / name for name in _TEST if (folder / name).is_file())
     parts = {"train": array_set(folder / "train.npz"), test.stem: array_set(test)}
     (_, train, columns), (_, other, other_columns) = parts.values()
     if train.shape[1:] != other.shape[1:] or train.dtype != other.dtype:
         raise DataError(
-            f"{shown(str(folder))}: train.npz holds {_kind(train)}, {test.name} {_kind(other)}",
-            "give both the same shape and type",
+            f"{printable(str(folder))}: train.npz contains {_kind(train)}, "
+            f"{test.name} {_kind(other)}",
+            "save both with the same shape and type",
         )
     names = tuple(f"{split}/{name}" for split, part in parts.items() for name in part[0])
     shared = {
@@ -51,12 +52,12 @@ def array_sets(folder: Path) -> Set:
     return names, np.concatenate([train, other]), shared | {"split": split}
 
 
-def array_set(path: Path) -> Set:
-    """`images` of one file, with `labels` and other columns of the same length.
+def array_set(path: Path) -> ArraySet:
+    """Read `images` of one file, with `labels` and other columns of the same length.
 
     Raises:
-        DataError: It is no such file, is damaged, claims more memory than there is, holds Python
-            objects, or its images have another type or shape than promised.
+        DataError: The file has no `images`, is damaged, would need too much memory, contains
+            Python objects, or its images have an unsupported type or shape.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -71,13 +72,15 @@ def array_set(path: Path) -> Set:
         raise
     except _DAMAGE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise _refused(path, f"is damaged ({reason})", "write it again with numpy.savez") from None
+        raise _file_error(
+            path, f"is damaged ({reason})", "write it again with numpy.savez"
+        ) from None
     columns = {k: v.astype(object) if v.dtype.kind in "US" else v for k, v in columns.items()}
     return tuple(f"{i:05d}" for i in range(len(images))), images, columns
 
 
 def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all arrays, none of which has been read."""
+    """Shapes of all arrays, from their headers only."""
     shapes, claimed = {}, 0
     for info in archive.infolist():
         if not info.filename.endswith(".npy"):
@@ -85,17 +88,19 @@ def _headers(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[int, ...]]
         with archive.open(info) as member:
             shape, dtype = _header(member)
         if dtype.hasobject:
-            raise _refused(path, f"holds Python objects in {info.filename}", "save plain arrays")
+            what = f"contains Python objects in {info.filename}"
+            raise _file_error(path, what, "save plain arrays")
         claimed += math.prod(shape) * dtype.itemsize
         shapes[info.filename.removesuffix(".npy")] = shape
     if "images" not in shapes:
         known = ", ".join(sorted(shapes)) or "nothing"
-        raise _refused(path, f"has no array 'images' (it has {known})", "save it under that name")
+        what = f"has no array 'images' (it has {known})"
+        raise _file_error(path, what, "save the images under that name")
     if claimed > _MEMORY_SHARE * memory():
-        raise _refused(
+        raise _file_error(
             path,
-            f"would take {claimed / 2**30:.1f} GiB of memory",
-            "split it, or save images as files",
+            f"would need {claimed / 2**30:.1f} GiB of memory",
+            "split it, or save the images as files",
         )
     return shapes
 
@@ -121,12 +126,12 @@ def _images(images: NDArray[Any], path: Path) -> NDArray[Any]:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
-        raise _refused(
-            path, f"holds images of shape {images.shape}", "save (n, H, W, C) or (n, H, W)"
+        raise _file_error(
+            path, f"contains images of shape {images.shape}", "save (n, H, W, C) or (n, H, W)"
         )
     if images.dtype.newbyteorder("=") not in _TYPES:
-        raise _refused(
-            path, f"holds images of type {images.dtype}", "save uint8, uint16 or float32"
+        raise _file_error(
+            path, f"contains images of type {images.dtype}", "save uint8, uint16 or float32"
         )
     return np.ascontiguousarray(images, images.dtype.newbyteorder("="))
 
@@ -135,5 +140,5 @@ def _kind(images: NDArray[Any]) -> str:
     return f"{images.dtype} of shape {images.shape[1:]}"
 
 
-def _refused(path: Path, what: str, remedy: str) -> DataError:
-    return DataError(f"{shown(str(path))} {what}", remedy)
+def _file_error(path: Path, what: str, remedy: str) -> DataError:
+    return DataError(f"{printable(str(path))} {what}", remedy)

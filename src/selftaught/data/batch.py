@@ -1,6 +1,6 @@
-"""What the loop hands to a method: one batch of views, and where the run stands.
+"""The input of a method in each step: a batch of views and the progress of the run.
 
-Shapes:  N images of this process in the batch; V views an image.
+Shapes:  N images of this process in the batch; V views per image.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; the total number of steps is known before epoch 0."""
+    """Progress of a run; the total number of steps is known before epoch 0."""
 
     epoch: int
     step: int
@@ -27,21 +27,21 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Share of the run that is done, 0 to 1."""
+        """Completed share of the run, 0 to 1."""
         return self.step / max(1, self.total_steps)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images of this process.
+    """The images of this process for one step.
 
     Attributes:
-        views: One float tensor (N, C, S, S) a view; sizes may differ between views.
-        params: How each view was made, in the order of `views`.
-        rows: (N,) int64: which image of the store each one is.
-        draws: (N,) int64: its position in the epoch's global order; keys all randomness.
-        labels: (N,) the data's labels, only where the method asks for them.
-        step: Where the run stands.
+        views: One float tensor (N, C, S, S) per view; sizes may differ between views.
+        params: Parameters of each view, in the order of `views`.
+        rows: (N,) int64: row of each image in the store.
+        draws: (N,) int64: position of each image in the epoch's global order; keys all randomness.
+        labels: (N,) labels of the data, only if the method asks for them.
+        step: Progress of the run.
         seed: The run's seed.
     """
 
@@ -62,11 +62,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """An epoch's global order, where a method wants another than a permutation of all images.
+    """The global order of an epoch, if a method wants another than a permutation of all images.
 
     Attributes:
-        rows: (n,) or (n, V) int64, n the number of images of the store.
-        boxes: (n, V, 4) int64 (top, left, height, width) to cut before the policy's own box.
+        rows: (n,) or (n, V) int64; n is the number of images in the store.
+        boxes: (n, V, 4) int64 (top, left, height, width) to crop before the policy's own box.
     """
 
     rows: np.ndarray

@@ -1,10 +1,10 @@
-"""One file to pixels: what is damaged, huge or no image is refused, and no file can do harm.
+"""Decodes one file to pixels, safely; damaged, huge and non-image files are refused.
 
-JPEG is decoded by simplejpeg, which gives Pillow's pixels bit for bit and refuses what Pillow
-refuses when it is cut off; everything else, and every JPEG that simplejpeg complains about, by
-Pillow with a list of allowed formats. Pillow's limits are respected and its globals left alone.
-A large JPEG may be decoded at a half, a quarter or an eighth of its size: libjpeg then leaves out
-the high frequencies of each block, which is faster than decoding all of it and shrinking that.
+simplejpeg decodes JPEG: it gives Pillow's pixels bit for bit and refuses the truncated files that
+Pillow refuses. Pillow, with a list of allowed formats, decodes everything else and every JPEG that
+simplejpeg rejects. Pillow's limits are respected and its globals left alone.
+A large JPEG may be decoded at a half, a quarter or an eighth of its size: libjpeg then omits the
+high frequencies of each block, which is faster than decoding at full size and shrinking.
 
 Shapes:  H height, W width, C channels: 1 for grey, 3 for colour.
 """
@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from selftaught.errors import BadImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""What is opened, whatever the file's name says; EPS, say, would run Ghostscript."""
+"""Formats that are opened, whatever the file name says; EPS, for example, would run Ghostscript."""
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -40,10 +40,10 @@ SUFFIXES = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
     )
 )
-"""Names of images in a folder, in any case."""
+"""Suffixes of image files, in lower case; files may use any case."""
 
-_BYTES_LIMIT = 2**30  # of a file; uncompressed, the largest image that Pillow allows has 2/3 of it
-_PARTS = (8, 4, 2)  # of libjpeg's scales those that it computes fast
+_BYTES_LIMIT = 2**30  # per file; the largest image that Pillow allows has 2/3 of it uncompressed
+_PARTS = (8, 4, 2)  # the scales that libjpeg computes fast
 _ORIENTATION = 0x0112  # the tag in EXIF and TIFF
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 _SIXTEEN = re.compile(r";16[BLN]?$")
@@ -55,7 +55,7 @@ _OTHERS = {
     b"SIMPLE  =": "FITS",
     b"\x89HDF": "HDF5",
 }
-# What Pillow's plug-ins raise on hostile bytes, found by fuzzing them.
+# Exceptions that Pillow's plug-ins raise on hostile bytes, found by fuzzing.
 _PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
     *(AttributeError, AssertionError, RuntimeError, MemoryError, struct.error, zlib.error),
@@ -64,12 +64,12 @@ _PILLOW_ERRORS = (
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """An image and what is remarkable about how it was read.
+class DecodedImage:
+    """An image with notes on how it was read.
 
     Attributes:
         pixels: (H, W, C) uint8, uint16 or float32, upright, contiguous and writable.
-        notes: Words: "animated", "pages" (only the first is used), "16 bits read as 8".
+        notes: Any of "animated", "pages" (only the first is used) and "16 bits read as 8".
     """
 
     pixels: NDArray[Any]
@@ -81,21 +81,22 @@ def decode(data: bytes, name: str, *, at_least: int | None = None) -> NDArray[An
 
     Args:
         data: All bytes of the file.
-        name: What an error calls it.
-        at_least: A JPEG is decoded as small as libjpeg can with so many pixels on its shorter side;
-            None: at its full size, like all others.
+        name: Name of the file in errors.
+        at_least: Decode a JPEG at libjpeg's smallest scale whose shorter side has at least this
+            many pixels. None: full size. Other formats are always decoded at full size.
 
     Returns:
         (H, W, C) uint8, uint16 or float32; C is 1 for grey images and 3 for all others.
 
     Raises:
-        BadImage: The bytes are no image of an allowed type, are damaged, or hold too many pixels.
+        BadImage: The bytes are not an image of an allowed type, are damaged, or have too many
+            pixels.
     """
-    return decode_noting(data, name, at_least=at_least).pixels
+    return decode_with_notes(data, name, at_least=at_least).pixels
 
 
-def decode_noting(data: bytes, name: str, *, at_least: int | None = None) -> Decoded:
-    """As `decode`, with what is remarkable.
+def decode_with_notes(data: bytes, name: str, *, at_least: int | None = None) -> DecodedImage:
+    """As `decode`, with notes.
 
     Raises:
         BadImage: As `decode`.
@@ -103,7 +104,7 @@ def decode_noting(data: bytes, name: str, *, at_least: int | None = None) -> Dec
     if not data:
         raise BadImage(name, "empty")
     fast = _fast_jpeg(data, name, at_least) if data.startswith(b"\xff\xd8\xff") else None
-    decoded = fast or _by_pillow(data, name)
+    decoded = fast or _decode_with_pillow(data, name)
     if decoded.pixels.dtype == np.float32 and not np.isfinite(decoded.pixels).all():
         raise BadImage(name, "holds values that are not finite")
     return decoded
@@ -113,19 +114,19 @@ def decode_file(path: Path, name: str) -> NDArray[Any]:
     """The pixels of a file; never waits for a pipe and never reads a device.
 
     Raises:
-        BadImage: As `decode`; or the file is missing, unreadable or no regular file.
+        BadImage: As `decode`; or the file is missing, unreadable or not a regular file.
     """
     return decode(read_image(path, name), name)
 
 
 def from_pillow(image: Image.Image, name: str = "the image") -> NDArray[Any]:
-    """The pixels of an image that Pillow opened, as `decode` gives those of its file.
+    """The pixels of an image opened by Pillow, equal to `decode` of its file.
 
     Raises:
         BadImage: As `decode`.
     """
     try:
-        with _strict():
+        with _strict_warnings():
             image.load()
             pixels = _pixels(image)
             turn = _orientation(image)  # after loading: a TIFF is upright by now
@@ -140,15 +141,15 @@ def read_image(path: Path, name: str) -> bytes:
     """The bytes of a regular file of at most 1 GiB.
 
     Raises:
-        BadImage: The file is missing, unreadable, larger, or no regular file.
+        BadImage: The file is missing, unreadable, larger, or not a regular file.
     """
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             folder = stat.S_ISDIR(mode)
             raise BadImage(name, "an unreadable folder" if folder else "not a regular file")
-        with open(path, "rb", opener=_open_now) as file:
-            status = os.fstat(file.fileno())  # what was opened may have been swapped since
+        with open(path, "rb", opener=_open_nonblocking) as file:
+            status = os.fstat(file.fileno())  # the file may have been replaced since
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage(name, "not a regular file")
             if status.st_size > _BYTES_LIMIT:
@@ -161,14 +162,14 @@ def read_image(path: Path, name: str) -> bytes:
 
 
 def as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
-    """An image with the data set's number of channels: grey is repeated where others have colour.
+    """An image with the data set's number of channels; grey is repeated if others have colour.
 
     Args:
         image_HWC: (H, W, C).
-        channels: C, or any number where C is 1.
+        channels: C, or any number if C is 1.
 
     Returns:
-        (H, W, channels), the image itself where nothing is to be done.
+        (H, W, channels); the image itself if nothing changes.
     """
     if image_HWC.shape[2] == channels:
         return image_HWC
@@ -176,13 +177,13 @@ def as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
     return np.repeat(image_HWC, channels, axis=2)
 
 
-def _open_now(path: str, flags: int) -> int:
-    """Open without waiting, should the file have become a pipe since it was looked at."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open without blocking, in case the file has become a pipe since its check."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _fast_jpeg(data: bytes, name: str, at_least: int | None) -> Decoded | None:
-    """A JPEG by simplejpeg; None where it is CMYK or damaged, which Pillow shall judge."""
+def _fast_jpeg(data: bytes, name: str, at_least: int | None) -> DecodedImage | None:
+    """Decode a JPEG with simplejpeg; None if it is CMYK or damaged, which is left to Pillow."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, RuntimeError):
@@ -190,18 +191,18 @@ def _fast_jpeg(data: bytes, name: str, at_least: int | None) -> Decoded | None:
     if space in ("CMYK", "YCCK"):
         return None
     _check_size(width, height, name)
-    small = _scaled(height, width, at_least)
+    small = _scaled_size(height, width, at_least)
     try:
         pixels = simplejpeg.decode_jpeg(data, "GRAY" if space == "Gray" else "RGB", **small)
     except (ValueError, RuntimeError):
         return None
     # Marker bytes cannot occur within a scan, so this finds every APP1 segment (EXIF, XMP).
     turn = _jpeg_orientation(data) if b"\xff\xe1" in data else 1
-    return Decoded(_upright(pixels, turn))
+    return DecodedImage(_upright(pixels, turn))
 
 
-def _scaled(height: int, width: int, at_least: int | None) -> dict[str, int]:
-    """The size at which simplejpeg shall decode; libjpeg rounds sides up."""
+def _scaled_size(height: int, width: int, at_least: int | None) -> dict[str, int]:
+    """Size arguments for simplejpeg; libjpeg rounds sides up."""
     for part in _PARTS:
         h, w = -(-height // part), -(-width // part)
         if at_least and min(h, w) >= at_least:
@@ -211,7 +212,7 @@ def _scaled(height: int, width: int, at_least: int | None) -> dict[str, int]:
 
 def _jpeg_orientation(data: bytes) -> int:
     try:
-        with _strict(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with _strict_warnings(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return _orientation(image)
     except _PILLOW_ERRORS:
         return 1
@@ -219,9 +220,9 @@ def _jpeg_orientation(data: bytes) -> int:
 
 @contextlib.contextmanager
 def open_image(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """An image that Pillow opened and has not loaded yet; what Pillow raises becomes BadImage."""
+    """Open an image with Pillow without loading it; exceptions of Pillow become BadImage."""
     try:
-        with _strict(), Image.open(io.BytesIO(data), formats=formats) as image:
+        with _strict_warnings(), Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(*image.size, name)
             yield image
     except BadImage:
@@ -230,7 +231,7 @@ def open_image(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> It
         raise BadImage(name, _reason(error, data)) from None
 
 
-def _by_pillow(data: bytes, name: str) -> Decoded:
+def _decode_with_pillow(data: bytes, name: str) -> DecodedImage:
     with open_image(data, name) as image:
         notes = _notes(image)
         image.load()
@@ -238,7 +239,7 @@ def _by_pillow(data: bytes, name: str) -> Decoded:
         turn = _orientation(image)  # after loading: a TIFF is upright by now
     if pixels is None:
         raise BadImage(name, f"unsupported type ({image.mode})")
-    return Decoded(_upright(pixels, turn), notes)
+    return DecodedImage(_upright(pixels, turn), notes)
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -250,20 +251,20 @@ def _check_size(width: int, height: int, name: str) -> None:
 def _reason(error: BaseException, data: bytes) -> str:
     text = str(error).lower()
     if isinstance(error, UnidentifiedImageError):
-        return _unidentified(data)
+        return _unidentified_reason(data)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "over the pixel limit"
     if isinstance(error, EOFError) or "truncated" in text or "not enough" in text:
         return "truncated"
-    return "truncated" if _shorter_than_said(data) else "damaged"
+    return "truncated" if _shorter_than_declared(data) else "damaged"
 
 
-def _shorter_than_said(data: bytes) -> bool:
+def _shorter_than_declared(data: bytes) -> bool:
     """Whether a WebP (RIFF) file ends before the size in its header."""
     return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
-def _unidentified(data: bytes) -> str:
+def _unidentified_reason(data: bytes) -> str:
     for start, kind in _OTHERS.items():
         if data.startswith(start):
             return f"unsupported type ({kind})"
@@ -275,7 +276,7 @@ def _unidentified(data: bytes) -> str:
 
 
 def _notes(image: Image.Image) -> tuple[str, ...]:
-    """What to say of an image that is open and not loaded yet."""
+    """Notes on an image that is open but not loaded yet."""
     notes = []
     if image.format in _ANIMATIONS and getattr(image, "is_animated", False):
         notes.append("animated")
@@ -292,7 +293,7 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
 
 
 def _pixels(image: Image.Image) -> NDArray[Any] | None:
-    """(H, W, C) of a loaded image of any mode; None where there is no sensible conversion."""
+    """Pixels (H, W, C) of a loaded image of any mode; None if it has no sensible conversion."""
     if image.mode.startswith("I;16"):
         return np.array(image).astype(np.uint16)[..., None]
     if image.mode == "I":
@@ -310,27 +311,27 @@ def _pixels(image: Image.Image) -> NDArray[Any] | None:
 
 
 def _from_int32(pixels_HW: NDArray[np.int32]) -> NDArray[Any]:
-    """uint16 where all values fit, else float32, exact up to 2^24."""
+    """Convert to uint16 if all values fit, else to float32, exact up to 2^24."""
     fits = pixels_HW.size and pixels_HW.min() >= 0 and pixels_HW.max() <= 65535
     return pixels_HW.astype(np.uint16 if fits else np.float32)
 
 
 def _over_white(pixels_HWA: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colour times alpha plus white times the rest, rounded; alpha is the last channel."""
+    """Colour * alpha + white * (1 - alpha), rounded; alpha is the last channel."""
     wide = pixels_HWA.astype(np.uint16)
     colour, alpha = wide[..., :-1], wide[..., -1:]
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _one_if_grey(pixels_HWC: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
-    """One channel where a palette held greys only: its file knows no other way to be grey."""
+    """Reduce an image to one channel if it has a palette of greys only."""
     if image.mode in ("P", "PA") and (pixels_HWC == pixels_HWC[..., :1]).all():
         return pixels_HWC[..., :1].copy()
     return pixels_HWC
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 .. 8 from EXIF or XMP; 1 where they are damaged: the pixels are not."""
+    """Orientation 1 .. 8 from EXIF or XMP; 1 if they are damaged, as the pixels may be intact."""
     try:
         turn = image.getexif().get(_ORIENTATION, 1)
     except _PILLOW_ERRORS:
@@ -339,7 +340,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels_HWC: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Mirror (even numbers up to 4, odd ones from 5) and turn as EXIF's table says."""
+    """Mirror (for 2, 4, 5 and 7) and rotate according to EXIF's table."""
     if orientation in (2, 5, 7, 4):
         pixels_HWC = pixels_HWC[:, ::-1]
     quarters = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}.get(orientation, 0)
@@ -356,12 +357,12 @@ _added: list[tuple[Any, ...]] = []
 
 
 @contextlib.contextmanager
-def _strict() -> Iterator[None]:
-    """Pillow's warning of too many pixels is an error, its other warnings are silent.
+def _strict_warnings() -> Iterator[None]:
+    """Turn Pillow's warning about too many pixels into an error and silence its other warnings.
 
     Python's filters belong to the whole process, and `warnings.catch_warnings` in several threads
-    leaves them in disorder. Here the first thread that comes in adds two filters, which concern
-    Pillow only, and the last one that leaves takes them away.
+    corrupts them. Here the first thread to enter adds two filters, which affect only Pillow, and
+    the last thread to leave removes them.
     """
     global _inside
     with _lock:

@@ -1,8 +1,8 @@
-"""Batches of views, made ahead of the step by threads, in an order that no thread can change.
+"""Batches of views, prepared by threads ahead of the step; the order does not depend on threads.
 
 Shapes:  N images of the store; B of the global batch; n of this process's part of it; V views.
-         A place is a position in the epoch's global order. A draw is a place too: it keys the
-         randomness of a view, also where another place's image stands in for a bad one.
+         A place is a position in the epoch's global order. A draw is a place that keys the
+         randomness of a view, even if the image of another place replaces a bad one.
 """
 
 import contextlib
@@ -35,27 +35,27 @@ Rows = NDArray[np.int64]
 
 _UNKNOWN, _GOOD, _BAD = 0, 1, 2
 _TOLERATED = 0.01  # share of images that may go bad during a run
-_QUEUE = 2  # batches that wait beside those that are being made
+_QUEUE = 2  # finished batches that may wait, in addition to those in progress
 
 
 @dataclass
 class Feed:
-    """What batches are made of; the same for a whole run.
+    """The source of all batches of a run.
 
     Attributes:
-        images: What is drawn from.
-        specs: The views that are made.
-        batch_size: Images a step, over all processes.
+        images: The images to draw from.
+        specs: The views to make.
+        batch_size: Images per step, over all processes.
         seed: The run's seed.
-        threads: Threads that make batches ahead of the step; 0 makes them when they are asked for.
-        device: Where the views are wanted.
+        threads: Threads that prepare batches ahead of the step; 0 prepares them on request.
+        device: Device of the views.
         intensity: How raw values become the network's input.
-        labels: (N,) what `Batch.labels` is taken from.
-        compiled: Whether torch compiles the views that a GPU makes.
+        labels: (N,) labels for `Batch.labels`.
+        compiled: Whether torch compiles the views made on a GPU.
         replaced: Names of files that went bad since the check, each once.
 
     Raises:
-        ConfigError: There are fewer images than a batch has, or the number of processes does not
+        ConfigError: A batch has more images than the data, or the number of processes does not
             divide the batch.
     """
 
@@ -75,29 +75,29 @@ class Feed:
         if self.batch_size > len(self.images.store):
             raise ConfigError(
                 f"--batch-size {self.batch_size} is more than the {len(self.images.store)} images",
-                f"give --batch-size {len(self.images.store)} or less, or more images",
+                f"pass --batch-size {len(self.images.store)} or less, or add images",
             )
         if self.batch_size < 1 or self.batch_size % world():
             raise ConfigError(
                 f"--batch-size {self.batch_size} does not divide into {world()} equal parts",
-                f"give a multiple of {world()}, the number of processes",
+                f"pass a multiple of {world()}, the number of processes",
             )
         self._health = _Health(self.images, self.replaced)
         self._engine = Engine(self.intensity, self.device, compiled=self.compiled)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches an epoch; the last incomplete one is dropped."""
+        """Global batches per epoch; the last incomplete one is dropped."""
         return len(self.images.store) // self.batch_size
 
     @property
     def readable(self) -> "Images":
-        """The images, the next good one in the place of each that went bad."""
-        from selftaught.data.store import StandIns  # late: it brings all that decodes
+        """The images, with the next good image replacing each one that went bad."""
+        from selftaught.data.store import StandIns  # late, because it imports all decoders
 
         health = self._health
         return replace(
-            self.images, store=StandIns(self.images.store, health.good, health.forget_good)
+            self.images, store=StandIns(self.images.store, health.is_good, health.forget_good)
         )
 
     def epoch(
@@ -107,8 +107,8 @@ class Feed:
 
         Args:
             draws: The epoch's global order; None: a permutation keyed by seed and epoch.
-            progress: Where the run stands at the epoch's first batch.
-            skip: Batches that a resumed run has done already.
+            progress: Progress at the epoch's first batch.
+            skip: Batches that a resumed run has already done.
 
         Raises:
             DataError: More than 1 % of the images have gone bad since they were checked.
@@ -116,18 +116,18 @@ class Feed:
         order = draws or Draws(self._permutation(progress.epoch))
         assert len(order.rows) == len(self.images.store)
 
-        def begun(index: int) -> _Begun:
-            return self._begun(order, replace(progress, step=progress.step + index), index)
+        def prepare(index: int) -> _PreparedBatch:
+            return self._prepare(order, replace(progress, step=progress.step + index), index)
 
         indices = range(skip, self.steps_per_epoch)
-        with contextlib.closing(ahead(begun, indices, threads=self.threads)) as made:
-            yield from map(self._batch, made)  # holds no batch while the next is made
+        with contextlib.closing(make_ahead(prepare, indices, threads=self.threads)) as batches:
+            yield from map(self._batch, batches)  # holds no batch while the next is made
 
     def _permutation(self, epoch: int) -> Rows:
         return permutation(Key(self.seed, "order", epoch), len(self.images.store))
 
-    def _begun(self, order: Draws, progress: Progress, index: int) -> "_Begun":
-        """This process's part of a global batch, as far as a thread makes it."""
+    def _prepare(self, order: Draws, progress: Progress, index: int) -> "_PreparedBatch":
+        """This process's part of a global batch, as far as threads prepare it."""
         n = self.batch_size // world()
         part = slice(rank() * n, (rank() + 1) * n)
         first = index * self.batch_size
@@ -142,14 +142,14 @@ class Feed:
         params = self._params(rows_nV, draws_n, boxes_nV4, progress.epoch)
         policies = [spec.policy for spec in self._spec_of_view()]
         finish = self._engine.begin(pixels, list(zip(params, policies, strict=True)))
-        return _Begun(finish, params, rows_nV[:, 0].copy(), draws_n, progress)
+        return _PreparedBatch(finish, params, rows_nV[:, 0].copy(), draws_n, progress)
 
     @property
     def _views(self) -> int:
         return sum(spec.count for spec in self.specs)
 
     def _pixels(self, rows: Rows) -> list[Raw] | None:
-        """The pixels of each view, or of all of them, where a draw is one row; None: one is bad."""
+        """The pixels of each view, or of all views if a draw is one row; None if any is bad."""
         columns = rows[:, None] if rows.ndim == 1 else rows
         try:
             return [self.images.store.read(rows_n) for rows_n in columns.T]
@@ -178,27 +178,26 @@ class Feed:
     def _spec_of_view(self) -> list[ViewSpec]:
         return [spec for spec in self.specs for _ in range(spec.count)]
 
-    def _batch(self, begun: "_Begun") -> Batch:
-        """The rest of it: views and labels on the device."""
+    def _batch(self, prepared: "_PreparedBatch") -> Batch:
+        """Finish a batch: views and labels on the device."""
         labels = None
         if self.labels is not None:
-            labels = torch.from_numpy(self.labels[begun.rows_n]).to(self.device)
+            labels = torch.from_numpy(self.labels[prepared.rows_n]).to(self.device)
         return Batch(
-            views=begun.finish(),
-            params=begun.params,
-            rows=torch.from_numpy(begun.rows_n),
-            draws=torch.from_numpy(begun.draws_n),
+            views=prepared.finish(),
+            params=prepared.params,
+            rows=torch.from_numpy(prepared.rows_n),
+            draws=torch.from_numpy(prepared.draws_n),
             labels=labels,
-            step=begun.progress,
+            step=prepared.progress,
             seed=self.seed,
         )
 
     def _healthy(self, order: Draws, first: int) -> Rows:
-        """The places that a global batch is made from, (B,): where a draw's image is bad, that of
-        a stand-in from outside the batch.
+        """The places of a global batch, (B,), with stand-ins from outside the batch for bad images.
 
-        Those that the epoch does not use come first, then the rest of the order. All processes
-        look at the whole batch, so they agree without asking each other.
+        Places that the epoch does not use come first, then the rest of the order. Every process
+        checks the whole batch, so all agree without communication.
         """
         places_B = np.arange(first, first + self.batch_size)
         used = self.steps_per_epoch * self.batch_size
@@ -206,25 +205,25 @@ class Feed:
         taken = set(order.rows[places_B].reshape(-1).tolist())
         stand_ins = (place for part in outside for place in part)
         for slot in range(self.batch_size):
-            if not self._health.good(order.rows[places_B[slot]]):
+            if not self._health.is_good(order.rows[places_B[slot]]):
                 places_B[slot] = self._stand_in(order, stand_ins, taken)
         return places_B
 
     def _stand_in(self, order: Draws, places: Iterable[int], taken: set[int]) -> int:
         for place in places:
             rows = set(np.atleast_1d(order.rows[place]).tolist())
-            if taken.isdisjoint(rows) and self._health.good(order.rows[place]):
+            if taken.isdisjoint(rows) and self._health.is_good(order.rows[place]):
                 taken |= rows
                 return place
         raise DataError(
-            f"{self.replaced[0]} has gone bad, and every other image is in the batch already",
-            "repair it, or give a smaller --batch-size",
+            f"{self.replaced[0]} has gone bad, and the batch already uses every other image",
+            "repair it, or pass a smaller --batch-size",
         )
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A batch whose views may still have to be finished."""
+class _PreparedBatch:
+    """A batch whose views may be unfinished."""
 
     finish: Finish
     params: list[ViewParams]
@@ -234,7 +233,7 @@ class _Begun:
 
 
 class _Health:
-    """Which images can still be read; asked by several threads."""
+    """Which images can still be read; shared by several threads."""
 
     def __init__(self, images: "Images", replaced: list[str]) -> None:
         self._store, self._replaced = images.store, replaced
@@ -242,33 +241,33 @@ class _Health:
         self._lock = threading.Lock()
 
     def any_bad(self, rows: Rows) -> bool:
-        """Whether one of them is known to be bad."""
+        """Whether any of the rows is known to be bad."""
         return bool((self._state_N[rows] == _BAD).any())
 
     def forget_good(self) -> None:
-        """An image that was good may be bad by now."""
+        """Recheck good images on next use, since some may have gone bad."""
         with self._lock:
             self._state_N[self._state_N == _GOOD] = _UNKNOWN
 
-    def good(self, rows: Rows | int) -> bool:
-        """Whether all of them can be read: each is tried once."""
-        return all(self._try(int(row)) == _GOOD for row in np.atleast_1d(rows))
+    def is_good(self, rows: Rows | int) -> bool:
+        """Whether all of the rows can be read; each is tried once."""
+        return all(self._state(int(row)) == _GOOD for row in np.atleast_1d(rows))
 
-    def _try(self, row: int) -> int:
+    def _state(self, row: int) -> int:
         if self._state_N[row] == _UNKNOWN:
             try:
                 self._store.read(np.array([row]))
                 self._note_good(row)
             except BadImage as error:
-                self._note(row, error)
+                self._note_bad(row, error)
         return int(self._state_N[row])
 
     def _note_good(self, row: int) -> None:
-        with self._lock:  # another thread may have found it bad meanwhile
+        with self._lock:  # another thread may have found it bad in between
             if self._state_N[row] == _UNKNOWN:
                 self._state_N[row] = _GOOD
 
-    def _note(self, row: int, error: BadImage) -> None:
+    def _note_bad(self, row: int, error: BadImage) -> None:
         with self._lock:
             if self._state_N[row] != _BAD:
                 self._state_N[row] = _BAD
@@ -277,7 +276,7 @@ class _Health:
         if bad > max(1, _TOLERATED * total):
             raise DataError(
                 f"{bad} of {total} images have gone bad since they were checked, "
-                f"the first is {self._replaced[0]} ({error.reason})",
+                f"first {self._replaced[0]} ({error.reason})",
                 "repair them, or check the disk",
             )
 
@@ -289,14 +288,14 @@ def _columns(rows: Rows, views: int) -> Rows:
 # --- threads
 
 
-def ahead(
+def make_ahead(
     make: Callable[[Item], Made], items: Iterable[Item], *, threads: int
 ) -> Generator[Made, None, None]:
-    """`make(item)` of each item, in order, made ahead by threads with a bounded queue.
+    """`make(item)` of each item, in order, computed ahead by threads with a bounded queue.
 
-    Threads compute with one core each: several batches at once use the cores better than one batch
-    on all of them, and results cannot depend on how many there are. Closing the generator, or an
-    exception in `make`, ends the threads once each has finished what it is at.
+    Each thread uses one core: several batches at once use the cores better than one batch on all
+    cores, and results cannot depend on the number of cores. Closing the generator, or an exception
+    in `make`, ends each thread after its current item.
     """
     pool = _pool(max(1, threads))
     waiting, most = deque[Future[Made]](), threads + _QUEUE if threads else 0
@@ -312,15 +311,15 @@ def ahead(
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses one core.
+    """A pool of threads in which torch uses one core.
 
-    `torch.set_num_threads` is in part a setting of the calling thread and in part one of the whole
-    process, so the caller's number is set again once every thread has set its own.
+    `torch.set_num_threads` affects both the calling thread and, in part, the whole process, so the
+    caller's number is restored after every thread has set its own.
     """
     before, ready = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread's first question would set the process's number here
+        torch.get_num_threads()  # a thread's first call sets its number to that of the process
         torch.set_num_threads(1)
         ready.wait()
 

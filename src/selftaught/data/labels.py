@@ -1,4 +1,4 @@
-"""Labels and splits: a column of the data or its class folders, asked for only where needed.
+"""Labels and splits from a column of the data or its class folders; read only when needed.
 
 Shapes:  N rows of one `Checked`.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.data.check_images import Checked
-from selftaught.errors import DataError, did_you_mean, shown
+from selftaught.errors import DataError, did_you_mean, printable
 
 _TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+_TEST = ("test", "testing", "val", "valid", "validation")  # the first one present is used
 _TEST_SHARE = 0.2
 _NUMBERS = ("number", "digits", "fraction")  # kinds of values that can be numbers
-_FEW = 20  # different fractions up to which a column of numbers still names classes
+_FEW = 20  # up to this many distinct fractions a column of numbers still names classes
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Labelled:
         labels_N: (N,) int64 index of the class, -1 without a label; or float64 targets, NaN
             without one.
         train: Rows to learn from, ascending.
-        test: Rows to judge by, ascending.
-        split: In words: "test (given)", "test (20 % by hash)"; and what speaks against it:
+        test: Rows to evaluate on, ascending.
+        split: As text: "test (given)", "test (20 % by hash)"; with its weaknesses:
             "test (given), none of cat", "test (given), 12 of them also in train".
     """
 
@@ -45,21 +45,21 @@ class Labelled:
 def label(checked: Checked, *, column: str | None = None, numbers: bool = False) -> Labelled:
     """Find labels and a split into train and test.
 
-    Labels come from the column named; else from the column "label", the only column, or the class
-    folders. A split comes from the column "split" or from folders train/ and test/ (or val/); what
-    comes unsplit is split 80/20 within each class, by the hash of the bytes: always the same way,
-    and equal files on the same side.
+    Labels come from the given column; else from the column "label", the only column, or the class
+    folders. The split comes from the column "split" or from folders train/ and test/ (or val/).
+    Unsplit data is split 80/20 within each class by the hash of the bytes: the split is always the
+    same, and equal files are on the same side.
 
     Args:
         checked: The images.
-        column: Where the labels are, if there are several columns.
-        numbers: Whether labels are numbers to predict, however few different ones there are.
+        column: The column of the labels, if there are several.
+        numbers: Whether labels are numbers to predict, however few distinct ones there are.
 
     Raises:
-        DataError: There are no labels, some are no numbers where these are wanted, not finite, or
-            of several kinds, one class only, or nothing to learn from or to judge by.
+        DataError: Labels are missing, of mixed kinds, not finite, not numbers although `numbers`
+            is set, or all of one class; or the training or test part is empty.
     """
-    names = _usable(checked)
+    names = _usable_names(checked)
     folders = _folder_splits(names)
     values = _values(checked, checked.index_N, column, folders is not None)
     _refuse_not_finite(checked, names, values)
@@ -74,46 +74,46 @@ def label(checked: Checked, *, column: str | None = None, numbers: bool = False)
     given = _given_splits(checked, folders)
     rows = np.flatnonzero(there)
     if given is not None and any(given[row] in _TEST for row in rows):
-        train, test, words = _given(given, rows, checked)
-        words += _absent(classes, labels_N[test]) + _in_both(checked, train, test)
+        train, test, words = _given_split(given, rows, checked)
+        words += _absent_classes(classes, labels_N[test]) + _overlap(checked, train, test)
         return Labelled(classes, labels_N, train, test, words)
-    if given is not None:  # what is neither train nor test takes no part
-        rows = _for_training(checked, given, rows)
-    train, test = _by_hash(checked, rows, labels_N if classes else np.zeros_like(labels_N))
+    if given is not None:  # rows that are neither train nor test are not used
+        rows = _training_rows(checked, given, rows)
+    train, test = _hash_split(checked, rows, labels_N if classes else np.zeros_like(labels_N))
     if not len(train) or not len(test):
         raise DataError(
             f"{_name(checked)} has too few labelled images to split",
-            "label at least two of a class, or give train/ and test/",
+            "label at least two images of a class, or add folders train/ and test/",
         )
-    words = "test (20 % by hash)" + _absent(classes, labels_N[test])
+    words = "test (20 % by hash)" + _absent_classes(classes, labels_N[test])
     return Labelled(classes, labels_N, train, test, words)
 
 
 def check_classes(checked: Checked, found: Labelled, *, column: str | None = None) -> None:
-    """Whether every class that is there can be learnt and judged.
+    """Check that every class can be learned and evaluated.
 
     Args:
         checked: The images.
-        found: What `label` found.
+        found: The result of `label`.
         column: As for `label`.
 
     Raises:
-        DataError: No image of a class can be used, or a class is for the test only.
+        DataError: No image of a class is usable, or a class is only in the test part.
     """
     if not found.classes:  # numbers to predict
         return
     _refuse_lost(checked, found.classes, column)
     _refuse_empty(checked, found.classes, column)
-    learnt, asked = (found.labels_N[rows] for rows in (found.train, found.test))
-    unknown = np.flatnonzero(~np.isin(asked, learnt))
+    learned, tested = (found.labels_N[rows] for rows in (found.train, found.test))
+    unknown = np.flatnonzero(~np.isin(tested, learned))
     if len(unknown):
         row = found.test[unknown[0]]
         name = checked.source.names[checked.index_N[row]]
         kind = found.classes[found.labels_N[row]]
         raise DataError(
-            f"{_name(checked)}: {shown(name)} is for the test, and no image of its class "
-            f"{shown(kind)} is for training",
-            "give some for training, or take the class out",
+            f"{_name(checked)}: {printable(name)} is in the test set, but its class "
+            f"{printable(kind)} has no training image",
+            "add training images of the class, or remove the class",
         )
 
 
@@ -123,45 +123,45 @@ def check_classes(checked: Checked, found: Labelled, *, column: str | None = Non
 def _values(
     checked: Checked, positions: NDArray[np.int64], column: str | None, split_folders: bool
 ) -> list[Any]:
-    """A label or None for each of these positions in the source."""
+    """A label or None for each position in the source."""
     columns = checked.source.columns
     usable = [name for name in columns if name != "split"]
     if column == "folders" and column not in columns:
         return _folder_labels(checked, positions, split_folders)
     if column is not None:
         if column not in columns:
-            remedy = did_you_mean(column, usable) if usable else "it has none"
+            remedy = did_you_mean(column, usable) if usable else "it has no label columns"
             raise DataError(f"{_name(checked)} has no column {column!r}", remedy)
-        return _plain(columns[column][positions])
+        return _plain_values(columns[column][positions])
     if "label" in columns or len(usable) == 1:
-        return _plain(columns["label" if "label" in columns else usable[0]][positions])
+        return _plain_values(columns["label" if "label" in columns else usable[0]][positions])
     if usable:
         raise DataError(
-            f"{_name(checked)} has several columns: {', '.join(sorted(usable))}",
+            f"{_name(checked)} has several label columns ({', '.join(sorted(usable))})",
             "choose one with --label COLUMN",
         )
     return _folder_labels(checked, positions, split_folders)
 
 
-def _plain(column_N: NDArray[Any]) -> list[Any]:
-    """Python values; None where one is missing."""
+def _plain_values(column_N: NDArray[Any]) -> list[Any]:
+    """Python values; None for missing ones."""
     return [None if value is None or value == "" else value for value in column_N.tolist()]
 
 
 def _folder_labels(
     checked: Checked, positions: NDArray[np.int64], split_folders: bool
 ) -> list[Any]:
-    """The first folder of each name, below train/ and test/ the second; None without one."""
+    """The first folder of each name (below train/ and test/ the second); None if there is none."""
     skip = 1 if split_folders else 0
     paths = [checked.source.names[i].split("/")[skip:] for i in positions]
     found = [path[0] if len(path) > 1 else None for path in paths]
     if checked.source.root is None:
-        remedy = "add an array 'label' with one number or word an image"
+        remedy = "add an array 'label' with one number or word per image"
         raise DataError(f"{_name(checked)} has no labels", remedy)
     if not any(found):
         raise DataError(
             f"{_name(checked)} has no labels",
-            "put each class into a folder of its own, or give a table with columns path and label",
+            "put each class into its own folder, or pass a table with columns path and label",
         )
     return found
 
@@ -170,33 +170,33 @@ def _refuse_not_finite(checked: Checked, names: Sequence[str], values: Sequence[
     for name, value in zip(names, values, strict=True):
         if isinstance(value, float) and not np.isfinite(value):
             raise DataError(
-                f"{_name(checked)}: the label of {shown(name)} is {value:g}",
-                "give a finite number, or leave the cell empty where there is no label",
+                f"{_name(checked)}: the label of {printable(name)} is {value:g}",
+                "write a finite number, or leave the cell empty if there is no label",
             )
 
 
 def _refuse_mixed(checked: Checked, names: Sequence[str], values: Sequence[Any]) -> None:
-    """Fractions among words, as of a column of numbers with "n/a" in it; numbers and texts.
+    """Refuse mixed kinds: numbers and texts, or fractions and words (a numeric column with "n/a").
 
-    Whole numbers that are written as texts may stand among words, as of characters.
+    Integers written as text may be mixed with words, for example as labels of characters.
     """
     first: dict[str, tuple[str, Any]] = {}
     for name, value in zip(names, values, strict=True):
         if value is not None:
-            first.setdefault(_kind(value), (name, value))
+            first.setdefault(_value_kind(value), (name, value))
     pairs = ("number", "word"), ("number", "digits"), ("number", "fraction"), ("fraction", "word")
     for pair in pairs:
         if first.keys() >= {*pair}:
             (name, value), (other, word) = (first[kind] for kind in pair)
             raise DataError(
-                f"{_name(checked)}: labels are of several kinds: that of {shown(name)} is "
-                f"{shown(repr(value))}, that of {shown(other)} is {shown(repr(word))}",
-                "make all of them numbers or words, and leave a cell empty where there is no label",
+                f"{_name(checked)} has labels of different kinds ({printable(repr(value))} for "
+                f"{printable(name)}, {printable(repr(word))} for {printable(other)})",
+                "make all labels numbers or all words, with an empty cell where there is no label",
             )
 
 
-def _kind(value: Any) -> str:
-    """A number; a text: a fraction, digits, or a word; or something else, such as a date."""
+def _value_kind(value: Any) -> str:
+    """Kind of a label: "number", text ("fraction", "digits" or "word") or "other" (a date)."""
     if not isinstance(value, str):
         return "number" if isinstance(value, int | float) else "other"
     try:
@@ -207,51 +207,52 @@ def _kind(value: Any) -> str:
 
 
 def _refuse_lost(checked: Checked, classes: Sequence[str], column: str | None) -> None:
-    """Classes of which no image can be used."""
+    """Refuse classes without a usable image."""
     source = checked.source
-    folders = _folder_splits(_usable(checked)) is not None
+    folders = _folder_splits(_usable_names(checked)) is not None
     values = _values(checked, np.arange(len(source)), column, folders)
     for position in np.setdiff1d(np.arange(len(source)), checked.index_N).tolist():
         value = values[position]
-        if value is not None and _word(value) not in classes:
+        if value is not None and _class_name(value) not in classes:
             raise DataError(
-                f"{_name(checked)}: no image of the class {shown(_word(value))} can be used, such "
-                f"as {shown(source.names[position])}",
-                "selftaught check says why; repair them, or take the class out",
+                f"{_name(checked)}: the class {printable(_class_name(value))} has no usable image "
+                f"(for example {printable(source.names[position])})",
+                "run selftaught check for the reasons, and repair the images or remove the class",
             )
 
 
 def _refuse_empty(checked: Checked, classes: Sequence[str], column: str | None) -> None:
-    """Folders beside those of classes that hold no image."""
+    """Refuse class folders without images."""
     source = checked.source
     if source.root is None or not Path(source.name).is_dir() or column not in (None, "folders"):
         return
-    names = _usable(checked)
+    names = _usable_names(checked)
     parts = {name.split("/")[0] for name in names if "/" in name} if _folder_splits(names) else {""}
     for split in sorted(parts):
         for folder in sorted((source.root / split).iterdir()):
             if folder.is_dir() and folder.name[0] != "." and folder.name not in classes:
                 raise DataError(
-                    f"{shown(str(folder))} is the folder of a class without any image",
-                    "put images into it, or take it away",
+                    f"the class folder {printable(str(folder))} contains no images",
+                    "put images into it, or remove it",
                 )
 
 
 def _as_numbers(
     checked: Checked, names: Sequence[str], values: Sequence[Any]
 ) -> list[float | None]:
-    """Numbers that are written as texts are numbers too."""
+    """Convert labels to numbers, including numbers written as text."""
     for name, value in zip(names, values, strict=True):
-        if value is not None and _kind(value) not in _NUMBERS:
+        if value is not None and _value_kind(value) not in _NUMBERS:
             raise DataError(
-                f"{_name(checked)}: the label of {shown(name)} is {shown(str(value))}, no number",
-                "correct it, leave the cell empty, or give a column of numbers with --label",
+                f"{_name(checked)}: the label of {printable(name)} is not a number "
+                f"({printable(str(value))})",
+                "correct it, leave the cell empty, or choose a column of numbers with --label",
             )
     return [None if value is None else float(value) for value in values]
 
 
 def _targets(values: Sequence[Any], wanted: bool) -> NDArray[np.float64] | None:
-    """(N,) numbers to predict, where labels are fractions of many values; None for classes."""
+    """Numbers to predict, (N,), if labels are fractions with many values; None for classes."""
     known = {value for value in values if value is not None}
     if not wanted and (len(known) <= _FEW or not _are_fractions(known)):
         return None
@@ -259,7 +260,7 @@ def _targets(values: Sequence[Any], wanted: bool) -> NDArray[np.float64] | None:
 
 
 def _are_fractions(known: set[Any]) -> bool:
-    """Whether they are numbers with a point, and not all of them whole."""
+    """Whether all are floats, and not all of them integers."""
     numbers = all(isinstance(value, float) for value in known)
     return numbers and not all(value.is_integer() for value in known)
 
@@ -270,11 +271,11 @@ def _classes(values: Sequence[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]
     ordered = sorted(known) if numbers else sorted(known, key=str)
     index = {value: i for i, value in enumerate(ordered)}
     labels_N = np.array([-1 if value is None else index[value] for value in values], np.int64)
-    return tuple(_word(value) for value in ordered), labels_N
+    return tuple(_class_name(value) for value in ordered), labels_N
 
 
-def _word(value: Any) -> str:
-    """A class's name: a whole number that gaps in its column made a fraction is whole again."""
+def _class_name(value: Any) -> str:
+    """Name of a class; integers that became floats through gaps in the column lose their point."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
@@ -288,21 +289,21 @@ def _refuse_useless(
         raise DataError(f"{_name(checked)} has no labels", "fill in the column")
     if targets is None and len(classes) == 1:
         raise DataError(
-            f"all labelled images of {_name(checked)} are of one class, {classes[0]!r}",
-            "give images of two classes at least",
+            f"all labelled images of {_name(checked)} have the same class, {classes[0]!r}",
+            "add images of at least one other class",
         )
 
 
 # ---- splits
 
 
-def _usable(checked: Checked) -> list[str]:
-    """Names of the images, by row."""
+def _usable_names(checked: Checked) -> list[str]:
+    """Names of the usable images, by row."""
     return [checked.source.names[i] for i in checked.index_N]
 
 
 def _folder_splits(names: Sequence[str]) -> list[str] | None:
-    """The first folder of each name, where these are train/ and test/ or val/ and no others."""
+    """The first folder of each name, if these are exactly train/ and test/ (or val/), else None."""
     first = [name.split("/")[0].lower() if "/" in name else "" for name in names]
     known = set(first)
     is_split = known & set(_TRAIN) and known & set(_TEST) and known <= {*_TRAIN, *_TEST, ""}
@@ -317,56 +318,58 @@ def _given_splits(checked: Checked, folders: list[str] | None) -> list[str] | No
     return [word.strip().lower() for word in words]
 
 
-def _given(
+def _given_split(
     splits: Sequence[str], rows: NDArray[np.int64], checked: Checked
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
-    """Rows of train and of the first kind of test that is there; others take no part."""
+    """Rows of train and of the first kind of test present; other rows are not used."""
     kind = next(word for word in _TEST if any(splits[row] == word for row in rows))
     train = rows[[splits[row] in _TRAIN for row in rows]]
     test = rows[[splits[row] == kind for row in rows]]
     if not len(train):
         raise DataError(
-            f"{_name(checked)} has images for {kind} and none for train",
-            "mark some as train, or leave the split out",
+            f"{_name(checked)} has {kind} images but no train images",
+            "mark some as train, or remove the split",
         )
     return train, test, f"{kind} (given)"
 
 
-def _for_training(
+def _training_rows(
     checked: Checked, splits: Sequence[str], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Those of the rows that are for training, where none is for the test."""
+    """The training rows of data without a test part."""
     found = rows[[splits[row] in _TRAIN for row in rows]]
     if not len(found):
         words = sorted({splits[row] for row in rows})
         raise DataError(
-            f"{_name(checked)}: no labelled image is for train or test, the column split has "
-            f"{', '.join(repr(shown(word)) for word in words[:3])}",
-            "write train or test there, or leave the column out",
+            f"{_name(checked)}: no labelled image is marked train or test (the column split has "
+            f"{', '.join(repr(printable(word)) for word in words[:3])})",
+            "write train or test there, or remove the column",
         )
     return found
 
 
-def _absent(classes: Sequence[str], asked: NDArray[Any]) -> str:
-    """Classes that no image of the test has, in words."""
+def _absent_classes(classes: Sequence[str], asked: NDArray[Any]) -> str:
+    """Text that lists the classes without a test image."""
     there = {*asked.tolist()}
     names = [name for index, name in enumerate(classes) if index not in there]
     if not names:
         return ""
-    return f", none of {shown(names[0])}" + (f" and {len(names) - 1} others" if names[1:] else "")
+    return f", none of {printable(names[0])}" + (
+        f" and {len(names) - 1} others" if names[1:] else ""
+    )
 
 
-def _in_both(checked: Checked, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
-    """How many images of the test are among those that are learnt from, byte for byte, in words."""
+def _overlap(checked: Checked, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
+    """Text that counts the test images with an exact copy in train."""
     hashes_N = np.array(checked.images["sha256"].to_pylist())
     both = int(np.isin(hashes_N[test], hashes_N[train]).sum())
     return f", {both:,} of them also in train" if both else ""
 
 
-def _by_hash(
+def _hash_split(
     checked: Checked, rows: NDArray[np.int64], labels_N: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A fifth of each class for test, the files with the lowest hashes; at least one of two."""
+    """Rows of train and test: a fifth of each class, with the lowest hashes, is the test part."""
     hashes_N = np.array(checked.images["sha256"].to_pylist())
     test = [rows[:0]]
     for one in np.unique(labels_N[rows]):
@@ -379,4 +382,4 @@ def _by_hash(
 
 
 def _name(checked: Checked) -> str:
-    return shown(checked.source.name)
+    return printable(checked.source.name)

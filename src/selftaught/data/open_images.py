@@ -1,4 +1,4 @@
-"""The one door to images: DATA found, checked and stored, for the product and its tests alike."""
+"""The single entry point to images: finds, checks and stores DATA."""
 
 import contextlib
 import os
@@ -13,19 +13,19 @@ import numpy as np
 from selftaught.data.check_images import Checked, check_images
 from selftaught.data.sources import Source, absolute_name, find_images
 from selftaught.data.store import Form, Images, open_store
-from selftaught.errors import DataError, shown
+from selftaught.errors import DataError, printable
 from selftaught.foundation import distributed
 from selftaught.foundation.machine import Machine
-from selftaught.foundation.progress import meanwhile
+from selftaught.foundation.progress import notice_if_slow
 
 T = TypeVar("T")
 
-_NAMED = 5  # rejected images that a sentence names
+_NAMED = 5  # rejected images that the sentence lists
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images, and how they are stored.
+    """Which images to use, and how to store them.
 
     `dct_scaling` lets libjpeg do part of the shrinking to `store_size`: large photographs are read
     faster, and their pixels differ slightly. `benchmarks/dct_scaling.py` measures both.
@@ -38,14 +38,14 @@ class DataSettings:
 
 
 def check_data(settings: DataSettings, machine: Machine) -> Checked:
-    """Every image that the settings name, looked at once; process 0 goes first.
+    """Check every image that the settings name; process 0 goes first.
 
     Raises:
         DataError: No image is usable.
     """
     name, min_side = settings.path, settings.min_side
-    text = f"Reading {name!r} and checking every image; the results are cached."
-    return _in_turns(
+    text = f"Checking every image of {name!r}; the results are cached."
+    return _rank_0_first(
         lambda: check_images(find_images(name), machine, min_side=min_side),
         text,
     )
@@ -62,8 +62,8 @@ def open_images(
 
     Args:
         data: Any form of DATA, or settings that name it.
-        machine: Threads that decode, and the cache.
-        checked: What `check_data` found, to skip that step.
+        machine: Threads for decoding, and the cache.
+        checked: The result of `check_data`, to skip that step.
         form: See `data.store.open_store`.
 
     Raises:
@@ -71,7 +71,7 @@ def open_images(
     """
     settings = data if isinstance(data, DataSettings) else DataSettings(absolute_name(data))
     found = checked or check_data(settings, machine)
-    store = _in_turns(
+    store = _rank_0_first(
         lambda: open_store(
             found,
             machine,
@@ -85,7 +85,7 @@ def open_images(
 
 
 def open_images_with_notice(data: str, machine: Machine) -> Images:
-    """The usable images that DATA names; a line on stderr names those that are not usable.
+    """The usable images that DATA names; a line on stderr lists the unusable ones.
 
     Raises:
         DataError: No image is usable.
@@ -96,17 +96,17 @@ def open_images_with_notice(data: str, machine: Machine) -> Images:
 
 
 def open_files(paths: Sequence[Path], machine: Machine) -> Images:
-    """These files, each once and all of them.
+    """Open all of these files, each once.
 
     Raises:
-        DataError: One of them cannot be used.
+        DataError: A file cannot be used.
     """
     real = dict.fromkeys(path.parent.resolve() / path.name for path in paths)
     root = Path(os.path.commonpath([path.parent for path in real]))
     source = Source(str(root), root, tuple(path.relative_to(root).as_posix() for path in real))
     checked = check_images(source, machine)
     for name, reason in zip(*checked.rejected.to_pydict().values(), strict=True):
-        what = f"{shown(str(root / name))} cannot be used ({reason})"
+        what = f"{printable(str(root / name))} cannot be used ({reason})"
         raise DataError(what, "restore it, or remove it from the set")
     return open_images(DataSettings(str(root)), machine, checked=checked)
 
@@ -114,15 +114,15 @@ def open_files(paths: Sequence[Path], machine: Machine) -> Images:
 def open_new_images(
     data: str, machine: Machine, known: Set[tuple[str, str]]
 ) -> tuple[Images | None, int]:
-    """The usable images of DATA that are not known yet, and how many are.
+    """The usable images of DATA that are new, and the number of known ones.
 
     Args:
         data: Images, in any form.
         machine: Threads and cache.
-        known: Path and SHA-256 of the known ones.
+        known: Path and SHA-256 of each known image.
 
     Returns:
-        The images in their order, rows 0 .. n-1, or None if all are known; and the number known.
+        The new images in order, rows 0 .. n-1, or None if all are known; and the number known.
 
     Raises:
         DataError: No image is usable.
@@ -142,9 +142,9 @@ def open_new_images(
 
 
 def rejected_sentence(checked: Checked) -> str:
-    """Which images are not usable and why, in a sentence; "" if all are usable."""
+    """A sentence that lists the unusable images with reasons; "" if all are usable."""
     columns = (checked.rejected[name].to_pylist() for name in ("path", "reason"))
-    faults = [f"{shown(path)} ({reason})" for path, reason in zip(*columns, strict=True)]
+    faults = [f"{printable(path)} ({reason})" for path, reason in zip(*columns, strict=True)]
     if not faults:
         return ""
     more = len(faults) - _NAMED
@@ -158,13 +158,13 @@ def _print_rejected(checked: Checked) -> None:
         print(words, file=sys.stderr)
 
 
-def _in_turns(work: Callable[[], T], text: str) -> T:
-    """Process 0 works first and leaves the others its cache; `text` says what it does."""
+def _rank_0_first(work: Callable[[], T], text: str) -> T:
+    """Run work on process 0 first, so that the others find its cache; `text` is its notice."""
     done: list[T] = []
     first = distributed.rank() == 0
     for turn in (True, False):
         if turn == first:
-            with meanwhile(text) if first else contextlib.nullcontext():
+            with notice_if_slow(text) if first else contextlib.nullcontext():
                 done.append(work())
-        distributed.agree(False)
+        distributed.any_process(False)
     return done[0]

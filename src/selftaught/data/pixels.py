@@ -1,6 +1,6 @@
 """Decoded pixels in one flat array, image after image: in memory, or in a file of the cache.
 
-The file is written whole or not at all, with checksums beside it; a missing or damaged one is
+The file is written atomically and has checksums in a second file; a missing or damaged file is
 written again.
 
 Shapes:  N images; H, W height and width as stored; C channels.
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from selftaught.data.check_images import Checked
 
 Pixels = NDArray[Any]
-Bad = dict[int, BadImage]
-"""Rows whose files cannot be read any more, and why."""
+BadRows = dict[int, BadImage]
+"""Rows whose files can no longer be read, and why."""
 
-Image = Callable[[int], Pixels]
-"""From a row to its pixels as they are stored, (H, W, C)."""
+PixelReader = Callable[[int], Pixels]
+"""A function from a row to its pixels as stored, (H, W, C)."""
 
-Put = Callable[[int, Pixels], None]
+PixelWriter = Callable[[int, Pixels], None]
 
 DISK_SHARE = 0.5
-"""Of the disk space that is free: what the cache may take."""
+"""Share of the free disk space that the cache may use."""
 
-_ROWS = 64  # a task of a thread
-_BLOCK = 2**26  # bytes of a checksum
+_ROWS = 64  # per task of a thread
+_BLOCK = 2**26  # bytes per checksum
 
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """What a flat array of all pixels looks like, and the hash of the images that are in it."""
+    """Layout of a flat array of all pixels, and the hash of its images."""
 
     content: str
     channels: int
@@ -60,10 +60,10 @@ class StoreLayout:
 
     @classmethod
     def of(cls, checked: "Checked", store_size: int | None, *, dct_scaling: bool) -> "StoreLayout":
-        """The layout of checked images whose shorter sides are shrunk to `store_size` pixels."""
+        """The layout of checked images with shorter sides shrunk to `store_size` pixels."""
         columns = (checked.images[name].to_numpy() for name in ("height", "width"))
         sizes_N2 = np.stack([column.astype(np.int64) for column in columns], axis=1)
-        stored_N2 = _shrunk(sizes_N2, store_size)
+        stored_N2 = _shrunk_sizes(sizes_N2, store_size)
         shrinks = bool((stored_N2 != sizes_N2).any())
         return cls(
             content=checked.content,
@@ -77,13 +77,13 @@ class StoreLayout:
 
     @property
     def lengths_N(self) -> NDArray[np.int64]:
-        """Numbers of each image."""
+        """Number of values of each image."""
         lengths_N: NDArray[np.int64] = self.sizes_N2.prod(axis=1) * self.channels
         return lengths_N
 
     @property
     def length(self) -> int:
-        """Numbers of all images."""
+        """Number of values of all images."""
         return int(self.lengths_N.sum())
 
     @property
@@ -93,12 +93,12 @@ class StoreLayout:
 
     @property
     def starts_N(self) -> NDArray[np.int64]:
-        """Where the numbers of each image begin."""
+        """Start of each image in the flat array."""
         return np.cumsum(self.lengths_N) - self.lengths_N
 
     @property
     def shrinking(self) -> str:
-        """How images are shrunk, as a text that stands for it wherever pixels are named."""
+        """How images are shrunk, as text for keys and hashes of pixels."""
         return f"{self.store_size}/dct" if self.dct_scaling else str(self.store_size)
 
     @property
@@ -108,8 +108,8 @@ class StoreLayout:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _shrunk(sizes_N2: NDArray[np.int64], store_size: int | None) -> NDArray[np.int64]:
-    """Shorter sides above `store_size` become it, longer ones in proportion."""
+def _shrunk_sizes(sizes_N2: NDArray[np.int64], store_size: int | None) -> NDArray[np.int64]:
+    """Sizes after shrinking: shorter sides to at most `store_size`, longer ones in proportion."""
     if store_size is None:
         return sizes_N2
     shorter_N1 = sizes_N2.min(axis=1, keepdims=True)
@@ -117,8 +117,8 @@ def _shrunk(sizes_N2: NDArray[np.int64], store_size: int | None) -> NDArray[np.i
     return np.where(shorter_N1 > store_size, smaller_N2, sizes_N2)
 
 
-def free(folder: Path) -> int:
-    """Bytes that are free on the disk where a folder is or will be."""
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -127,8 +127,10 @@ def free(folder: Path) -> int:
 # --- decoding everything once
 
 
-def decoded(layout: StoreLayout, image: Image, *, threads: int) -> tuple[Pixels, Bad]:
-    """All pixels, in memory only, and the rows that could not be decoded."""
+def decoded_pixels(
+    layout: StoreLayout, image: PixelReader, *, threads: int
+) -> tuple[Pixels, BadRows]:
+    """All pixels, in memory, and the rows that could not be decoded."""
     flat, starts_N = np.empty(layout.length, layout.dtype), layout.starts_N
 
     def put(row: int, pixels: Pixels) -> None:
@@ -137,9 +139,9 @@ def decoded(layout: StoreLayout, image: Image, *, threads: int) -> tuple[Pixels,
     return flat, _decode_all(layout, image, threads, put)
 
 
-def _decode_all(layout: StoreLayout, image: Image, threads: int, put: Put) -> Bad:
-    """Hand every row's pixels to `put`, in parallel; the rows that cannot be read any more."""
-    bad = Bad()
+def _decode_all(layout: StoreLayout, image: PixelReader, threads: int, put: PixelWriter) -> BadRows:
+    """Pass the pixels of every row to `put`, in parallel; returns the unreadable rows."""
+    bad = BadRows()
 
     def decode_rows(start: int) -> None:
         for row in range(start, min(start + _ROWS, len(layout.sizes_N2))):
@@ -148,12 +150,12 @@ def _decode_all(layout: StoreLayout, image: Image, threads: int, put: Put) -> Ba
             except BadImage as error:
                 bad[row] = error
 
-    _in_parallel(decode_rows, range(0, len(layout.sizes_N2), _ROWS), threads)
+    _map_in_threads(decode_rows, range(0, len(layout.sizes_N2), _ROWS), threads)
     return bad
 
 
-def _into_file(handle: int, layout: StoreLayout) -> Put:
-    """Written, not mapped: a disk that is full raises an error instead of killing the process."""
+def _file_writer(handle: int, layout: StoreLayout) -> PixelWriter:
+    """A writer by pwrite: unlike with a memory map, a full disk raises and does not kill us."""
     starts_N = layout.starts_N * np.dtype(layout.dtype).itemsize
 
     def put(row: int, pixels: Pixels) -> None:
@@ -165,7 +167,7 @@ def _into_file(handle: int, layout: StoreLayout) -> Put:
     return put
 
 
-def _in_parallel(task: Callable[[Any], Any], items: Any, threads: int) -> list[Any]:
+def _map_in_threads(task: Callable[[Any], Any], items: Any, threads: int) -> list[Any]:
     pool = ThreadPoolExecutor(max(1, threads))
     try:
         return list(pool.map(task, items))
@@ -176,14 +178,14 @@ def _in_parallel(task: Callable[[Any], Any], items: Any, threads: int) -> list[A
 # --- the cache
 
 
-def cached(
-    layout: StoreLayout, image: Image, machine: Machine, *, in_memory: bool
-) -> tuple[Pixels, Bad]:
-    """All pixels from their file in the cache, which is written first where it is not whole.
+def cached_pixels(
+    layout: StoreLayout, image: PixelReader, machine: Machine, *, in_memory: bool
+) -> tuple[Pixels, BadRows]:
+    """All pixels from their file in the cache, which is written first if it is incomplete.
 
     Returns:
-        The flat array, memory-mapped (private: it may be written to, the file stays as it is) or
-        not; and the rows that could not be decoded.
+        The flat array, in memory or memory-mapped (privately, so writes do not reach the file);
+        and the rows that could not be decoded.
 
     Raises:
         OSError: The disk would be full, or cannot be written to.
@@ -191,10 +193,10 @@ def cached(
     assert machine.cache is not None
     folder, threads = machine.cache / "store", machine.threads
     folder.mkdir(parents=True, exist_ok=True)
-    path, bad = folder / f"{layout.key}.pixels", Bad()
-    with _alone(path.with_suffix(".lock")):
-        if not _whole(path, layout, threads):
-            if layout.size > DISK_SHARE * free(folder):
+    path, bad = folder / f"{layout.key}.pixels", BadRows()
+    with _exclusive_lock(path.with_suffix(".lock")):
+        if not _is_complete(path, layout, threads):
+            if layout.size > DISK_SHARE * free_bytes(folder):
                 raise OSError(errno.ENOSPC, "the cache would fill the disk")
             bad = _write(path, layout, image, threads)
         if in_memory and world() == 1:  # several processes share the pages of the file
@@ -203,15 +205,15 @@ def cached(
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait, and then find what it has written."""
+def _exclusive_lock(path: Path) -> Iterator[None]:
+    """Admit one process at a time; the others wait and then find its file."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _whole(path: Path, layout: StoreLayout, threads: int) -> bool:
-    """Whether the file has every image and every byte that was written."""
+def _is_complete(path: Path, layout: StoreLayout, threads: int) -> bool:
+    """Whether the file has all images, and its checksums match."""
     try:
         return path.stat().st_size == layout.size and bool(
             read_json(path.with_suffix(".json")) == {"crc32": _checksums(path, threads)}
@@ -223,16 +225,16 @@ def _whole(path: Path, layout: StoreLayout, threads: int) -> bool:
 def _checksums(path: Path, threads: int) -> list[int]:
     with path.open("rb") as file:
         handle = file.fileno()
-        return _in_parallel(
+        return _map_in_threads(
             lambda start: zlib.crc32(os.pread(handle, _BLOCK, start)),
             range(0, path.stat().st_size, _BLOCK),
             threads,
         )
 
 
-def _write(path: Path, layout: StoreLayout, image: Image, threads: int) -> Bad:
-    """Write the file of pixels, whole or not at all. With bad rows it gets no checksums: the next
-    run tries those files again."""
+def _write(path: Path, layout: StoreLayout, image: PixelReader, threads: int) -> BadRows:
+    """Write the file of pixels atomically; with bad rows it gets no checksums, so the next run
+    tries those files again."""
     part, sums = path.with_name(f".{path.name}.tmp-{os.getpid()}"), path.with_suffix(".json")
     for leftover in path.parent.glob(f".{path.name}.tmp-*"):
         leftover.unlink()
@@ -240,7 +242,7 @@ def _write(path: Path, layout: StoreLayout, image: Image, threads: int) -> Bad:
     try:
         with part.open("wb") as file:
             file.truncate(layout.size)
-            bad = _decode_all(layout, image, threads, _into_file(file.fileno(), layout))
+            bad = _decode_all(layout, image, threads, _file_writer(file.fileno(), layout))
             os.fsync(file.fileno())
         part.replace(path)
     except BaseException:

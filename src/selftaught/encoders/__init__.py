@@ -1,1 +1,1 @@
-"""Encoders: networks, and the folder in which one is saved with its preprocessing."""
+"""Encoders: networks, and the folder that stores one with its preprocessing."""

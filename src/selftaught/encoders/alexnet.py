@@ -5,9 +5,9 @@ NIPS 2012, as Caron, Bojanowski, Joulin, Douze, "Deep clustering for unsupervise
 features", ECCV 2018, section 4, use it: 96, 256, 384, 384 and 256 filters, dropout before both
 fully connected layers. Its stages conv1 .. conv5 are the maps after each ReLU.
 
-For small images (stem "small") the first convolution is 5x5 of stride 1 in place of 11x11 of
-stride 4; the pools stay. So strides are a quarter of what they were, and of 32 px a map of 3x3 is
-left for fc6 (6x6 of 224 px in the standard form). fc6 follows from the size of the images.
+For small images (stem "small") the first convolution is 5x5 with stride 1 instead of 11x11 with
+stride 4; the pools stay. All strides are then a quarter of the standard ones, and 32 px leave a
+3x3 map for fc6 (6x6 from 224 px in the standard form). The size of fc6 follows from the image size.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ REST: tuple[Conv | Pool, ...] = (
 
 
 def alexnet(*, in_chans: int, side: int, stem: str, options: Mapping[str, Any]) -> ConvNet:
-    """AlexNet for images of this side, up to fc7 before its ReLU.
+    """AlexNet for images of this side length, up to fc7 before its ReLU.
 
     Raises:
         ConfigError: An option is unknown or out of range, or the images are too small or too large.

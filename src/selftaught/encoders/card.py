@@ -1,14 +1,14 @@
 """README.md of an encoder folder: the model card."""
 
 from selftaught.encoders.encoder import Encoder, crop_fraction
-from selftaught.encoders.timm_models import timm_lacks
+from selftaught.encoders.timm_models import timm_mismatch
 
 
 def model_card(encoder: Encoder, card: str = "") -> str:
-    """README.md of an encoder folder: what it is, what it eats, how to load it."""
+    """The text of README.md: what the encoder is, its input, and how to load it."""
     config = encoder.config
     low, high = config.intensity.low, config.intensity.high
-    lacks = timm_lacks(config)
+    lacks = timm_mismatch(config)
     in_timm = _NOT_IN_TIMM.format(lacks) if lacks else _IN_TIMM
     return _CARD.format(
         library="selftaught" if lacks else "timm",
@@ -35,8 +35,8 @@ tags:
 
 {card}
 
-It turns an image of {side} x {side} pixels and {channels} channel(s) into a vector of {dim}
-numbers. There is no classifier. The weights belong to whoever trained them.
+It maps an image of {side} x {side} pixels and {channels} channel(s) to a vector of {dim}
+numbers. It has no classifier. The weights belong to whoever trained them.
 
 ## Preprocessing
 
@@ -66,5 +66,5 @@ gives the same network; without `pretrained=True` timm builds it with random wei
 """
 
 _NOT_IN_TIMM = """\
-timm cannot express this network ({}), so that only selftaught loads it.
+timm cannot express this network ({}), so only selftaught loads it.
 """

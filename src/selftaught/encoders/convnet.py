@@ -5,7 +5,7 @@ start at N(0, sqrt(2 / (k^2 c_out))), fully connected layers at N(0, 0.01), bias
 ends with fc7, before its last ReLU, which is `Encoder.final`. Its keys are those of the released
 checkpoints.
 
-Shapes:  N images, C channels in, S pixels a side; c, h, w of a map; D = fc.
+Shapes:  N images, C channels in, S side in pixels; c, h, w of a map; D = fc.
 """
 
 import math
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from selftaught.errors import ConfigError, did_you_mean
 
 DEFAULTS: dict[str, Any] = {"fc": 4096, "drop_rate": 0.5}
-"""The options, size and dropout of the fully connected layers, and their values in the paper."""
+"""Size and dropout of the fully connected layers: the options, with the paper's values."""
 
-_LARGEST_FC, _LARGEST_SIDE = 8192, 512  # more is too large a layer to be meant
+_LARGEST_FC, _LARGEST_SIDE = 8192, 512  # anything larger must be a mistake
 
 
 class Conv(NamedTuple):
-    """A convolution, followed by batch norm and ReLU; `stage` is the name of what comes out."""
+    """A convolution, followed by batch norm and ReLU; `stage` names its output."""
 
     channels: int
     kernel: int
@@ -41,7 +41,7 @@ class Pool(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """A trunk with the attributes of timm's: `feature_info`, `forward_intermediates`."""
+    """A trunk with timm's attributes: `feature_info`, `forward_intermediates`."""
 
     def __init__(
         self, layers: Sequence[Conv | Pool], classifier: nn.Sequential, *, in_chans: int
@@ -49,7 +49,7 @@ class ConvNet(nn.Module):
         super().__init__()
         self.features, self.classifier = nn.Sequential(), classifier
         self.feature_info: list[dict[str, Any]] = []
-        self._ends: list[int] = []  # of the stages, in `features`
+        self._ends: list[int] = []  # index in `features` of each stage's last layer
         channels, stride = in_chans, 1
         for layer in layers:
             stride *= layer.stride
@@ -74,7 +74,7 @@ class ConvNet(nn.Module):
     def forward_intermediates(
         self, x_NCSS: Tensor, *, intermediates_only: bool = True
     ) -> list[Tensor]:
-        """The map of each stage, (N, c, h, w), after its ReLU; images may be of any size."""
+        """The map of each stage, (N, c, h, w), after its ReLU; images may have any size."""
         assert intermediates_only
         maps, x = [], x_NCSS
         for n, layer in enumerate(self.features[: self._ends[-1] + 1]):
@@ -85,34 +85,35 @@ class ConvNet(nn.Module):
 
 
 def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with their defaults.
+    """The options, completed with defaults.
 
     Raises:
-        ConfigError: One is unknown or out of range.
+        ConfigError: An option is unknown or out of range.
     """
     for option, value in options.items():
         if option not in DEFAULTS:
             raise ConfigError(f"{name} has no option {option!r}", did_you_mean(option, DEFAULTS))
         if option == "fc" and not (type(value) is int and 1 <= value <= _LARGEST_FC):
-            remedy = f"give a whole number from 1 to {_LARGEST_FC}"
-            raise ConfigError(f"{name}: fc = {value!r}", remedy)
+            remedy = f"choose a whole number from 1 to {_LARGEST_FC}"
+            raise ConfigError(f"{name}: fc = {value!r} is invalid", remedy)
         if option == "drop_rate" and not (type(value) in (int, float) and 0 <= value < 1):
-            raise ConfigError(f"{name}: drop_rate = {value!r}", "give a number from 0 to 1")
+            what = f"{name}: drop_rate = {value!r} is invalid"
+            raise ConfigError(what, "choose a number from 0 to 1")
     return DEFAULTS | dict(options)
 
 
 def flat_size(name: str, layers: Sequence[Conv | Pool], side: int) -> int:
-    """How many numbers the stack makes of an image of this side.
+    """Size of the stack's flattened output for an image of this side length.
 
     Raises:
-        ConfigError: None, or more than a fully connected layer should read.
+        ConfigError: The side is too small, or too large for a fully connected layer.
     """
     size = side if side <= _LARGEST_SIDE else 0
     for layer in layers:
         size = max(0, (size + 2 * layer.padding - layer.kernel) // layer.stride + 1)
     if size == 0:
         raise ConfigError(
-            f"{name} cannot take images of {side} px (it ends in fully connected layers)",
+            f"{name} cannot process images of {side} px (it ends in fully connected layers)",
             f"choose a {'smaller' if side > _LARGEST_SIDE else 'larger'} --image-size",
         )
     channels = [layer.channels for layer in layers if isinstance(layer, Conv)][-1]
@@ -120,7 +121,7 @@ def flat_size(name: str, layers: Sequence[Conv | Pool], side: int) -> int:
 
 
 def fully_connected(size_in: int, size_out: int) -> nn.Linear:
-    """A layer whose weights are not drawn twice: `Stack` draws them."""
+    """A layer with uninitialised weights: `ConvNet` draws them."""
     return nn.Linear(size_in, size_out, device="meta").to_empty(device="cpu")
 
 

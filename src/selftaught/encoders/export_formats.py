@@ -1,7 +1,7 @@
-"""An encoder for another library, compared before it is handed over.
+"""Export of an encoder to another library, with a comparison of the outputs.
 
-The folder that another library shall load is written under a temporary name, loaded by that library
-and run on real images beside the encoder; it gets its name only if the outputs agree.
+The folder is written under a temporary name and loaded by the target library, which then runs on
+real images alongside the encoder. The folder gets its name only if the outputs agree.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selftaught.encoders.card import model_card
 from selftaught.encoders.encoder import OWN, Encoder
 from selftaught.encoders.folder import CARD, CONFIG, WEIGHTS, config_to_json
-from selftaught.encoders.timm_models import timm_lacks
+from selftaught.encoders.timm_models import timm_mismatch
 from selftaught.errors import ConfigError, DataError, FileError, did_you_mean
 from selftaught.foundation import files
 
@@ -23,56 +23,56 @@ if TYPE_CHECKING:
     from selftaught.encoders.preprocess import Picture
 
 TOLERANCE = 1e-5
-"""The largest difference allowed, relative to the largest output, or to 1 where that is smaller."""
+"""Largest difference allowed, relative to the largest output, or to 1 if that is smaller."""
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-"""What torchvision builds to the same layers and names as timm."""
+"""Networks with the same layers and names in torchvision as in timm."""
 
-_BATCH = 32  # images at a time
+_BATCH = 32  # images per batch
 
 
 def export_encoder(encoder: Encoder, to: str, folder: Path, images: "Sequence[Picture]") -> float:
     """Write a folder that another library loads as the same network.
 
     Args:
-        encoder: What to hand over; it is left as it is.
+        encoder: The encoder to export; it stays unchanged.
         to: "timm" or "torchvision".
-        folder: Where to; nothing may be there yet.
-        images: Real images, raw as `Encoder.preprocess` takes them, to compare on.
+        folder: Output folder; it must not exist yet.
+        images: Real images for the comparison, raw, as `Encoder.preprocess` accepts them.
 
     Returns:
-        The largest difference between an output of the encoder and one of the reloaded network,
-        divided by the largest output (by 1 where that is smaller): at most TOLERANCE.
+        The largest difference between the outputs of the encoder and of the reloaded network,
+        divided by the largest output (by 1 if that is smaller): at most TOLERANCE.
 
     Raises:
-        ConfigError: That library cannot express the network; the reason is named.
-        DataError: There are no images.
-        FileError: The outputs differ. In all cases nothing is left behind.
+        ConfigError: The target library cannot express the network; the message says why.
+        DataError: `images` is empty.
+        FileError: The outputs differ. No error leaves files behind.
     """
     check_export(encoder, to)
     _, load, usage = _TARGETS[to]
     if not len(images):
-        raise DataError("there are no images to compare on", "give some")
+        raise DataError("there are no images to compare outputs on", "pass at least one")
     ours = copy.deepcopy(encoder).float().cpu().eval()
     with files.new_folder(folder) as part:
         _write(ours, part, usage.format(name=encoder.config.architecture))
         difference = largest_difference(ours, load(ours, part), images)
         if not difference <= TOLERANCE:  # NaN differs too
             raise FileError(
-                f"{to} gives other outputs than this encoder, by {difference:.1e} of the largest",
-                "nothing was written; please report it",
+                f"outputs of {to} and of this encoder differ by {difference:.1e} of the largest",
+                "please report this (nothing was written)",
             )
     return difference
 
 
 def check_export(encoder: Encoder, to: str) -> None:
-    """Whether that library can express the network.
+    """Check that the target library can express the network.
 
     Raises:
-        ConfigError: It cannot; the reason is named.
+        ConfigError: It cannot; the message says why.
     """
     if to not in _TARGETS:
-        raise ConfigError(f"there is no export to {to!r}", did_you_mean(to, _TARGETS))
+        raise ConfigError(f"cannot export to {to!r}", did_you_mean(to, _TARGETS))
     reason = _TARGETS[to][0](encoder)
     if reason:
         raise ConfigError(f"{to} cannot express this encoder", reason)
@@ -96,27 +96,27 @@ def _write(encoder: Encoder, folder: Path, usage: str) -> None:
     files.write_text(folder / CARD, model_card(encoder) + usage)
 
 
-def _why_not_timm(encoder: Encoder) -> str:
+def _timm_obstacle(encoder: Encoder) -> str:
     """Why timm cannot build this network from a name; empty if it can."""
     config, remedy = encoder.config, "load it with selftaught"
-    reason = timm_lacks(config)
+    reason = timm_mismatch(config)
     if config.front == "none" and config.architecture not in ("alexnet", "vgg16"):
         other = "--encoder resnet18 " if config.architecture in OWN else ""
         remedy = f"train with {other}--set network.stem=standard, or {remedy}"
     return f"{reason}; {remedy}" if reason else ""
 
 
-def _why_not_torchvision(encoder: Encoder) -> str:
+def _torchvision_obstacle(encoder: Encoder) -> str:
     """Why torchvision cannot build this network from a name; empty if it can."""
     config = encoder.config
     if config.front != "none":
-        return _why_not_timm(encoder)
+        return _timm_obstacle(encoder)
     if config.architecture in ("alexnet", "vgg16"):
         return f"its {config.architecture} has no batch norm; load it with selftaught"
     if config.architecture not in TORCHVISION:
-        return f"of timm's networks only {', '.join(TORCHVISION)} are also torchvision's"
+        return f"of timm's networks, torchvision has only {', '.join(TORCHVISION)}"
     if config.stem != "standard":
-        return _why_not_timm(encoder)
+        return _timm_obstacle(encoder)
     if config.in_channels != 3:
         return f"its networks take 3 channels, this one takes {config.in_channels}"
     return ""
@@ -156,6 +156,6 @@ gives the same network in torchvision.
 _Target = tuple[Callable[[Encoder], str], Callable[[Encoder, Path], nn.Module], str]
 
 _TARGETS: dict[str, _Target] = {
-    "timm": (_why_not_timm, _load_timm, ""),
-    "torchvision": (_why_not_torchvision, _load_torchvision, _IN_TORCHVISION),
+    "timm": (_timm_obstacle, _load_timm, ""),
+    "torchvision": (_torchvision_obstacle, _load_torchvision, _IN_TORCHVISION),
 }

@@ -1,8 +1,8 @@
-"""An encoder on disk: model.safetensors, config.json and README.md, loadable by name elsewhere.
+"""An encoder folder: model.safetensors, config.json and README.md.
 
-config.json is in the form that timm reads from a local folder, with our own configuration beside
-it under "selftaught"; the tensors carry timm's names. For a network of timm's in its standard form
-`timm.create_model("local-dir:FOLDER", pretrained=True)` is the same network.
+config.json has the form that timm reads from a local folder, plus our own configuration under
+"selftaught"; the tensors have timm's names. For a timm network in its standard form,
+`timm.create_model("local-dir:FOLDER", pretrained=True)` loads the same network.
 """
 
 import math
@@ -23,9 +23,9 @@ from selftaught.views.policy import Intensity
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 FORMAT = 1
-"""Of our part of config.json; a later number is refused, an earlier one read."""
+"""Version of our part of config.json; later versions are refused."""
 
-_PREFIX = "encoder.trunk."  # of a method's tensors in a checkpoint
+_PREFIX = "encoder.trunk."  # before the trunk's tensors in a checkpoint
 _FROM_TIMM = ("first_conv", "classifier", "fixed_input_size", "pool_size")
 _TYPES: dict[str, tuple[type, ...]] = {
     "architecture": (str,),
@@ -38,12 +38,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def save_encoder(encoder: Encoder, folder: Path, *, card: str = "") -> None:
-    """Write an encoder folder, whole; one that is there is replaced once the new one is complete.
+    """Write an encoder folder; an existing one is replaced once the new one is complete.
 
     Args:
-        encoder: What to write.
-        folder: Where to; its parent must exist.
-        card: How it was made, in sentences, for the model card.
+        encoder: The encoder to save.
+        folder: Output folder; its parent must exist.
+        card: Sentences for the model card on how the encoder was made.
     """
     from selftaught.encoders.card import model_card
 
@@ -51,37 +51,37 @@ def save_encoder(encoder: Encoder, folder: Path, *, card: str = "") -> None:
         files.save_tensors(part / WEIGHTS, encoder.trunk.state_dict())
         save_config(encoder, part)
         files.write_text(part / CARD, model_card(encoder, card))
-        _set_aside(folder)
-    files.remove(_aside(folder))
+        _move_to_backup(folder)
+    files.remove(_backup(folder))
 
 
 def save_config(encoder: Encoder, folder: Path) -> None:
-    """Write config.json alone: with it a run's checkpoints can be opened before the run ends."""
+    """Write config.json alone, so that a run's checkpoints can be opened before the run ends."""
     folder.mkdir(exist_ok=True)
     files.write_json(folder / CONFIG, config_to_json(encoder))
 
 
 def open_encoder(name: str) -> Encoder:
-    """An encoder by name, in training mode as `build` gives it.
+    """Open an encoder by name; it is in training mode, as `build_encoder` returns it.
 
     Args:
-        name: A run's folder (its encoder, or else its newest checkpoint's), an encoder folder, or
-            "timm:NAME" for pretrained weights that are in the local cache already.
+        name: A run folder (its encoder, or else that of its newest checkpoint), an encoder folder,
+            or "timm:NAME" for pretrained weights in the local cache.
 
     Raises:
-        FileError: There is none, or it is damaged; the error names the file and what is wrong.
+        FileError: It is missing or damaged; the message names the file and the fault.
         ConfigError: timm does not know NAME.
-        UserError: The weights of NAME are not in the cache; the remedy fetches them.
+        UserError: The weights of NAME are not in the cache; the remedy downloads them.
     """
     if name.startswith("timm:"):
-        from selftaught.encoders.timm_models import pretrained
+        from selftaught.encoders.timm_models import pretrained_weights
 
-        config, tensors, path = pretrained(name.removeprefix("timm:"))
+        config, tensors, path = pretrained_weights(name.removeprefix("timm:"))
         encoder = build_encoder(config)
         load_weights(encoder, tensors, path)
         return encoder
     folder, checkpoints = _locate(name)
-    encoder = _build(folder / CONFIG)
+    encoder = _build_from_json(folder / CONFIG)
     if (folder / WEIGHTS).exists() or checkpoints is None:
         load_weights(encoder, files.load_tensors(folder / WEIGHTS), folder / WEIGHTS)
     else:
@@ -90,10 +90,10 @@ def open_encoder(name: str) -> Encoder:
 
 
 def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Put tensors with the trunk's names into an encoder, once all of them are known to be right.
+    """Load tensors with the trunk's names into an encoder, after checking all of them.
 
     Raises:
-        FileError: A tensor is missing, extra, of another shape or kind, or not finite everywhere.
+        FileError: A tensor is missing, unknown, not finite, or of another shape or kind.
     """
     own = encoder.trunk.state_dict()
     problem = _problem(own, tensors)
@@ -103,7 +103,7 @@ def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], path: Path) ->
 
 
 def config_to_json(encoder: Encoder) -> dict[str, Any]:
-    """config.json: what timm reads of a local folder, and our configuration."""
+    """The content of config.json: what timm reads from a local folder, and our configuration."""
     config = encoder.config
     theirs = getattr(encoder.trunk, "pretrained_cfg", {})
     pretrained_cfg = {name: theirs[name] for name in _FROM_TIMM if theirs.get(name) is not None}
@@ -126,50 +126,50 @@ def config_to_json(encoder: Encoder) -> dict[str, Any]:
 
 
 def config_from_json(value: Any, path: Path) -> EncoderConfig:
-    """Our configuration from the contents of config.json; what a later version added is refused.
+    """Our configuration from the content of config.json; additions of later versions are refused.
 
     Raises:
-        FileError: It is none of ours, or a value has the wrong type.
+        FileError: It is not a selftaught encoder, or a value has the wrong type.
     """
     ours = value.get("selftaught") if isinstance(value, dict) else None
     if not isinstance(ours, dict):
-        raise FileError(f"{path} is not an encoder of selftaught", "name another folder")
+        raise FileError(f"{path} is not a selftaught encoder", "choose another folder")
     given = dict(ours)
     if given.pop("format", None) != FORMAT or given.keys() - {
         f.name for f in fields(EncoderConfig)
     }:
-        raise FileError(f"{path} is of another version", "install the newest selftaught")
+        raise FileError(f"{path} is from another version", "install the newest selftaught")
     intensity = _intensity(given.pop("intensity"), path) if "intensity" in given else Intensity()
     for name, found in {"architecture": None, **given}.items():
         if not isinstance(found, _TYPES[name]) or isinstance(found, bool):
-            raise _mistyped(path, name)
+            raise _value_error(path, name)
     return EncoderConfig(**given, intensity=intensity)
 
 
-def _aside(folder: Path) -> Path:
+def _backup(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.old")
 
 
-def _set_aside(folder: Path) -> None:
+def _move_to_backup(folder: Path) -> None:
     if folder.exists():
-        files.remove(_aside(folder))
-        folder.rename(_aside(folder))
+        files.remove(_backup(folder))
+        folder.rename(_backup(folder))
 
 
 def _locate(name: str) -> tuple[Path, Path | None]:
-    """The encoder folder of that name, and the checkpoints where it belongs to a run."""
+    """The encoder folder with this name, and the checkpoints if it belongs to a run."""
     path = Path(name)
-    if os.path.isfile(path / CONFIG):  # unlike Path.is_file, False for any name that cannot be
+    if os.path.isfile(path / CONFIG):  # unlike Path.is_file, False for an impossible name
         checkpoints = path.absolute().parent / "checkpoints"
         return path, checkpoints if checkpoints.is_dir() else None
-    for folder in (path / "encoder", _aside(path / "encoder")):  # .old: killed while replacing it
+    for folder in (path / "encoder", _backup(path / "encoder")):  # .old: killed while replacing it
         if os.path.isfile(folder / CONFIG):
             return folder, path / "checkpoints"
-    raise FileError(f"there is no encoder in {name!r}", _near(path))
+    raise FileError(f"no encoder found in {name!r}", _suggestion(path))
 
 
-def _near(path: Path) -> str:
-    """A neighbouring folder, or a network of timm's, with about this name."""
+def _suggestion(path: Path) -> str:
+    """A remedy that names a similar folder next to it, or a similar network of timm's."""
     import timm
 
     if timm.is_model(path.name) and path.name not in OWN:
@@ -178,11 +178,11 @@ def _near(path: Path) -> str:
     siblings = [name for name in siblings if not name.startswith(".")]
     remedy = did_you_mean(path.name, siblings)
     useful = remedy.startswith("did you mean") and not os.path.exists(path)
-    return remedy if useful else "give a run's folder, an encoder folder or timm:NAME"
+    return remedy if useful else "pass a run folder, an encoder folder or timm:NAME"
 
 
-def _build(path: Path) -> Encoder:
-    """A new encoder as config.json describes it."""
+def _build_from_json(path: Path) -> Encoder:
+    """Build the encoder that config.json describes."""
     config = config_from_json(files.read_json(path), path)
     try:
         return build_encoder(config)
@@ -192,24 +192,24 @@ def _build(path: Path) -> Encoder:
 
 def _intensity(value: Any, path: Path) -> Intensity:
     if not isinstance(value, dict) or value.keys() != {f.name for f in fields(Intensity)}:
-        raise _mistyped(path, "intensity")
+        raise _value_error(path, "intensity")
     mean, std = value["mean"], value["std"]
     if not isinstance(mean, list) or not isinstance(std, list):
-        raise _mistyped(path, "intensity")
+        raise _value_error(path, "intensity")
     numbers = [value["low"], value["high"], *mean, *std]
     if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-        raise _mistyped(path, "intensity")
+        raise _value_error(path, "intensity")
     if value["low"] >= value["high"] or min(std, default=0) <= 0:
-        raise _mistyped(path, "intensity")
+        raise _value_error(path, "intensity")
     return Intensity(value["low"], value["high"], tuple(mean), tuple(std))
 
 
-def _mistyped(path: Path, name: str) -> FileError:
-    return FileError(f"{path}: {name} is missing or has a wrong value", "restore the file")
+def _value_error(path: Path, name: str) -> FileError:
+    return FileError(f"{path}: {name} is missing or invalid", "restore the file")
 
 
 def _problem(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """What is wrong with tensors that shall take the place of `own`; empty if nothing is."""
+    """What is wrong with tensors that should replace `own`; empty if nothing is."""
     for name in own:
         if name not in tensors:
             return f"the tensor {name} is missing"
@@ -219,26 +219,26 @@ def _problem(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
         if tensor.shape != own[name].shape:
             return f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
         if tensor.dtype.is_floating_point != own[name].dtype.is_floating_point:
-            return f"{name} is of {tensor.dtype}, not {own[name].dtype}"
+            return f"{name} has type {tensor.dtype}, not {own[name].dtype}"
         if not torch.isfinite(tensor).all():
-            return f"{name} holds values that are not finite"
+            return f"{name} has values that are not finite"
     return ""
 
 
 def _newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Path]:
-    """The trunk's tensors in the newest checkpoint whose weights are as they were written."""
+    """The trunk's tensors and the file of the newest checkpoint whose weights are intact."""
     paths = sorted(folder.glob("[0-9]*"), key=lambda path: path.name.zfill(32), reverse=True)
     for path in (path / WEIGHTS for path in paths):
-        if _verifies(path):
+        if _is_intact(path):
             tensors = files.load_tensors(path).items()
             return {n.removeprefix(_PREFIX): t for n, t in tensors if n.startswith(_PREFIX)}, path
     raise FileError(
-        f"{folder.parent} has no encoder and no checkpoint that verifies", "start the run again"
+        f"{folder.parent} has no encoder and no intact checkpoint", "start the run again"
     )
 
 
-def _verifies(path: Path) -> bool:
-    """Whether a checkpoint's weights have the checksum that its manifest names."""
+def _is_intact(path: Path) -> bool:
+    """Whether a checkpoint's weights have the checksum in its manifest."""
     try:
         manifest = files.read_json(path.with_name("manifest.json"))
         return bool(manifest["files"][WEIGHTS]["sha256"] == files.sha256(path))

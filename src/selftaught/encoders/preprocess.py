@@ -1,6 +1,6 @@
-"""Pictures that a user hands over, PIL's or arrays, as raw values of an encoder's channels.
+"""User images, PIL or arrays, converted to raw values with an encoder's channels.
 
-Shapes:  H, W of an image as it came; C channels.
+Shapes:  H, W of the original image; C channels.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _LUMA = np.array([19595, 38470, 7471], np.int64)  # ITU-R 601-2 in 1/65536, as P
 
 
 def as_list(images: Any) -> list[Picture]:
-    """One picture or several, as a list."""
+    """One image or several, as a list."""
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
     return list(images) if isinstance(images, Sequence) else [images]
@@ -34,11 +34,11 @@ def pixels(image: Any, channels: int) -> NDArray[Any]:
     """One image as raw values (H, W, channels).
 
     Raises:
-        DataError: It is no image, or has channels that cannot be converted.
+        DataError: It is not an image, or its channels cannot be converted.
     """
     if not isinstance(image, np.ndarray | Image.Image):
         raise DataError(
-            f"{type(image).__name__} is no image", "give a PIL image, or an array (H, W, C)"
+            f"{type(image).__name__} is not an image", "pass a PIL image or an array (H, W, C)"
         )
     array = image if isinstance(image, np.ndarray) else from_pillow(image)
     if array.ndim == 2:
@@ -49,23 +49,24 @@ def pixels(image: Any, channels: int) -> NDArray[Any]:
         or array.dtype.name not in ("uint8", "uint16", "float32")
     ):
         raise DataError(
-            f"an array of shape {array.shape} and type {array.dtype} is no image",
-            "give (height, width) or (height, width, channels) of uint8, uint16 or float32",
+            f"an array of shape {array.shape} and type {array.dtype} is not an image",
+            "pass (height, width) or (height, width, channels) of uint8, uint16 or float32",
         )
     if array.dtype == np.float32 and not np.isfinite(array).all():
-        raise DataError("an image holds values that are not finite", "replace them")
-    return _as_channels(array, channels)
+        raise DataError("an image has values that are not finite", "replace them")
+    return _convert_channels(array, channels)
 
 
-def _as_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Grey repeated to three channels, colour to its luminance; no other conversion makes sense."""
+def _convert_channels(image_HWC: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Repeat grey three times, or reduce colour to luminance; other conversions make no sense."""
     found = image_HWC.shape[2]
     if found == channels or (found, channels) == (1, 3):
         return as_channels(image_HWC, channels)
     if (found, channels) == (3, 1):
         return _luminance(image_HWC)
     raise DataError(
-        f"an image has {found} channels, the encoder takes {channels}", "give it such images"
+        f"an image has {found} channels, the encoder takes {channels}",
+        "pass images with that number",
     )
 
 
@@ -79,11 +80,11 @@ def _luminance(image_HWC: NDArray[Any]) -> NDArray[Any]:
 
 
 def check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
-    """Whether these are values of the kind that the encoder was made for.
+    """Check that these values suit the encoder.
 
     Raises:
-        DataError: More than half of them lie outside the range, or all of them at its lowest
-            hundredth although the range is not that of fractions.
+        DataError: More than half of them are outside its range, or they are fractions (at most 1)
+            although the range is wider than 100.
     """
     low, high = intensity.low, intensity.high
     outside = float(np.mean((image_HWC < low) | (image_HWC > high)))
@@ -92,28 +93,28 @@ def check_values(image_HWC: NDArray[Any], intensity: Intensity) -> None:
         found = f"from {image_HWC.min():g} to {image_HWC.max():g}"
         raise DataError(
             f"an image has values {found}, the encoder takes {low:g} to {high:g}",
-            "give raw values of the kind that it was trained on",
+            "pass raw values like those it was trained on",
         )
 
 
 def network_input(image_HWC: NDArray[Any], intensity: Intensity) -> Tensor:
-    """One image, scaled already, as a network takes it: (1, C, H, W), on the CPU."""
+    """Network input for one image that is already resized: (1, C, H, W), on the CPU."""
     x_HWC = tensors.to_unit(torch.from_numpy(image_HWC), intensity)
     return tensors.standardise(x_HWC.permute(2, 0, 1)[None], intensity)
 
 
 @contextlib.contextmanager
-def sized(network: str, height: int, width: int, remedy: str) -> Iterator[None]:
-    """What a network raises that takes no images of this size, as an error of the user's.
+def explain_size_errors(network: str, height: int, width: int, remedy: str) -> Iterator[None]:
+    """Turn a network's own error about images of this size into a ConfigError.
 
     Args:
-        network: What it is called.
-        height: Of its input, in pixels.
-        width: Likewise.
+        network: Its name.
+        height: Height of its input in pixels.
+        width: Width of its input in pixels.
         remedy: What the user can do.
 
     Raises:
-        ConfigError: In place of the network's own.
+        ConfigError: The network cannot process images of this size.
     """
     try:
         yield
@@ -121,5 +122,5 @@ def sized(network: str, height: int, width: int, remedy: str) -> Iterator[None]:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        what = f"{network} has no map of an image of {height} x {width} px ({reason})"
+        what = f"{network} cannot process an image of {height} x {width} px ({reason})"
         raise ConfigError(what, remedy) from error

@@ -6,9 +6,9 @@ the first at half the resolution, then the mean over positions. Deviations: shor
 their size are 1x1 projections (option B of section 4.1; on CIFAR the paper pads with zeros), and
 the last batch norm of each block starts at gamma = 0 (as google-research/simclr's ResNets do).
 Width and the stride of the first convolution are options: resnet8 of width 16 and stem stride 2
-costs 6.25 MFLOP an image of 32 px, a multiplication and an addition counted as two.
+costs 6.25 MFLOP per image of 32 px, counting a multiplication and an addition as two.
 
-Shapes:  N images, C channels in, S pixels a side; c, h, w of a stage's map; D = 4 * width.
+Shapes:  N images, C channels in, S side in pixels; c, h, w of a stage's map; D = 4 * width.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from selftaught.errors import ConfigError, did_you_mean
 
 CIFAR_RESNETS: dict[str, int] = {"resnet8": 1, "resnet20": 3}
-"""Name to n, the number of blocks a stage."""
+"""Name to n, the number of blocks per stage."""
 
 DEFAULTS: dict[str, int] = {"width": 16, "stem_stride": 1}
 """The options and their values in the paper."""
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A trunk with the attributes of timm's: `feature_info`, `forward_intermediates`."""
+    """A trunk with timm's attributes: `feature_info`, `forward_intermediates`."""
 
     def __init__(self, blocks: int, *, in_chans: int, width: int, stem_stride: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class CifarResNet(nn.Module):
 
 
 def cifar_resnet(name: str, *, in_chans: int, options: Mapping[str, Any]) -> CifarResNet:
-    """One of CIFAR_RESNETS.
+    """Build one of CIFAR_RESNETS.
 
     Raises:
         ConfigError: An option is unknown or out of range.
@@ -97,7 +97,8 @@ def cifar_resnet(name: str, *, in_chans: int, options: Mapping[str, Any]) -> Cif
         limit = _LIMITS[option]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
             raise ConfigError(
-                f"{name}: {option} = {value!r}", f"give a whole number from 1 to {limit}"
+                f"{name}: {option} = {value!r} is invalid",
+                f"choose a whole number from 1 to {limit}",
             )
     return CifarResNet(CIFAR_RESNETS[name], in_chans=in_chans, **(DEFAULTS | dict(options)))
 

@@ -1,12 +1,12 @@
-"""Sobel filters in front of a network: two channels of gradients in place of colours.
+"""Sobel filters before a network: two channels of gradients instead of colours.
 
 Caron, Bojanowski, Joulin, Douze, "Deep clustering for unsupervised learning of visual features",
 ECCV 2018, section 3.3 ("a fixed linear transformation based on Sobel filters to remove color and
 increase local contrast"). As in the released code: the average of the *normalised* channels (there
 a 1x1 convolution with thirds), then a 3x3 convolution with the filters below, without biases.
-Fixed: a buffer, no parameter, and a part of no checkpoint.
+Fixed: a buffer, not a parameter, and not part of any checkpoint.
 
-Shapes:  N images, C channels, S pixels a side.
+Shapes:  N images, C channels, S side in pixels.
 """
 
 import torch
@@ -35,9 +35,9 @@ class SobelFront(nn.Module):
         self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, x_NCSS: Tensor) -> Tensor:
-        """The gradients of the channels' average; outside the image lies 0, the data's mean.
+        """The gradients of the channels' average; images are padded with 0, the data's mean.
 
-        Without autocast: differences of nearly equal numbers need their digits.
+        Without autocast: differences of nearly equal numbers need full precision.
         """
         with torch.autocast(x_NCSS.device.type, enabled=False):
             x_N1SS = x_NCSS.to(self.edges.dtype).mean(1, keepdim=True)

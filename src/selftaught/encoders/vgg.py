@@ -3,12 +3,11 @@
 Simonyan, Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR
 2015, as Caron, Bojanowski, Joulin, Douze, "Deep clustering for unsupervised learning of visual
 features", ECCV 2018, section 4, use it: thirteen 3x3 convolutions in five blocks, dropout between
-the two fully connected layers and not before the first. Its stages are one a block: the map after
-the last ReLU, before the block's pooling, by the names of the VGG paper; conv5_3 is what R-MAC
-pools.
+the two fully connected layers and not before the first. It has one stage per block: the map after
+the last ReLU, before the block's pooling, with its name in the VGG paper. R-MAC pools conv5_3.
 
-All its convolutions are 3x3 of stride 1, so there is no other form for small images: 32 px leave
-one position for fc6 (7x7 of 224 px). fc6 follows from the size of the images.
+All its convolutions are 3x3 of stride 1, so small images need no other form: 32 px leave one
+position for fc6 (7x7 from 224 px). The size of fc6 follows from the image size.
 """
 
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
 def vgg16(*, in_chans: int, side: int, options: Mapping[str, Any]) -> ConvNet:
-    """VGG-16 for images of this side, up to fc7 before its ReLU.
+    """VGG-16 for images of this side length, up to fc7 before its ReLU.
 
     Raises:
         ConfigError: An option is unknown or out of range, or the images are too small or too large.

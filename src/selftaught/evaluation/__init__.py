@@ -1,1 +1,1 @@
-"""Evaluation: one file a protocol; the registry imports none until it is asked for."""
+"""Evaluation: one file per protocol; the registry imports a protocol on first use."""

@@ -1,4 +1,4 @@
-"""Few labels: how many, and which images have them. Several draws, the same for all encoders.
+"""Few labels: how many, and which images have them. Every encoder gets the same draws.
 
 Shapes:  n training images; K classes.
 """
@@ -18,88 +18,89 @@ if TYPE_CHECKING:
     from selftaught.evaluation.trial import Trial
 
 DRAWS = 5
-"""Draws of few training images that are averaged."""
+"""Number of draws of few training images that are averaged."""
 
 _WRITTEN = re.compile(r"(\d{1,9})|(\d{1,2}(?:\.\d{1,6})?) ?%")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """So many labels.
+    """A number of labels.
 
     Attributes:
-        each: Images of each class; or
-        share: Of each class's images, one image at least.
+        per_class: Images per class; or
+        share: Share of each class's images, at least one image.
     """
 
-    each: int | None = None
+    per_class: int | None = None
     share: float | None = None
 
     def __str__(self) -> str:
-        if self.each is None:
+        if self.per_class is None:
             return f"{100 * (self.share or 0):g} % of the labels"
-        return f"{self.each} label{'s' * (self.each != 1)} a class"
+        return f"{self.per_class} label{'s' * (self.per_class != 1)} per class"
 
     def count(self, images: int) -> int:
-        """How many of a class's images it allows; never more than there are."""
-        wanted = self.each if self.each is not None else round((self.share or 0) * images)
+        """Number of images taken from a class that has this many."""
+        wanted = self.per_class if self.per_class is not None else round((self.share or 0) * images)
         return min(images, max(1, wanted))
 
 
-SEMI_SUPERVISED = tuple(Budget(each) for each in (1, 5, 10, 100))
-"""What the protocol `fewshot` looks at where nothing else is asked for."""
+SEMI_SUPERVISED = tuple(Budget(number) for number in (1, 5, 10, 100))
+"""Default numbers of labels of the protocol `fewshot`."""
 ALL = "all labels"
-WORTH = tuple(Budget(each) for each in (1, 10, 100))
-"""What the verdict `worth` looks at besides all labels."""
+WORTH = tuple(Budget(number) for number in (1, 10, 100))
+"""Default numbers of labels of the protocol `worth`, in addition to all labels."""
 
 
 def budget(words: str) -> Budget:
-    """A number of images a class, such as "10", or a share of them, such as "1%".
+    """A number of images per class, such as "10", or a share of them, such as "1%".
 
     Raises:
-        ConfigError: It is neither, or nothing.
+        ConfigError: It is neither, or it is zero.
     """
     match = _WRITTEN.fullmatch(words.strip())
-    found = Budget() if match is None else _read(match)
-    if not (found.each or found.share):
+    found = Budget() if match is None else _budget_from_match(match)
+    if not (found.per_class or found.share):
         raise ConfigError(
-            f"few is {words}", "give a number of images a class, or a share below 100 % such as 1%"
+            f"few = {words} is not a number of labels",
+            "pass a number of images per class, or a share below 100 % such as 1%",
         )
     return found
 
 
-def _read(match: re.Match[str]) -> Budget:
-    each, share = match.groups()
-    return Budget(int(each)) if each else Budget(share=float(share) / 100)
+def _budget_from_match(match: re.Match[str]) -> Budget:
+    number, share = match.groups()
+    return Budget(int(number)) if number else Budget(share=float(share) / 100)
 
 
 def draws(trial: "Trial", few: Budget) -> tuple[list["Trial"], str]:
-    """Several trials with few training images of each class, and a note on them."""
+    """Several trials with few training images per class, and a note on them."""
     sizes = np.bincount(trial.labels, minlength=trial.classes)
     counts = [few.count(int(size)) for size in sizes]
     trials = []
     for draw in range(DRAWS):
         order = permutation(Key(trial.seed, "evaluation/few", draw), len(trial.train))
-        parts = [_first(order, trial.labels, k, count) for k, count in enumerate(counts)]
+        parts = [_first_of_class(order, trial.labels, k, count) for k, count in enumerate(counts)]
         chosen = np.sort(np.concatenate(parts))
         trials.append(replace(trial, train=trial.train[chosen], labels=trial.labels[chosen]))
     note = f"mean of {DRAWS} draws of training images"
-    if few.each is not None and sizes.min() < few.each:
-        note += f"; of a class with fewer than {few.each}, all"
+    if few.per_class is not None and sizes.min() < few.per_class:
+        note += f"; all images of classes with fewer than {few.per_class}"
     if few.share is not None and (few.share * sizes[sizes > 0] < 0.5).any():
-        note += f"; one of each class at least: {sum(counts)} of {sizes.sum()} images"
+        note += f"; at least one per class: {sum(counts)} of {sizes.sum()} images"
     return trials, note
 
 
-def _first(
+def _first_of_class(
     order: NDArray[np.int64], labels: NDArray[np.int64], k: int, count: int
 ) -> NDArray[np.int64]:
-    """The first few positions of a class in an order."""
+    """The first positions of a class in an order."""
     of_class: NDArray[np.int64] = order[labels[order] == k]
     return of_class[:count]
 
 
-def worth_trying(budgets: Sequence[Budget], labels: NDArray[np.int64]) -> list[Budget]:
-    """Without those that give every class all of its images: that is the whole set."""
+def partial_budgets(budgets: Sequence[Budget], labels: NDArray[np.int64]) -> list[Budget]:
+    """The budgets that leave out some images; the others would be the whole set."""
     largest = int(np.bincount(labels).max()) if budgets else 0
-    return [few for few in budgets if few.each is None or few.each < largest]
+    return [few for few in budgets if few.per_class is None or few.per_class < largest]

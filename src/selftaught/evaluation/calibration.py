@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature scaling, and how far off they are.
+"""Calibrated probabilities: temperature scaling and calibration error.
 
 Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017: section 4.2
 (temperature), section 2 (expected calibration error).
@@ -21,8 +21,8 @@ _FARTHEST = 7.0  # |ln T|
 def temperature(logits_MK: Tensor, labels_M: Tensor) -> float:
     """The T whose softmax(logits / T) has the lowest cross-entropy; 1 without images.
 
-    Where every image is right T would fall to 0 and all probabilities rise to 1. So targets are
-    softened, as Platt (1999) does: after M images that were all right, the mean probability of
+    If every image is right, T would fall to 0 and all probabilities rise to 1. So targets are
+    softened, as in Platt (1999): after M images that were all right, the mean probability of
     being right is (M + 1) / (M + 2), Laplace's rule of succession.
     """
     from scipy.optimize import minimize_scalar
@@ -36,18 +36,18 @@ def temperature(logits_MK: Tensor, labels_M: Tensor) -> float:
         scaled_MK = logits_MK / math.exp(log_t)
         return F.cross_entropy(scaled_MK, labels_M, label_smoothing=soft).item()
 
-    # Convex in 1/T, and so with a single valley in ln T.
+    # Convex in 1/T, so it has a single minimum in ln T.
     found = minimize_scalar(loss, bounds=(-_FARTHEST, _FARTHEST), method="bounded")
     return math.exp(float(found.x))
 
 
 class Bin(NamedTuple):
-    """Images of about one confidence: what is said of them, and what is so.
+    """Images of similar confidence, with their accuracy.
 
     Attributes:
         says: Their mean confidence.
-        right: The share of them that are right.
-        images: How many they are.
+        right: Share of the images that are right.
+        images: Number of images.
     """
 
     says: float
@@ -58,7 +58,7 @@ class Bin(NamedTuple):
 def reliability(
     confidence_M: NDArray[np.float64], correct_M: NDArray[np.bool_], bins: int = _BINS
 ) -> list[Bin]:
-    """Figure 1: bins of equal width that have an image, the least confident first."""
+    """Figure 1: non-empty bins of equal width, the least confident first."""
     bin_M = np.minimum((confidence_M * bins).astype(np.int64), bins - 1)
     images = np.bincount(bin_M, minlength=bins)
     says, right = (np.bincount(bin_M, of_M, minlength=bins) for of_M in (confidence_M, correct_M))
@@ -71,7 +71,7 @@ def reliability(
 def expected_calibration_error(
     confidence_M: NDArray[np.float64], correct_M: NDArray[np.bool_], bins: int = _BINS
 ) -> float:
-    """Eq. 3: mean gap of confidence and accuracy over bins of equal width; nan without images."""
+    """Eq. 3: mean gap between confidence and accuracy over equal bins; nan without images."""
     if not len(confidence_M):
         return math.nan
     found = reliability(confidence_M, correct_M, bins)

@@ -1,7 +1,7 @@
-"""How good is an encoder? The table: this encoder beside random init and raw pixels.
+"""How good is an encoder? A table compares it with random init and raw pixels.
 
-Every protocol answers for the same test images, without their labels; figures, 95 % bootstrap
-intervals and paired differences come from one place (`judge.py`).
+Every protocol predicts the same test images without seeing their labels; `judge.py` computes all
+figures, 95 % bootstrap intervals and paired differences.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ import numpy as np
 
 from selftaught.encoders.fits import check_fits
 from selftaught.errors import ConfigError, DataError, did_you_mean
-from selftaught.evaluation.budget import ALL, Budget, draws, worth_trying
+from selftaught.evaluation.budget import ALL, Budget, draws, partial_budgets
 from selftaught.evaluation.cost import costs
-from selftaught.evaluation.judge import Judge, Judged
+from selftaught.evaluation.judge import Judge, Judgement
 from selftaught.evaluation.protocols.registry import PROTOCOLS, Entry, check_protocols
 from selftaught.evaluation.representation import (
     RANDOM_SEEDS,
@@ -26,7 +26,7 @@ from selftaught.evaluation.representation import (
 from selftaught.evaluation.table import Row
 from selftaught.evaluation.trial import Protocol, Trial
 from selftaught.foundation.machine import CPU, Machine
-from selftaught.foundation.progress import LONG, meanwhile
+from selftaught.foundation.progress import LONG, notice_if_slow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from selftaught.encoders.encoder import Encoder
 
 THIS = "this encoder"
-"""What tables call the encoder in question."""
+"""Name of the evaluated encoder in tables."""
 
 
 def evaluate_encoder(
@@ -45,7 +45,7 @@ def evaluate_encoder(
     labels: "Labelled",
     **how: Any,
 ) -> list[Row]:
-    """The rows of `blocks`, which says how, all at once."""
+    """All rows of `evaluation_blocks`, which documents the arguments."""
     return [row for block in evaluation_blocks(encoder, images, labels, **how) for row in block]
 
 
@@ -63,42 +63,42 @@ def evaluation_blocks(
     positive: str | None = None,
     epochs: int | None = None,
 ) -> Iterator[list[Row]]:
-    """Measure an encoder beside others, the same network at random init (3 seeds) and raw pixels.
+    """Compare an encoder with others, with the network at random init (3 seeds) and raw pixels.
 
     Args:
-        encoder: f; its mode and its weights are left as they are.
+        encoder: f; its mode and weights stay unchanged.
         images: The labelled images.
-        labels: Their classes, and which are for training and which for the test.
+        labels: Their classes, and the split into training and test images.
         protocols: Names of `PROTOCOLS`.
-        few: Train on so few images: for each, 5 keyed draws are averaged, and the interval is
-            over draws and test images. Without any, protocols look at what is theirs: all.
-        seed: Of everything random.
+        few: Numbers of training labels: for each, 5 keyed draws are averaged, and the interval is
+            over draws and test images. Empty: each protocol's default, usually all labels.
+        seed: Random seed.
         machine: Where to compute.
-        name: What the table calls the encoder.
-        against: Other encoders by the names that the table gives them.
+        name: Name of the encoder in the table.
+        against: Other encoders by their names in the table.
         positive: Of two classes, the one whose average precision is shown; by default the last.
-        epochs: Of linear-sgd; by default the paper's.
+        epochs: Epochs of protocols that train by steps; by default the paper's.
 
     Yields:
-        Question by question: representation by representation, a row a metric.
+        The rows of one question: per representation, one row per metric.
 
     Raises:
-        ConfigError: A protocol or the positive class is unknown, or `few` makes no sense there.
-        DataError: The labels are numbers and the protocol wants classes, or the other way round; no
-            image is for training or none for the test; or the images have another number of
-            channels than the encoder takes.
+        ConfigError: A protocol or the positive class is unknown, or `few` does not apply.
+        DataError: The labels are numbers and the protocol needs classes, or vice versa; there are
+            no training or no test images; or the images have another number of channels than the
+            encoder takes.
     """
     check_protocols(protocols)
     others = against or {}
-    for each in (encoder, *others.values()):
-        check_fits(each, images)
+    for one in (encoder, *others.values()):
+        check_fits(one, images)
     for protocol in protocols:
         _check_labels(protocol, labels, few)
-    trial = _trial(images, labels, positive)
+    trial = _labelled_trial(images, labels, positive)
     trial = replace(trial, seed=seed, machine=machine, epochs=epochs)
-    named = {name: encoder, **others}
+    encoders = {name: encoder, **others}
     subjects: list[Representation] = [
-        EncoderRepresentation(called, each, machine=machine) for called, each in named.items()
+        EncoderRepresentation(label, one, machine=machine) for label, one in encoders.items()
     ]
     subjects += [
         random_init(encoder.config, images, trial.train, machine, seed=s) for s in RANDOM_SEEDS
@@ -116,7 +116,7 @@ def measure(
     *,
     few: Sequence[Budget] = (),
 ) -> list[Row]:
-    """The rows of `measured`, all at once."""
+    """All rows of `measure_blocks`."""
     found = measure_blocks(subjects, trial, labels, protocols, few=few)
     return [row for block in found for row in block]
 
@@ -129,17 +129,17 @@ def measure_blocks(
     *,
     few: Sequence[Budget] = (),
 ) -> Iterator[list[Row]]:
-    """The rows of any representations; differences are those of the first to each of the others.
+    """The rows of any representations; the first is compared with each of the others.
 
     Args:
-        subjects: What to measure.
-        trial: On what; all of the training rows.
-        labels: To judge by.
+        subjects: The representations.
+        trial: The images, with all training rows.
+        labels: True labels of all images.
         protocols: Names of `PROTOCOLS`.
-        few: As for `blocks`.
+        few: As for `evaluation_blocks`.
 
     Yields:
-        The rows of a question, once it is answered.
+        The rows of each question as soon as it is answered.
     """
     judge = Judge(labels.labels_N)
     if subjects[0].encoder is not None:
@@ -149,10 +149,10 @@ def measure_blocks(
         contest = entry.contest(subjects)
         if entry.vectors:
             for subject in subjects:
-                with meanwhile(f"Vectors of {subject.name}.", after=LONG):
+                with notice_if_slow(f"Vectors of {subject.name}.", after=LONG):
                     subject.vectors(trial.images)  # not timed: protocols share them
-        for called, trials, note in _questions(name, entry, trial, few):
-            yield compare_subjects(judge, contest, trials, called, labels.split, note)
+        for title, trials, note in _questions(name, entry, trial, few):
+            yield compare_subjects(judge, contest, trials, title, labels.split, note)
         if entry.costs:
             yield costs(subjects, trial.images, seed=trial.seed, threads=trial.machine.threads)
 
@@ -161,26 +161,26 @@ def compare_subjects(
     judge: Judge,
     contest: Sequence[tuple[Protocol, Representation]],
     trials: Sequence[Trial],
-    called: str,
+    title: str,
     split: str,
     note: str = "",
 ) -> list[Row]:
-    """The rows of representations that answer for the same draws, each by its protocol."""
+    """The rows of representations, each measured by its protocol on the same draws."""
     rows: list[Row] = []
-    first: Judged | None = None
+    first: Judgement | None = None
     for protocol, subject in contest:
-        with meanwhile(f"{called}: {subject.name}.", after=LONG):
-            judged = judge.judge(protocol, subject, trials)
-        rows += judged.rows(called, split, first, note)
-        first = first or judged
+        with notice_if_slow(f"{title}: {subject.name}.", after=LONG):
+            judgement = judge.judge(protocol, subject, trials)
+        rows += judgement.rows(title, split, first, note)
+        first = first or judgement
     return rows
 
 
 def _questions(
     name: str, entry: Entry, trial: Trial, few: Sequence[Budget]
 ) -> Iterator[tuple[str, list[Trial], str]]:
-    """What is asked of a protocol: as the table calls it, the trials of all draws, and a note."""
-    budgets = list(few) or worth_trying(entry.few, trial.labels)
+    """The questions for a protocol: title in the table, trials of all draws, and a note."""
+    budgets = list(few) or partial_budgets(entry.few, trial.labels)
     if not (entry.learns and budgets):
         yield f"{name}, {ALL}" if entry.and_all else name, [trial], ""
         return
@@ -191,43 +191,44 @@ def _questions(
 
 
 def _check_labels(protocol: str, labels: "Labelled", few: Sequence[Budget]) -> None:
-    """Whether a protocol can do anything with such labels.
+    """Check that a protocol can use the labels.
 
     Raises:
         DataError: It cannot.
-        ConfigError: Few of them are asked for where they have no classes.
+        ConfigError: `few` is set for labels without classes.
     """
     if PROTOCOLS[protocol].numbers and few:
-        raise ConfigError(f"{protocol} knows no classes to take few labels of", "leave --few out")
+        what = f"--few needs class labels, and {protocol} predicts numbers"
+        raise ConfigError(what, "drop --few")
     if PROTOCOLS[protocol].numbers and labels.classes:
         raise DataError(
             f"{protocol} predicts numbers, and the labels are classes ({labels.classes[0]}, ...)",
-            "give a column of numbers with --label, or leave --protocol out",
+            "choose a numeric column with --label, or drop --protocol",
         )
     if not (PROTOCOLS[protocol].numbers or labels.classes):
         raise DataError(
-            f"{protocol} wants classes, and the labels are numbers",
-            "use --protocol regression, or give a column of classes with --label",
+            f"{protocol} needs classes, and the labels are numbers",
+            "use --protocol regression, or choose a column of classes with --label",
         )
 
 
-def _trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:
+def _labelled_trial(images: "Images", labels: "Labelled", positive: str | None) -> Trial:
     there_N = labels.labels_N >= 0 if labels.classes else np.isfinite(labels.labels_N)
     train, test = (rows[there_N[rows]] for rows in (labels.train, labels.test))
     for rows, use in ((train, "train on"), (test, "test on")):
         if not len(rows):
-            raise DataError(f"there is no labelled image to {use}", "label more images")
+            raise DataError(f"no labelled image to {use}", "label more images")
     return Trial(
         images,
         train,
         labels.labels_N[train].astype(np.int64 if labels.classes else np.float64),
         test,
         classes=len(labels.classes),
-        positive=_positive(labels.classes, positive),
+        positive=_positive_class(labels.classes, positive),
     )
 
 
-def _positive(classes: Sequence[str], positive: str | None) -> int:
+def _positive_class(classes: Sequence[str], positive: str | None) -> int:
     if positive is None or not classes:
         return len(classes) - 1
     if positive not in classes:

@@ -1,4 +1,4 @@
-"""What representations cost: weights, and time an image."""
+"""Cost of representations: number of weights, and time per image."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from selftaught.evaluation.representation import Representation
 from selftaught.evaluation.table import Row
-from selftaught.vectors.features import batch_views, evaluating
+from selftaught.vectors.features import batch_views, evaluation_mode
 from selftaught.views.policy import evaluation
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Rows = NDArray[np.int64]
 
 COST = "cost"
-"""What the rows are called."""
+"""Protocol name of the rows."""
 
-WEIGHTS, TIME = "million weights", "ms an image"
+WEIGHTS, TIME = "million weights", "ms per image"
 
 _SAMPLE, _BATCH = 512, 64  # images that are timed
 
@@ -31,18 +31,18 @@ _SAMPLE, _BATCH = 512, 64  # images that are timed
 def costs(
     subjects: Sequence[Representation], images: "Images", *, seed: int = 0, threads: int = 2
 ) -> list[Row]:
-    """Weights and time of each network that is no copy of another at random init.
+    """Weights and time of each network that is not a random-init copy.
 
-    The time is that of decoded images, read, scaled and encoded on the network's device, batch
-    after batch; nothing is taken from a cache.
+    The time covers reading, scaling and encoding decoded images on the network's device, batch
+    after batch; no cache is used.
 
     Args:
-        subjects: What was measured otherwise.
-        images: Some of these are encoded.
-        seed: Of the evaluation, for the table.
-        threads: For reading images.
+        subjects: The representations of the other tables.
+        images: A sample of these is encoded.
+        seed: Seed of the evaluation, for the table.
+        threads: Threads that read images.
     """
-    batches = timed(len(images.store))
+    batches = timing_batches(len(images.store))
     number = sum(map(len, batches))
     rows = []
     for subject in subjects:
@@ -61,30 +61,30 @@ def costs(
             low=None,
             high=None,
             seconds=seconds,
-            note=f"images are decoded already; {_device(subject.encoder)}",
+            note=f"without decoding the images; {_device(subject.encoder)}",
         )
         rows += [row, replace(row, metric=TIME, value=1000 * seconds / number)]
     return rows
 
 
-def timed(count: int) -> list[Rows]:
-    """Rows of some images from all over a set of so many, batch by batch."""
+def timing_batches(count: int) -> list[Rows]:
+    """Evenly spaced rows of a set of this many images, batch by batch."""
     rows = np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64)
     return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
 
 
 def _seconds(encoder: "Encoder", images: "Images", batches: Sequence[Rows], threads: int) -> float:
-    """To read, scale and encode these."""
+    """Time to read, scale and encode the batches."""
     policy = evaluation(encoder.config.image_size)
     x = next(encoder.parameters(), torch.empty(0))  # raw pixels have none
     start = time.perf_counter()
-    with evaluating(encoder):
+    with evaluation_mode(encoder):
         for x_BCSS in batch_views(encoder, images, batches, policy, threads=threads):
-            encoder(x_BCSS.to(x.dtype)).cpu()  # which waits for the device
+            encoder(x_BCSS.to(x.dtype)).cpu()  # waits for the device
     return time.perf_counter() - start
 
 
 def _device(encoder: "Encoder") -> str:
     device = next((p.device.type for p in encoder.parameters()), "cpu")
     number = torch.get_num_threads()
-    return f"{number} thread{'s' * (number != 1)} of the CPU" if device == "cpu" else device
+    return f"{number} CPU thread{'s' * (number != 1)}" if device == "cpu" else device

@@ -1,6 +1,6 @@
-"""Protocols on folders of a layout of their own: instance retrieval, and masks through clips.
+"""Protocols on folders with their own layout: instance retrieval, and tracking masks in clips.
 
-Neither learns from labels: a table's rows are means over queries, or over objects.
+Neither learns from labels: the figures are means over queries or objects.
 """
 
 import time
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from selftaught.data.clips import read_clips
 from selftaught.data.decode import decode_file
 from selftaught.data.open_images import open_files, open_images_with_notice
-from selftaught.data.retrieval_sets import Places, Query, read_places
+from selftaught.data.retrieval_sets import Query, RetrievalSet, read_retrieval_set
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.fits import check_fits
-from selftaught.errors import ConfigError, did_you_mean, shown
-from selftaught.evaluation.descriptors import DescriptorSettings, cut, learn_whitening
-from selftaught.evaluation.judge import Judge, Judged
+from selftaught.errors import ConfigError, did_you_mean, printable
+from selftaught.evaluation.descriptors import DescriptorSettings, crop_to_box, learn_whitening
+from selftaught.evaluation.judge import Judge, Judgement
 from selftaught.evaluation.protocols import instance_retrieval, tracking
 from selftaught.evaluation.representation import (
     RANDOM_SEEDS,
@@ -35,7 +35,7 @@ from selftaught.evaluation.representation import (
 from selftaught.evaluation.table import Row
 from selftaught.evaluation.trial import ProtocolAnswer
 from selftaught.foundation.machine import Machine
-from selftaught.foundation.progress import LONG, meanwhile
+from selftaught.foundation.progress import LONG, notice_if_slow
 from selftaught.foundation.typed_values import checked_value
 from selftaught.options.assess import Evaluate
 from selftaught.options.assignments import parse_assignments
@@ -45,17 +45,17 @@ from selftaught.retrieval.visual_words import Words
 
 S = TypeVar("S")
 Encoders = Mapping[str, Encoder]
-Answered = Callable[[Representation], ProtocolAnswer]
+AnswerOf = Callable[[Representation], ProtocolAnswer]
 
-_WORDS, _EACH = 10_000, 40  # words of SIFT at most; descriptors a word at least
+_WORDS, _PER_WORD = 10_000, 40  # most words of SIFT; fewest descriptors per word
 
 
-def on_folder(encoders: Encoders, chosen: Evaluate) -> list[Row]:
-    """The rows of the one protocol that is asked for; differences are to the first encoder.
+def evaluate_folder(encoders: Encoders, chosen: Evaluate) -> list[Row]:
+    """The rows of the chosen protocol; differences are relative to the first encoder.
 
     Raises:
-        ConfigError: Options contradict each other, or a setting makes no sense.
-        DataError: The folder is no such set, or the encoder does not take its images.
+        ConfigError: Options contradict each other, or a setting is out of range.
+        DataError: The folder has another layout, or the encoder does not accept its images.
         FileError: A file cannot be read.
     """
     (protocol,) = chosen.protocol
@@ -65,23 +65,23 @@ def on_folder(encoders: Encoders, chosen: Evaluate) -> list[Row]:
 # --- retrieval
 
 
-def _retrieval(encoders: Encoders, chosen: Evaluate) -> list[Row]:
-    """Other images of the object in an image."""
-    places, machine = read_places(Path(chosen.labelled)), chosen.machine()
+def _retrieval_rows(encoders: Encoders, chosen: Evaluate) -> list[Row]:
+    """Rows of instance retrieval: other images of the object in a query."""
+    places, machine = read_retrieval_set(Path(chosen.labelled)), chosen.machine()
     settings = _settings(
         instance_retrieval.RetrievalSettings, chosen, recipe=_settings(DescriptorSettings, chosen)
     )
     _check_known(chosen, instance_retrieval.RetrievalSettings, DescriptorSettings)
     settings = replace(settings, machine=machine)
     images = open_files([*places.database, *(query.path for query in places.queries)], machine)
-    others = _paths(chosen.whiten, images, machine) if chosen.whiten else []
+    others = _whitening_paths(chosen.whiten, images, machine) if chosen.whiten else []
     subjects = _subjects(encoders, images, machine)
     first = settings.reranked
     by_sift = _verifier(places, sift, first) if chosen.verify == "sift" else None
 
-    def answered(subject: Representation) -> ProtocolAnswer:
-        ours = _whitened(subject, settings, others)
-        rerank = _by_cells(subject, places, first) if chosen.verify == "maps" else by_sift
+    def answer_of(subject: Representation) -> ProtocolAnswer:
+        ours = _with_whitening(subject, settings, others)
+        rerank = _cell_verifier(subject, places, first) if chosen.verify == "maps" else by_sift
         answer = instance_retrieval.retrieval(subject, places, ours, rerank=rerank).answer
         lacks = ["verify by"] * (chosen.verify is not None and rerank is None)
         lacks += ["whiten"] * (bool(others) and ours is settings)
@@ -90,20 +90,20 @@ def _retrieval(encoders: Encoders, chosen: Evaluate) -> list[Row]:
             answer = replace(answer, note=note)
         return answer
 
-    called = "retrieval" + (f", verified by {chosen.verify}" if chosen.verify else "")
-    called += f", whitened on {chosen.whiten}" if chosen.whiten else ""
-    contest = [_Entrant.of(subject, answered) for subject in subjects]
-    contest.append(_Entrant.of(raw_pixels(images, machine), answered))
+    title = "retrieval" + (f", verified by {chosen.verify}" if chosen.verify else "")
+    title += f", whitened on {chosen.whiten}" if chosen.whiten else ""
+    contest = [_Entrant.of(subject, answer_of) for subject in subjects]
+    contest.append(_Entrant.of(raw_pixels(images, machine), answer_of))
     if by_sift:
-        words = partial(_words, places, by_sift, chosen.seed)
+        words = partial(_visual_words_answer, places, by_sift, chosen.seed)
         contest.append(_Entrant("bag of visual words", words))
-    return _table(_called(called, chosen), contest, chosen.seed)
+    return _contest_rows(_title(title, chosen), contest, chosen.seed)
 
 
-def _whitened(
+def _with_whitening(
     subject: Representation, settings: instance_retrieval.RetrievalSettings, others: Sequence[Path]
 ) -> instance_retrieval.RetrievalSettings:
-    """With the whitening of the subject's own regions in other images, where there are such."""
+    """The settings with whitening learned on the subject's regions of other images, if any."""
     encoder = subject.encoder
     if not others or encoder is None or not encoder.strides:
         return settings
@@ -112,61 +112,62 @@ def _whitened(
     return replace(settings, recipe=recipe)
 
 
-def _by_cells(subject: Representation, places: Places, first: int) -> Verifier | None:
-    """Verification by cells of the subject's maps; None where it has no maps."""
+def _cell_verifier(subject: Representation, places: RetrievalSet, first: int) -> Verifier | None:
+    """Verification by cells of the subject's maps; None if it has no maps."""
     if subject.encoder is None or not subject.encoder.strides:
         return None
     return _verifier(places, Cells(subject.encoder), first)
 
 
-def _verifier(places: Places, describe: Describe, first: int) -> Verifier:
-    """Local features of queries and database, and what compares them."""
+def _verifier(places: RetrievalSet, describe: Describe, first: int) -> Verifier:
+    """Verifier with the local features of queries and database."""
     paths = places.database
     queries = Features(lambda i: _query_pixels(places.queries[i]), len(places.queries), describe)
     database = Features(lambda i: decode_file(paths[i], str(paths[i])), len(paths), describe)
     return Verifier(queries, database, first=first)
 
 
-def _words(places: Places, verifier: Verifier, seed: int) -> ProtocolAnswer:
-    """Philbin et al.'s own way: visual words of SIFT, then the same verification."""
+def _visual_words_answer(places: RetrievalSet, verifier: Verifier, seed: int) -> ProtocolAnswer:
+    """Philbin et al.'s method: visual words of SIFT, then the same verification."""
     database = verifier.database
-    enough = sum(map(len, database)) // _EACH
+    enough = sum(map(len, database)) // _PER_WORD
     words = Words.fit(database, max(1, min(_WORDS, enough)), seed=seed)
     scores = (words.rank(query) for query in verifier.queries)
     found = (np.argsort(-scores_N, kind="stable") for scores_N in scores)
     ranked_QN = np.stack([verifier(query, found_N) for query, found_N in enumerate(found)])
-    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf; SIFT is computed once, for who asks"
-    return instance_retrieval.Retrieved(
+    note = f"{len(words.centroids_KD):,} words of SIFT, tf-idf"
+    note += "; SIFT is computed once, for the first that needs it"
+    return instance_retrieval.RetrievalResult(
         ranked_QN, instance_retrieval.query_scores(places, ranked_QN), note
     ).answer
 
 
 def _query_pixels(query: Query) -> NDArray[Any]:
-    """The part of the image that is asked with."""
+    """The query's part of its image."""
     image_HWC = decode_file(query.path, str(query.path))
     if query.box is None:
         return image_HWC
-    return cut(image_HWC, query.box, image_HWC.shape[:2])
+    return crop_to_box(image_HWC, query.box, image_HWC.shape[:2])
 
 
-def _paths(data: str, searched: Images, machine: Machine) -> list[Path]:
+def _whitening_paths(data: str, searched: Images, machine: Machine) -> list[Path]:
     """The files of another set of images.
 
     Raises:
-        ConfigError: They are no files, or among those that are searched.
+        ConfigError: They are not files, or are among the images to search.
     """
     checked = open_images_with_notice(data, machine).checked
     root = checked.source.root
     if root is None:
-        raise ConfigError(f"the images of --whiten {data} are no files", "give a folder of images")
+        raise ConfigError(f"the images of --whiten {data} are not files", "pass a folder of images")
     paths = [root / checked.source.names[i] for i in checked.index_N.tolist()]
     sums = zip(paths, checked.images["sha256"].to_pylist(), strict=True)
     known = set(searched.checked.images["sha256"].to_pylist())
-    both = [path for path, one in sums if one in known]
-    if both:
+    shared = [path for path, checksum in sums if checksum in known]
+    if shared:
         raise ConfigError(
-            f"--whiten {data} holds images that are searched, such as {shown(str(both[0]))}",
-            "give other images: whitening must not know those it is judged on",
+            f"--whiten {data} contains images to search, such as {printable(str(shared[0]))}",
+            "pass other images, because whitening must not be learned on test images",
         )
     return paths
 
@@ -174,8 +175,8 @@ def _paths(data: str, searched: Images, machine: Machine) -> list[Path]:
 # --- tracking
 
 
-def _tracking(encoders: Encoders, chosen: Evaluate) -> list[Row]:
-    """Masks carried through clips, beside the first mask that stays where it is."""
+def _tracking_rows(encoders: Encoders, chosen: Evaluate) -> list[Row]:
+    """Rows of tracking: masks propagated through clips, compared with the unmoved first mask."""
     clips = read_clips(Path(chosen.labelled))
     settings = _settings(tracking.TrackingSettings, chosen)
     _check_known(chosen, tracking.TrackingSettings)
@@ -184,29 +185,29 @@ def _tracking(encoders: Encoders, chosen: Evaluate) -> list[Row]:
     images = open_files(frames, machine)
     subjects = _subjects(encoders, images, machine)
 
-    def answered(subject: Representation) -> ProtocolAnswer:
+    def answer_of(subject: Representation) -> ProtocolAnswer:
         tracked = tracking.tracking(subject, clips, settings, device=machine.device)
-        return replace(_of_objects(tracked), note=_how_tracked(subject, settings))
+        return replace(_objects_answer(tracked), note=_tracking_note(subject, settings))
 
     first = next(iter(encoders.values()))
     colours = tracking.colours(first, settings, machine)
-    contest = [_Entrant.of(subject, answered) for subject in (*subjects, colours)]
-    contest.append(_Entrant("no motion", lambda: _of_objects(tracking.no_motion(clips))))
-    return _table(_called("tracking", chosen), contest, chosen.seed)
+    contest = [_Entrant.of(subject, answer_of) for subject in (*subjects, colours)]
+    contest.append(_Entrant("no motion", lambda: _objects_answer(tracking.no_motion(clips))))
+    return _contest_rows(_title("tracking", chosen), contest, chosen.seed)
 
 
-def _how_tracked(subject: Representation, settings: tracking.TrackingSettings) -> str:
-    """Whose map it was, and how fine."""
+def _tracking_note(subject: Representation, settings: tracking.TrackingSettings) -> str:
+    """A note on the map that was used: its stage and cell size."""
     if subject.name == tracking.COLOURS:
-        return f"{subject.name}: mean pixels of each position of this encoder's map"
+        return f"{subject.name}: mean pixels of each cell of this encoder's map"
     assert subject.encoder is not None
     strides = subject.encoder.strides
-    stage = tracking.chosen_stage(strides, settings.stage, called=subject.name)
+    stage = tracking.chosen_stage(strides, settings.stage, name=subject.name)
     cell, side = strides[stage], settings.side
-    return f"{subject.name}: {stage}, cells of {cell} px in frames whose shorter side is {side}"
+    return f"{subject.name}: {stage}, cells of {cell} px, frames of {side} px on the shorter side"
 
 
-def _of_objects(tracked: Sequence[tracking.Tracked]) -> ProtocolAnswer:
+def _objects_answer(tracked: Sequence[tracking.TrackedObject]) -> ProtocolAnswer:
     objects = len(tracked)
     figures = tracking.tracking_figures(tracked)
     split = f"{objects} object{'s' * (objects != 1)} in clips"
@@ -214,99 +215,99 @@ def _of_objects(tracked: Sequence[tracking.Tracked]) -> ProtocolAnswer:
 
 
 FOLDERS: Mapping[str, Callable[[Encoders, Evaluate], list[Row]]] = {
-    "retrieval": _retrieval,
-    "tracking": _tracking,
+    "retrieval": _retrieval_rows,
+    "tracking": _tracking_rows,
 }
-"""By the name of the protocol."""
+"""By protocol name."""
 
 
 # --- both
 
 
 def _subjects(encoders: Encoders, images: Images, machine: Machine) -> list[Representation]:
-    """The encoders, and the first one's network at random init (its norms have seen the images).
+    """The encoders, and the first one's network at random init (norms calibrated on the images).
 
     Raises:
-        DataError: An encoder does not take such images.
+        DataError: An encoder does not accept the images.
     """
     for encoder in encoders.values():
         check_fits(encoder, images)
-    named = [
+    given = [
         EncoderRepresentation(name, encoder, machine=machine) for name, encoder in encoders.items()
     ]
-    config, rows = named[0].encoder.config, np.arange(len(images.store))
-    return [*named, *(random_init(config, images, rows, machine, seed=s) for s in RANDOM_SEEDS)]
+    config, rows = given[0].encoder.config, np.arange(len(images.store))
+    return [*given, *(random_init(config, images, rows, machine, seed=s) for s in RANDOM_SEEDS)]
 
 
 class _Entrant(NamedTuple):
-    """Who answers: the name in the table, how, and the seed of random weights."""
+    """A participant: name in the table, function that answers, and seed of random weights."""
 
     name: str
     answer: Callable[[], ProtocolAnswer]
     seed: int | None = None
 
     @staticmethod
-    def of(subject: Representation, answered: Answered) -> "_Entrant":
-        return _Entrant(subject.name, partial(answered, subject), subject.seed)
+    def of(subject: Representation, answer_of: AnswerOf) -> "_Entrant":
+        return _Entrant(subject.name, partial(answer_of, subject), subject.seed)
 
 
-def _table(called: str, contest: Sequence[_Entrant], seed: int) -> list[Row]:
-    """The rows of all, compared with the first."""
+def _contest_rows(title: str, contest: Sequence[_Entrant], seed: int) -> list[Row]:
+    """The rows of all participants, compared with the first."""
     rows: list[Row] = []
-    first: Judged | None = None
+    first: Judgement | None = None
     for entrant in contest:
         start = time.perf_counter()
-        with meanwhile(f"{called}: {entrant.name}.", after=LONG):
+        with notice_if_slow(f"{title}: {entrant.name}.", after=LONG):
             answer = entrant.answer()
         seconds = time.perf_counter() - start
         figures = Judge(np.zeros(len(answer.rows), np.int64)).figures([answer], seed)
         own = seed if entrant.seed is None else entrant.seed
-        judged = Judged(entrant.name, own, figures, answer, None, seconds)
-        rows += judged.rows(called, "", first)
-        first = first or judged
+        judgement = Judgement(entrant.name, own, figures, answer, None, seconds)
+        rows += judgement.rows(title, "", first)
+        first = first or judgement
     return rows
 
 
-def _called(name: str, chosen: Evaluate) -> str:
-    """The protocol with its settings: rows of other settings answer another question."""
+def _title(name: str, chosen: Evaluate) -> str:
+    """The protocol with its settings: other settings make another question."""
     return ", ".join((name, *chosen.set))
 
 
 def _settings(kind: type[S], chosen: Evaluate, **others: Any) -> S:
-    """An instance of a dataclass, with those values of --set that it has.
+    """An instance of a dataclass, with the values of --set for its fields.
 
     Raises:
-        ConfigError: A value has another type.
+        ConfigError: A value has the wrong type.
     """
-    hints = _options(kind)
+    hints = _setting_types(kind)
     values = parse_assignments(chosen.set, hints.get)
     given = {
-        name: checked_value(hint, _listed(hint, values[name]), f"--set {name}")
+        name: checked_value(hint, _as_list(hint, values[name]), f"--set {name}")
         for name, hint in hints.items()
         if name in values
     }
     return kind(**given, **others)
 
 
-def _options(kind: type[Any]) -> dict[str, Any]:
-    """The fields that a user may set, those of plain values, with their types."""
+def _setting_types(kind: type[Any]) -> dict[str, Any]:
+    """The fields that --set can change (plain values only), with their types."""
     plain = (int, float, str, str | None, tuple[float, ...])
     return {n: hint for n, hint in typing.get_type_hints(kind).items() if hint in plain}
 
 
-def _listed(hint: Any, value: Any) -> Any:
-    """A single value where several are declared, as a list."""
+def _as_list(hint: Any, value: Any) -> Any:
+    """The value, as a list if the field is a tuple."""
     several = typing.get_origin(hint) is tuple and not isinstance(value, list)
     return [value] if several else value
 
 
 def _check_known(chosen: Evaluate, *kinds: type[Any]) -> None:
-    """Whether every --set is of one of these.
+    """Check that every --set names a field of these classes.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: One does not.
     """
-    known = [name for kind in kinds for name in _options(kind)]
+    known = [name for kind in kinds for name in _setting_types(kind)]
     for name in parse_assignments(chosen.set):
         if name not in known:
             raise ConfigError(f"there is no setting {name!r}", did_you_mean(name, known))

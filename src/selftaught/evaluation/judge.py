@@ -1,8 +1,8 @@
-"""What a protocol found, judged: a figure with its 95 % bootstrap interval, differences paired.
+"""Figures of protocol answers, with 95 % bootstrap intervals and paired differences.
 
-Intervals are percentiles, less the bias of resampling. Differences are those on the same resamples.
+Intervals are percentiles, corrected for the bias of resampling. Differences use the same resamples.
 
-Shapes:  M images that are answered for; R draws of few training images; B resamples.
+Shapes:  M predicted images; R draws of few training images; B resamples.
 """
 
 import time
@@ -26,26 +26,26 @@ from selftaught.evaluation.trial import Protocol, ProtocolAnswer, Trial
 from selftaught.foundation.rng import Key, uniform
 
 FEWEST = 10
-"""Images, queries or objects below which resampling them tells nothing."""
+"""With fewer images, queries or objects, no interval is given."""
 
-_SURE = 4  # standard errors of a mean of resamples that make a bias
+_SURE = 4  # standard errors from which a mean of resamples counts as biased
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A figure, and what it is in each resample, (B,), shifted so that their mean is the value.
+class Measurement:
+    """A figure and its resampled values (B,), shifted so that their mean is the value.
 
-    A share stays one: the shift leads neither below 0 nor above 1.
+    Shares stay within 0 and 1.
     """
 
     value: float
     resampled: NDArray[np.float64]
 
     @classmethod
-    def centred(cls, value: float, resampled_B: NDArray[np.float64]) -> "Measured":
-        """Without the bias of resampling: doubled images make precision and NMI look better.
+    def centred(cls, value: float, resampled_B: NDArray[np.float64]) -> "Measurement":
+        """Remove the bias of resampling: repeated images raise precision and NMI.
 
-        What may as well be chance is no bias: a mean stays as it was resampled.
+        A bias within chance is not removed, so means stay as resampled.
         """
         bias, chance = np.nanmean(resampled_B) - value, np.nanstd(resampled_B)
         chance /= len(resampled_B) ** 0.5
@@ -56,29 +56,29 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a protocol found about a representation.
+class Judgement:
+    """The figures of one representation under one protocol.
 
     Attributes:
-        name: Of the representation.
-        seed: Of its random weights, or of the evaluation.
-        figures: By name of the metric.
-        answer: What was judged.
-        train: Labelled images that were learnt from; None where none were.
-        seconds: That the protocol took.
+        name: Name of the representation.
+        seed: Seed of its random weights, or of the evaluation.
+        figures: By metric.
+        answer: The answer that was judged.
+        train: Number of labelled training images; None if there were none.
+        seconds: Run time of the protocol.
     """
 
     name: str
     seed: int
-    figures: Mapping[str, Measured]
+    figures: Mapping[str, Measurement]
     answer: ProtocolAnswer
     train: int | None
     seconds: float
 
     def rows(
-        self, protocol: str, split: str = "", first: "Judged | None" = None, note: str = ""
+        self, protocol: str, split: str = "", first: "Judgement | None" = None, note: str = ""
     ) -> list[Row]:
-        """A row a metric; `first` is what it is compared with. Few images have no interval."""
+        """One row per metric, compared with `first`; few images have no interval."""
         rows = []
         several = len(self.answer.rows) >= FEWEST
         for metric, measured in self.figures.items():
@@ -98,14 +98,14 @@ class Judged:
                 images=len(self.answer.rows),
             )
             if several and first is not None and metric in first.figures:
-                apart_B = first.figures[metric].resampled - measured.resampled
-                low, high = interval(apart_B)
+                difference_B = first.figures[metric].resampled - measured.resampled
+                low, high = interval(difference_B)
                 row = replace(row, delta_low=low, delta_high=high)
             rows.append(row)
         return rows
 
     def _interval(self, metric: str) -> tuple[float | None, float | None]:
-        """Of a figure. Resamples cannot tell how sure it is that all are right, or none is."""
+        """Interval of a figure; if all or none are right, resampling gives width 0."""
         measured, images = self.figures[metric], len(self.answer.rows)
         low, high = interval(measured.resampled)
         if low < high:
@@ -116,10 +116,10 @@ class Judged:
 
 
 class Judge:
-    """Who knows the labels of the test images; protocols share its resamples.
+    """Computes figures with the labels of the test images; protocols share its resamples.
 
     Args:
-        labels_N: The class, or the target, of each image.
+        labels_N: Class or target of each image.
     """
 
     def __init__(self, labels_N: NDArray[Any]) -> None:
@@ -128,7 +128,9 @@ class Judge:
             resampled_counts
         )
 
-    def judge(self, protocol: Protocol, subject: Representation, trials: Sequence[Trial]) -> Judged:
+    def judge(
+        self, protocol: Protocol, subject: Representation, trials: Sequence[Trial]
+    ) -> Judgement:
         """Run the protocol on each draw and judge the mean over draws."""
         trial = trials[0]
         start = time.perf_counter()
@@ -137,12 +139,12 @@ class Judge:
         train = round(sum(len(trial.train) for trial in trials) / len(trials))
         figures = self.figures(answers, trial.seed, trial.classes)
         seed = trial.seed if subject.seed is None else subject.seed
-        return Judged(subject.name, seed, figures, answers[0], train, seconds)
+        return Judgement(subject.name, seed, figures, answers[0], train, seconds)
 
     def figures(
         self, answers: Sequence[ProtocolAnswer], seed: int, classes: int = 1
-    ) -> dict[str, Measured]:
-        """The mean over draws of every figure of the answers, and its resamples."""
+    ) -> dict[str, Measurement]:
+        """Every figure of the answers, averaged over draws, with its resamples."""
         labels_M = self.labels_N[answers[0].rows]
         resamples = affordable_resamples(len(labels_M), max(1, classes) * len(answers))
         counts_MB = self._counts(len(labels_M), resamples, seed)
@@ -150,22 +152,24 @@ class Judge:
         ones_M1 = np.ones((len(labels_M), 1), np.float32)
         figures = {}
         for metric in answers[0].figures:
-            each = [answer.figures[metric] for answer in answers]
-            value = float(np.mean([figure(labels_M, ones_M1)[0] for figure in each]))
+            of_draws = [answer.figures[metric] for answer in answers]
+            value = float(np.mean([figure(labels_M, ones_M1)[0] for figure in of_draws]))
             if np.isfinite(value):  # average precision needs a positive image
-                resampled_RB = np.stack([figure(labels_M, counts_MB) for figure in each])
-                figures[metric] = Measured.centred(value, (weights_RB * resampled_RB).sum(axis=0))
+                resampled_RB = np.stack([figure(labels_M, counts_MB) for figure in of_draws])
+                figures[metric] = Measurement.centred(
+                    value, (weights_RB * resampled_RB).sum(axis=0)
+                )
         return figures
 
 
 def _draw_weights(draws: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Draws are resampled too: how much each counts in each resample, (R, B), sums of 1.
+    """Weight of each draw in each resample, (R, B), with sums of 1: draws are resampled too.
 
-    Resampled means of R values vary by (R - 1)/R of the variance of their mean: with the weights
-    further from 1/R by the root of that, they vary as they should.
+    Resampled means of R values have (R - 1)/R of the variance of their mean; moving the weights
+    away from 1/R by the inverse root of that corrects it.
     """
     drawn_BR = uniform(Key(seed, "evaluation/bootstrap draws"), np.arange(resamples), draws)
     index_BR = (drawn_BR * draws).astype(np.int64)
     weights: NDArray[np.float64] = (index_BR == np.arange(draws)[:, None, None]).mean(axis=2)
-    apart: float = (draws / max(1, draws - 1)) ** 0.5
-    return 1 / draws + (weights - 1 / draws) * apart
+    correction: float = (draws / max(1, draws - 1)) ** 0.5
+    return 1 / draws + (weights - 1 / draws) * correction

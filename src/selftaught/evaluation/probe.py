@@ -1,4 +1,4 @@
-"""--probe: kNN accuracy on labelled images while a run trains, never used to choose."""
+"""--probe: kNN accuracy on labelled images during training, for monitoring only."""
 
 from selftaught.data.labels import check_classes, label
 from selftaught.data.open_images import open_images
@@ -12,7 +12,7 @@ from selftaught.vectors.features import features
 
 
 def probe(labelled: str, training: Training, machine: Machine) -> Probe:
-    """The encoder's kNN accuracy on labelled images, to be watched during training.
+    """A function that returns the encoder's kNN accuracy on labelled images.
 
     Raises:
         DataError: The images have no labels, or another number of channels.
@@ -21,7 +21,7 @@ def probe(labelled: str, training: Training, machine: Machine) -> Probe:
     check_fits(training.method.encoder, images)
     labels = label(images.checked)
     if not labels.classes:
-        raise DataError(f"the labels of --probe {labelled} are numbers", "give classes")
+        raise DataError(f"the labels of --probe {labelled} are numbers", "use class labels")
     check_classes(images.checked, labels)
 
     def measure() -> float:

@@ -1,14 +1,14 @@
-"""Labels of positions, taken from the positions of other maps that look most like them.
+"""Labels of positions, propagated from the most similar positions of other maps.
 
-Position q takes its label y from the k positions p with the most similar f, among those of n other
-maps that lie within a square of radius r around it (Jabri, Owens, Efros 2020; Caron et al. 2021):
+Position q takes its label y from the k positions p with the most similar f, among the positions of
+n other maps within a square of radius r around it (Jabri, Owens, Efros 2020; Caron et al. 2021):
 
     y_q = sum_p w_p y_p        w = softmax_p( cos(f_q, f_p) / tau )
 
-It is worked out tile by tile: the products of a tile of positions with all that are near one of
-them are few more than are needed, and their matrix is small.
+The computation goes tile by tile: multiplying a tile of positions with all positions near the tile
+computes few unneeded products, and keeps the matrix small.
 
-Shapes:  h, w of a map, D numbers a position; n maps to look at; O labels; Q positions of a tile,
+Shapes:  h, w of a map, D numbers per position; n other maps; O labels; Q positions of a tile,
          K positions near it, P = n K of all maps.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_TILE = {"cpu": 8, "cuda": 32}  # positions a side; on a core 4 and 16 are slower
+_TILE = {"cpu": 8, "cuda": 32}  # positions per side; on one core 4 and 16 are slower
 
 
 def propagate(
@@ -32,21 +32,21 @@ def propagate(
     """The label of every position, (O, h, w).
 
     Args:
-        map_Dhw: f of the map in question, of unit length at each position.
-        maps_nDhw: f of the others, alike.
-        labels_nOhw: Their labels.
-        top: k; all positions near where there are fewer.
+        map_Dhw: f of the map, of unit length at each position.
+        maps_nDhw: f of the other maps, also of unit length.
+        labels_nOhw: Labels of the other maps.
+        top: k; all near positions if there are fewer.
         radius: r.
         temperature: tau.
     """
     h, w = map_Dhw.shape[1:]
     out_Ohw = labels_nOhw.new_empty(labels_nOhw.shape[1:])
     side = _TILE["cpu" if map_Dhw.device.type == "cpu" else "cuda"]
-    for rows in _parts(h, side):
-        for columns in _parts(w, side):
+    for rows in _tile_slices(h, side):
+        for columns in _tile_slices(w, side):
             tile_DQ = map_Dhw[:, rows, columns].flatten(1)
-            near = ..., _widened(rows, radius, h), _widened(columns, radius, w)
-            far_QK = _apart((rows, columns), near[1:], radius).to(map_Dhw.device)
+            near = ..., _widen(rows, radius, h), _widen(columns, radius, w)
+            far_QK = _outside_radius((rows, columns), near[1:], radius).to(map_Dhw.device)
             cosine_nQK = tile_DQ.T @ maps_nDhw[near].flatten(2)
             cosine_QP = cosine_nQK.masked_fill_(far_QK, -torch.inf).transpose(0, 1).flatten(1)
             best = cosine_QP.topk(min(top, cosine_QP.shape[1]))
@@ -57,16 +57,16 @@ def propagate(
     return out_Ohw
 
 
-def _parts(length: int, side: int) -> Iterator[slice]:
+def _tile_slices(length: int, side: int) -> Iterator[slice]:
     return (slice(start, min(start + side, length)) for start in range(0, length, side))
 
 
-def _widened(part: slice, radius: int, length: int) -> slice:
+def _widen(part: slice, radius: int, length: int) -> slice:
     return slice(max(0, part.start - radius), min(length, part.stop + radius))
 
 
-def _apart(tile: tuple[slice, slice], near: tuple[slice, slice], radius: int) -> Tensor:
-    """Which positions K lie outside of the square around each position Q of a tile, (Q, K)."""
+def _outside_radius(tile: tuple[slice, slice], near: tuple[slice, slice], radius: int) -> Tensor:
+    """Mask of the positions K outside the square around each position Q of a tile, (Q, K)."""
     far_y, far_x = (
         (torch.arange(one.start, one.stop)[:, None] - torch.arange(others.start, others.stop)).abs()
         > radius

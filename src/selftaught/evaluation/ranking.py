@@ -1,7 +1,7 @@
-"""How good a ranking is: average precision as VGG's program has it, recall and precision at k.
+"""Quality of rankings: average precision as in VGG's program, recall and precision at k.
 
 Philbin, Chum, Isard, Sivic, Zisserman, "Object retrieval with large vocabularies and fast spatial
-matching", CVPR 2007, whose program compute_ap all results on Oxford5k and Paris6k are made with;
+matching", CVPR 2007, whose program compute_ap is used for all results on Oxford5k and Paris6k;
 and the setups of Radenovic, Iscen, Tolias, Avrithis, Chum, "Revisiting Oxford and Paris: large-
 scale image retrieval benchmarking", CVPR 2018, section 3.
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Positions = Collection[int]
-"""Of images in the database, each once."""
+"""Distinct positions of images in the database."""
 
 SETUPS = ("easy", "medium", "hard")
 
@@ -24,17 +24,16 @@ def retrieval_average_precision(
 ) -> float:
     """The area under precision and recall by the trapezoidal rule; nan without positives.
 
-    The ranking is gone through from the first image. Junk is passed over as if it were not there,
-    also where it is called positive. At each other image recall is the share of the positives that
-    were found, precision the share of positives among the images so far, and
+    Junk is removed from the ranking, even if it is also positive. At each other image recall is the
+    share of positives found so far, precision the share of positives among the images so far, and
     (recall - recall before) (precision before + precision) / 2 is added; before the first image
     recall is 0 and precision 1.
 
     Args:
-        ranked_n: Positions in the database, best first. What is positive and not among them counts
-            as never found.
-        positive: What is right.
-        junk: What does not count.
+        ranked_n: Positions in the database, best first. Positives that are missing count as never
+            found.
+        positive: Right images.
+        junk: Images that do not count.
     """
     if not positive:
         return float("nan")
@@ -46,9 +45,9 @@ def retrieval_average_precision(
 
 
 def recall_at(ranked_n: NDArray[np.int64], positive: Positions, junk: Positions, k: int) -> float:
-    """1 where one of the first k images is right, else 0; nan without positives.
+    """1 if one of the first k images is right, else 0; nan without positives.
 
-    Recall@k of place recognition (Arandjelovic et al., CVPR 2016, section 5); junk is passed over.
+    Recall@k of place recognition (Arandjelovic et al., CVPR 2016, section 5); junk is skipped.
     """
     if not positive:
         return float("nan")
@@ -58,10 +57,10 @@ def recall_at(ranked_n: NDArray[np.int64], positive: Positions, junk: Positions,
 def precision_at(
     ranked_n: NDArray[np.int64], positive: Positions, junk: Positions, k: int
 ) -> float:
-    """The share of the first k images that is right; nan without positives.
+    """Share of the first k images that are right; nan without positives.
 
-    Where the last positive image comes before the k-th, only the images up to it are looked at, as
-    in the authors' program: a query with few positives can reach 1 too.
+    If the last positive image comes before the k-th, only the images up to it count, as in the
+    authors' program: queries with few positives can reach 1 too.
     """
     if not positive:
         return float("nan")
@@ -72,12 +71,12 @@ def precision_at(
     return float((rank_P < k).sum() / k)
 
 
-def revisited(
+def revisited_setups(
     easy: frozenset[int], hard: frozenset[int], junk: frozenset[int]
 ) -> dict[str, tuple[frozenset[int], frozenset[int]]]:
-    """What is positive and what is junk in each of `SETUPS` (Radenovic et al. 2018, section 3.3).
+    """Positives and junk of each of `SETUPS` (Radenovic et al. 2018, section 3.3).
 
-    Easy images alone with the hard ones as junk; both; the hard ones alone with the easy as junk.
+    Easy: easy images are positive, hard ones junk. Medium: both positive. Hard: reverse of easy.
     """
     return {
         "easy": (easy, junk | hard),
@@ -91,12 +90,12 @@ def mean_over_queries(
     labels_Q: NDArray[np.int64] | None,
     counts_QB: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """The mean of each resample, (B,): a `metrics.Figure`, once the values are bound.
+    """Mean of each resample, (B,): a `metrics.Figure` once the values are bound.
 
     Args:
-        values_Q: Of each query; nan where it has no positives, which leaves it out.
-        labels_Q: Not looked at: the values were judged already.
-        counts_QB: How often each query is in each resample.
+        values_Q: Value per query; queries without positives are nan and left out.
+        labels_Q: Unused: the values are final.
+        counts_QB: How often each query occurs in each resample.
     """
     there_Q = np.isfinite(values_Q)
     counts_QB = counts_QB[there_Q]
@@ -108,7 +107,7 @@ def mean_over_queries(
 
 
 def _ranks(ranked_n: NDArray[np.int64], positive: Positions, junk: Positions) -> NDArray[np.int64]:
-    """Places of the positives, from 0, once junk is taken out; rising."""
+    """Ascending ranks of the positives, from 0, without junk."""
     kept = ranked_n[~np.isin(ranked_n, _array(junk))]
     return np.flatnonzero(np.isin(kept, _array(positive)))
 

@@ -1,6 +1,6 @@
-"""Anything that turns images into vectors: the encoder in question, and what it has to beat.
+"""Representations turn images into vectors: the evaluated encoder and its baselines.
 
-Shapes:  N images of the set; n rows of it; C channels; S pixels a side; D size of a vector.
+Shapes:  N images of the set; n rows of it; C channels; S pixels per side; D size of a vector.
 """
 
 from dataclasses import dataclass, field
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from selftaught.data.store import Images
 
 RANDOM_SEEDS = (0, 1, 2)
-"""Of the untrained networks that stand in every table."""
+"""Seeds of the untrained networks in every table."""
 
 PIXELS_SIDE = 32
 """Raw pixels are compared at 32 x 32."""
 
 
 class Representation(Protocol):
-    """What is evaluated: a name, a seed, and a vector for every image of a set."""
+    """What is evaluated: a name, a seed, and a vector per image of a set."""
 
     @property
     def name(self) -> str:
-        """As the table shows it."""
+        """Name in the table."""
 
     @property
     def seed(self) -> int | None:
-        """Of its random weights, where there are some."""
+        """Seed of its random weights, if any."""
 
     @property
     def encoder(self) -> Encoder | None:
@@ -49,12 +49,12 @@ class Representation(Protocol):
 
 @dataclass(frozen=True)
 class EncoderRepresentation:
-    """f(x) of the evaluation view. Vectors are kept in memory, and on disk where there is a cache.
+    """f(x) of the evaluation view. Vectors stay in memory, and on disk if there is a cache.
 
     Attributes:
-        name: As the table shows it.
+        name: Name in the table.
         encoder: f.
-        seed: Of its random weights, where there are some.
+        seed: Seed of its random weights, if any.
         machine: Where to compute.
     """
 
@@ -62,7 +62,9 @@ class EncoderRepresentation:
     encoder: Encoder
     seed: int | None = None
     machine: Machine = CPU
-    _kept: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
+    _vectors: dict[str, NDArray[np.float32]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def vectors(self, images: "Images") -> NDArray[np.float32]:
         """(N, D), in row order.
@@ -70,11 +72,11 @@ class EncoderRepresentation:
         Raises:
             DataError: A vector is not finite.
         """
-        if images.content not in self._kept:
+        if images.content not in self._vectors:
             vectors = features(self.encoder, images, self.machine)
             check_finite(self.name, bool(np.isfinite(vectors).all()))
-            self._kept[images.content] = vectors
-        return self._kept[images.content]
+            self._vectors[images.content] = vectors
+        return self._vectors[images.content]
 
 
 def check_finite(name: str, finite: bool) -> None:
@@ -85,7 +87,7 @@ def check_finite(name: str, finite: bool) -> None:
     """
     if not finite:
         raise DataError(
-            f"{name} makes vectors that are not finite",
+            f"{name} produces vectors that are not finite",
             "its training diverged; train again with a lower --lr",
         )
 
@@ -98,14 +100,14 @@ def random_init(
     *,
     seed: int,
 ) -> EncoderRepresentation:
-    """The same network, untrained; its batch norms have seen the training images once.
+    """The same network, untrained; its batch norms are calibrated on the training images.
 
     Args:
-        config: Of the network.
+        config: Configuration of the network.
         images: The set.
         train: Rows of the training images.
         machine: Where to compute.
-        seed: Of the weights and of the order of that pass.
+        seed: Seed of the weights and of the order of calibration.
     """
     subject = EncoderRepresentation("random init", build_encoder(config, seed=seed), seed, machine)
     subject.encoder.to(machine.device)
@@ -122,7 +124,7 @@ def raw_pixels(images: "Images", machine: Machine = CPU) -> EncoderRepresentatio
 
 
 class _Flat(nn.Flatten):
-    """A network of no layers."""
+    """A network without layers."""
 
     feature_info = ()
 
@@ -138,8 +140,8 @@ def calibrate(
 ) -> None:
     """Set the statistics of all batch norms to their means over one pass over the training images.
 
-    The order is random, for the set may be sorted by class; a last incomplete batch is left out,
-    where there are others, for it would count as much as a whole one.
+    The order is random because the set may be sorted by class. An incomplete last batch is left
+    out if there are others, because it would count as much as a whole one.
     """
     norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
@@ -164,5 +166,5 @@ def calibrate(
 
 
 def whole_batches(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """The rows in batches of one size; what is left over at the end is dropped."""
+    """The rows in batches of one size; the remainder is dropped."""
     return np.split(rows[: len(rows) // batch_size * batch_size], len(rows) // batch_size)

@@ -1,4 +1,4 @@
-"""A line of an evaluation table: one figure, with everything that qualifies it; tables of them."""
+"""Rows of evaluation tables, one figure each, and the tables as text."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,54 +8,54 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure of one representation."""
+    """One figure of one representation."""
 
     representation: str
-    """"this encoder", "random init", "raw pixels", or the name that the user gave."""
+    """"this encoder", "random init", "raw pixels", or the user's name."""
     protocol: str
-    """"knn", "linear", ...; with few labels: "knn, 20 labels a class"."""
+    """"knn", "linear", ...; with few labels: "knn, 20 labels per class"."""
     split: str
-    """The images that it was measured on, in words: "test (given)"."""
+    """The test images in words: "test (given)"."""
     metric: str
     """"accuracy", "balanced accuracy", "mean average precision", "average precision", "NMI",
     "ARI"."""
     seed: int
-    """Of the random network that was measured; otherwise that of the evaluation."""
+    """Seed of the random network, or of the evaluation."""
     value: float
     low: float | None
-    """Lower end of the 95 % bootstrap interval over test images; None where there is none."""
+    """Lower end of the 95 % bootstrap interval over test images; None without an interval."""
     high: float | None
     seconds: float
-    """Of wall clock for the protocol; making the vectors, which protocols share, is not in it."""
+    """Wall-clock time of the protocol, without computing the vectors that protocols share."""
     note: str = ""
-    """What a reader must know: "k = 200 was clipped to 131"."""
+    """A note to the reader: "k = 200 was clipped to 131"."""
     delta_low: float | None = None
     """The 95 % interval of "this encoder minus it", paired on the same resampled test images."""
     delta_high: float | None = None
     train: int | None = None
-    """Labelled images that were learnt from; None where none were."""
+    """Number of labelled training images; None if there were none."""
     images: int | None = None
-    """Images, queries or objects that the figure is of."""
+    """Number of images, queries or objects behind the figure."""
 
 
 def as_dicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The rows for JSON, one object each, seeds apart."""
+    """The rows for JSON, one object each; seeds stay separate."""
     return [asdict(row) for row in rows]
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The rows as a table for people: a block a protocol and split, a column a metric, then notes.
+    """The rows as text: a block per protocol and split, a column per metric, then notes.
 
-    More than three metrics, as of a network's stages, are lines, and the representations columns.
+    More than three metrics, such as a network's stages, become lines, and representations columns.
     Seeds of one representation become one line: the mean of their values, the widest of their
     intervals, the sum of their seconds. The paired interval of "this minus it" is shown for the
-    first metric; a mark says of each metric whether it lies above 0 or below.
+    first metric; a mark shows for each metric whether it lies above or below 0.
     """
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.protocol, row.split].append(row)
     parts = [
-        "\n".join([f"{protocol}, {counted(split, group)}", *_aligned(_block(group))])
+        "\n".join([f"{protocol}, {images_in_words(split, group)}", *_align(_block(group))])
         for (protocol, split), group in groups.items()
     ]
     notes = dict.fromkeys(f"{row.protocol}: {row.note}" for row in rows if row.note)
@@ -63,31 +63,31 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n\n".join([*parts, *(["\n".join([*legend, *notes])] if legend or notes else [])])
 
 
-def counted(split: str, group: Sequence[Row]) -> str:
-    """The images in words, with their number where that is not in the words already."""
+def images_in_words(split: str, group: Sequence[Row]) -> str:
+    """The images in words, with their number unless the words contain it."""
     number, train = group[0].images, group[0].train
-    told = number is None or split[:1].isdecimal()
-    words = split if told else f"{split}: {number:,} images"
-    return words if train is None else f"{words}; {train:,} learnt from"
+    has_number = number is None or split[:1].isdecimal()
+    words = split if has_number else f"{split}: {number:,} images"
+    return words if train is None else f"{words}; trained on {train:,}"
 
 
 _BETTER, _WORSE = "<", ">"
 _LEGEND = (
-    "Values with 95 % intervals; < less than this encoder's, > more: the paired 95 % interval of "
-    "the difference from it does not hold 0."
+    "Values with 95 % intervals; < lower than this encoder's, > higher: the paired 95 % interval "
+    "of the difference excludes 0."
 )
-_ACROSS = 3  # metrics that stand side by side
+_ACROSS = 3  # most metrics side by side
 
 
 def is_long(group: Sequence[Row]) -> bool:
-    """Whether a protocol has so many metrics that each of them is a line."""
+    """Whether a protocol has too many metrics for columns."""
     return len({row.metric for row in group}) > _ACROSS
 
 
-def turned(group: Sequence[Row]) -> list[list[str]]:
-    """A header of representations, then a line a metric, and the seconds of all metrics.
+def transposed_table(group: Sequence[Row]) -> list[list[str]]:
+    """A header of representations, then a line per metric, and the seconds of all metrics.
 
-    Cells are marked < where the paired interval of the difference lies above 0, > where below.
+    Cells are marked < if the paired interval of the difference lies above 0, > if below.
     """
     columns = [["", *dict.fromkeys(row.metric for row in group), "seconds"]]
     for name in dict.fromkeys(row.representation for row in group):
@@ -95,15 +95,15 @@ def turned(group: Sequence[Row]) -> list[list[str]]:
         by_metric = [[row for row in own if row.metric == m] for m in columns[0][1:-1]]
         seeds = max(map(len, by_metric))
         seconds = sum(row.seconds for row in max(by_metric, key=len))
-        called = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
-        columns.append([called, *map(_cell, by_metric), f"{seconds:.1f}"])
+        title = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
+        columns.append([title, *map(_cell, by_metric), f"{seconds:.1f}"])
     return [list(line) for line in zip(*columns, strict=True)]
 
 
 def _block(group: Sequence[Row]) -> list[list[str]]:
-    """A header and a line a representation."""
+    """A header and a line per representation."""
     if is_long(group):
-        return turned(group)
+        return transposed_table(group)
     metrics = list(dict.fromkeys(row.metric for row in group))
     minus = "this minus it" + (f", {metrics[0]}" if metrics[1:] else "")
     paired = any(row.delta_low is not None for row in group)
@@ -112,11 +112,11 @@ def _block(group: Sequence[Row]) -> list[list[str]]:
         own = [row for row in group if row.representation == name]
         by_metric = [[row for row in own if row.metric == metric] for metric in metrics]
         seeds = len(by_metric[0])
-        called = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
+        title = f"{name}, mean of {seeds} seeds" if seeds > 1 else name
         seconds = sum(row.seconds for row in by_metric[0])
-        delta = _widest([(row.delta_low, row.delta_high) for row in by_metric[0]], "+.3f")
+        delta = _widest_interval([(row.delta_low, row.delta_high) for row in by_metric[0]], "+.3f")
         cells = [*map(_cell, by_metric), *([delta] if paired else [])]
-        lines.append([called, *cells, f"{seconds:.1f}"])
+        lines.append([title, *cells, f"{seconds:.1f}"])
     return lines
 
 
@@ -125,7 +125,7 @@ def _cell(seeds: Sequence[Row]) -> str:
     if not seeds:
         return ""
     value = f"{sum(row.value for row in seeds) / len(seeds):.3f}"
-    interval = _widest([(row.low, row.high) for row in seeds], ".3f")
+    interval = _widest_interval([(row.low, row.high) for row in seeds], ".3f")
     marked = f"{_mark(seeds)} {value}".strip()
     return f"{marked} ({interval})" if interval else marked
 
@@ -137,15 +137,15 @@ def _mark(seeds: Sequence[Row]) -> str:
     return _WORSE if worse else " "
 
 
-def _widest(intervals: Sequence[tuple[float | None, float | None]], form: str) -> str:
-    """From the lowest low to the highest high, where there are any."""
+def _widest_interval(intervals: Sequence[tuple[float | None, float | None]], form: str) -> str:
+    """From the lowest low to the highest high, if there are any."""
     lows = [low for low, _ in intervals if low is not None]
     highs = [high for _, high in intervals if high is not None]
     return f"{min(lows):{form}} to {max(highs):{form}}" if lows and highs else ""
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Cells in columns, the first flush left."""
+def _align(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells padded to columns, the first left-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(

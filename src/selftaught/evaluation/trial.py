@@ -1,9 +1,9 @@
-"""What a protocol is asked and what it answers. The labels of the test images are kept from it.
+"""Inputs and answers of protocols, which never see the labels of the test images.
 
-A protocol is a function of a representation and a trial; it returns an answer, which is judged with
-the test labels by `evaluate`. A later protocol brings its own figures in its answer.
+A protocol is a function of a representation and a trial. It returns an answer with its own figures,
+which `Judge` computes with the test labels.
 
-Shapes:  N images of the trial; n of them to learn from, M to answer for; K classes.
+Shapes:  N images of the trial; n of them for training, M for testing; K classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """Labelled images to learn from and unlabelled ones to answer for.
+    """Labelled training images and unlabelled test images.
 
     Attributes:
         images: All of them; `train` and `test` are rows.
         train: (n,) int64.
         labels: (n,) int64: the class of each row of `train`; or float64: the number to predict.
         test: (M,) int64.
-        classes: K; 1 where numbers are predicted.
-        positive: The class whose average precision is asked for where there are two.
-        seed: Of everything random.
+        classes: K; 1 if numbers are predicted.
+        positive: Of two classes, the one whose average precision is computed.
+        seed: Random seed.
         machine: Where to compute.
-        epochs: Of protocols that train in epochs; None: as their paper.
-        stages: Names of the stages of the encoder in question.
+        epochs: Epochs of protocols that train in epochs; None: as in their paper.
+        stages: Names of the evaluated encoder's stages.
     """
 
     images: "Images"
@@ -60,13 +60,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class ProtocolAnswer:
-    """What a protocol found, ready to be judged.
+    """A protocol's predictions as figures of the true labels.
 
     Attributes:
-        rows: (M,) int64: the images that it answers for.
-        figures: By name of the metric.
-        note: What a reader must know.
-        split: The rows in words, where they are not the test images.
+        rows: (M,) int64: the predicted images.
+        figures: By metric.
+        note: A note to the reader.
+        split: The rows in words, if they are not the test images.
     """
 
     rows: NDArray[np.int64]
@@ -78,20 +78,22 @@ class ProtocolAnswer:
 Protocol = Callable[["Representation", Trial], ProtocolAnswer]
 
 
-def classified(trial: Trial, scores_MK: Floats, note: str = "") -> ProtocolAnswer:
-    """The answer that consists of a score for each test image and class."""
+def classification_answer(trial: Trial, scores_MK: Floats, note: str = "") -> ProtocolAnswer:
+    """The answer for scores per test image and class."""
     figures: dict[str, Figure] = {
         "accuracy": partial(accuracy, scores_MK),
         "balanced accuracy": partial(balanced_accuracy, scores_MK),
     }
     if trial.classes == 2:
-        figures["average precision"] = partial(_of_positive, scores_MK, trial.positive)
+        figures["average precision"] = partial(
+            _positive_average_precision, scores_MK, trial.positive
+        )
     else:
         figures["mean average precision"] = partial(mean_average_precision, scores_MK)
     return ProtocolAnswer(trial.test, figures, note)
 
 
-def _of_positive(
+def _positive_average_precision(
     scores_MK: Floats,
     positive: int,
     labels_M: NDArray[np.int64],

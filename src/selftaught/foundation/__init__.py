@@ -1,0 +1,1 @@
+"""Building blocks for every other package; nothing here knows about images."""

@@ -1,4 +1,4 @@
-"""Tensors and facts that are kept together: NAME.safetensors, and NAME.json with its SHA-256."""
+"""Tensors and facts stored as a pair: NAME.safetensors, and NAME.json with its SHA-256."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -23,12 +23,12 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Artifact:
-    """What lies in a folder under one name.
+    """A pair of files in a folder: tensors and facts under one name.
 
     Attributes:
-        name: Of the two files, and of what they are.
-        command: That writes them.
-        types: Of the facts that must be there, besides those that every pair has.
+        name: Name of the two files, and of what they contain.
+        command: The command that writes them.
+        types: Types of the required facts, in addition to those of every pair.
     """
 
     name: str
@@ -37,54 +37,56 @@ class Artifact:
 
     @property
     def tensors(self) -> str:
-        """The file of tensors."""
+        """File name of the tensors."""
         return f"{self.name}.safetensors"
 
     @property
     def facts(self) -> str:
-        """The file of facts."""
+        """File name of the facts."""
         return f"{self.name}.json"
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write the tensors, and then the facts, which say that all is there."""
+        """Write the tensors, then the facts, which mark the pair as complete."""
         data = tensors_to_bytes({name: t.contiguous() for name, t in tensors.items()})
         own = {"format": _FORMAT, "sha256": hashlib.sha256(data).hexdigest()}
         write_bytes(folder / self.tensors, data)
         write_bytes(folder / self.facts, json_bytes({**facts, **own}))
 
     def load(
-        self, folder: Path, holds: Callable[[dict[str, Any]], bool]
+        self, folder: Path, is_valid: Callable[[dict[str, Any]], bool]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors, and the facts.
+        """Read the tensors and the facts.
 
         Args:
-            folder: Where they are.
-            holds: Whether facts of the right types make sense.
+            folder: The folder of the pair.
+            is_valid: Whether facts of the right types are consistent.
 
         Raises:
-            FileError: A file is missing or damaged, or they do not belong together.
+            FileError: A file is missing or damaged, or the two do not belong together.
         """
         path = folder / self.facts
         if not path.is_file():
-            remedy = f"give the --out of selftaught {self.command}"
-            raise FileError(f"{folder} holds no {self.name}", remedy)
+            remedy = f"pass the output folder of selftaught {self.command}"
+            what = f"{folder} is not a {self.name} folder ({self.facts} is missing)"
+            raise FileError(what, remedy)
         facts = read_json(path)
-        if not self._typed(facts) or not holds(facts):
-            raise self.damaged(path)
+        if not self._has_types(facts) or not is_valid(facts):
+            raise self.damaged_error(path)
         if hashlib.sha256(read_bytes(folder / self.tensors)).hexdigest() != facts["sha256"]:
-            found = f"{folder / self.tensors} is not the file that {self.facts} was written with"
-            raise FileError(found, f"restore both, or {self.command} anew")
+            what = f"{folder / self.tensors} does not match {self.facts}"
+            raise FileError(what, f"restore both, or run selftaught {self.command} again")
         return load_tensors(folder / self.tensors), facts
 
-    def others(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """The facts that are neither every pair's nor in `types`."""
+    def other_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts that are neither in `types` nor part of every pair."""
         return {n: v for n, v in facts.items() if n not in {*self.types, "format", "sha256"}}
 
-    def damaged(self, path: Path) -> FileError:
-        """What is said of a file that is not as it was written."""
-        return FileError(f"{path} is damaged", f"restore it, or {self.command} anew")
+    def damaged_error(self, path: Path) -> FileError:
+        """The error for a damaged file."""
+        remedy = f"restore it, or run selftaught {self.command} again"
+        return FileError(f"{path} is damaged", remedy)
 
-    def _typed(self, facts: Any) -> bool:
+    def _has_types(self, facts: Any) -> bool:
         if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
             return False
         types = {**self.types, "format": int, "sha256": str}

@@ -1,8 +1,8 @@
-"""Several processes as one: who this one is, and the few collectives that training needs.
+"""Several processes as one: the rank of this one, and the few collectives that training needs.
 
-torchrun starts the processes. Without it there is one, and everything here is the identity.
-The convention of gradients: the loss of a process is the mean over its own images, every process
-holds equally many, and `average_gradients` turns that into the gradient of the mean over all.
+torchrun starts the processes. Without it there is only one, and everything here is the identity.
+Gradient convention: the loss of a process is the mean over its own images, all processes have
+equally many, and `average_gradients` turns this into the gradient of the mean over all images.
 
 Shapes:  W processes; N rows on each; C channels; S statistics.
 """
@@ -24,25 +24,25 @@ _TORCHRUN = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 def rank() -> int:
-    """The number of this process, 0 to world() - 1."""
+    """Rank of this process, 0 to world() - 1."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def start(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, if it did.
+    """Join the process group if torchrun started this process.
 
-    gloo carries what lies on the CPU, nccl what lies on a GPU.
+    CPU tensors travel by gloo, GPU tensors by nccl.
 
     Returns:
-        This process's device: on CUDA, the GPU with its number on this machine.
+        The device of this process: on CUDA, the GPU whose number is its local rank.
 
     Raises:
-        UserError: There are fewer GPUs than processes on this machine.
+        UserError: This machine has fewer GPUs than processes.
     """
     if not os.environ.keys() >= _TORCHRUN:
         return device
@@ -51,29 +51,29 @@ def start(device: torch.device) -> torch.device:
         local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= gpus:
             raise UserError(
-                f"process {local} of this machine has no GPU, there are {gpus}",
-                "start as many processes as there are GPUs, or add --device cpu",
+                f"process {local} of this machine has no GPU (the machine has {gpus})",
+                "start one process per GPU, or add --device cpu",
             )
         device, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    # torch's own functions take the group of their first import as a default and would keep it
-    # alive: its threads would outlive `stop`, and abort the process when Python goes down.
+    # torch.distributed.nn keeps the group of its first import as a default argument. Imported
+    # later, it would keep that group's threads alive after `stop`, and they abort Python's exit.
     import_module("torch.distributed.nn")
     dist.init_process_group(backend)
     return device
 
 
 def stop() -> None:
-    """Leave the group of processes, if there is one; its threads have ended then."""
+    """Leave the process group, if there is one, and end its threads."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The rows of all processes in the order of their ranks, (N, ...) to (W * N, ...).
+    """The rows of all processes in rank order, (N, ...) to (W * N, ...).
 
-    Differentiable: every process must call it with the same shape, and in backward too. A row's
-    gradient is the sum of what all processes say about it.
+    Differentiable: every process must call it with the same shape, in backward too. The gradient
+    of a row is the sum of its gradients on all processes.
     """
     gathered: Tensor = _AllGather.apply(x) if world() > 1 else x
     return gathered
@@ -94,21 +94,21 @@ class _AllGather(torch.autograd.Function):
 
 
 def all_reduce_mean_(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their means over the processes: the same bits on each of them."""
+    """Replace tensors by their means over the processes, bit for bit the same on each process."""
     if world() > 1:
-        _flat(tensors, lambda flat: dist.all_reduce(flat.div_(world())))
+        _apply_flat(tensors, lambda flat: dist.all_reduce(flat.div_(world())))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients by their means over the processes.
 
-    Where a parameter has a gradient on some processes only, it counts as zero on the others; where
-    it has none on any, it keeps none, as it would with one process.
+    A gradient that is missing on some processes counts as zero there. A gradient that is missing
+    on all processes stays missing, as with one process.
     """
     if world() == 1:
         return
     parameters = list(parameters)
-    somewhere = _largest([parameter.grad is not None for parameter in parameters])
+    somewhere = _maxima([parameter.grad is not None for parameter in parameters])
     shared = [p for p, has_gradient in zip(parameters, somewhere, strict=True) if has_gradient]
     for parameter in shared:
         if parameter.grad is None:
@@ -117,24 +117,24 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def broadcast_(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors, of any types, by those of process 0."""
+    """Replace tensors of any type by those of process 0."""
     if world() > 1:
-        _flat(tensors, lambda flat: dist.broadcast(flat.view(torch.uint8), src=0))
+        _apply_flat(tensors, lambda flat: dist.broadcast(flat.view(torch.uint8), src=0))
 
 
-def agree(flag: bool) -> bool:
-    """Whether any process says so; all get the same answer."""
-    return bool(_largest([flag])[0])
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set on any process; the same answer on all."""
+    return bool(_maxima([flag])[0])
 
 
-def same(number: int) -> bool:
-    """Whether all processes name the same number; all get the same answer."""
-    largest, minus_least = _largest([number, -number])
+def all_equal(number: int) -> bool:
+    """Whether the number is the same on all processes; the same answer on all."""
+    largest, minus_least = _maxima([number, -number])
     return largest == -minus_least
 
 
-def _largest(numbers: list[int]) -> list[int]:
-    """Each number's largest value over the processes. On the CPU: no device waits for it."""
+def _maxima(numbers: list[int]) -> list[int]:
+    """Maximum of each number over the processes, reduced on the CPU so that no GPU waits."""
     if world() == 1:
         return numbers
     shared = torch.tensor(numbers, dtype=torch.int64)
@@ -143,12 +143,12 @@ def _largest(numbers: list[int]) -> list[int]:
 
 
 @torch.no_grad()
-def _flat(tensors: Iterable[Tensor], collective: Callable[[Tensor], Any]) -> None:
-    """Run an in-place collective on one flat tensor a type and device, not on each tensor."""
-    alike: defaultdict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+def _apply_flat(tensors: Iterable[Tensor], collective: Callable[[Tensor], Any]) -> None:
+    """Run an in-place collective on one flat tensor per type and device, not on each tensor."""
+    groups: defaultdict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
     for tensor in tensors:
-        alike[tensor.dtype, tensor.device].append(tensor)
-    for group in alike.values():
+        groups[tensor.dtype, tensor.device].append(tensor)
+    for group in groups.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         collective(flat)
         for tensor, values in zip(
@@ -158,12 +158,12 @@ def _flat(tensors: Iterable[Tensor], collective: Callable[[Tensor], Any]) -> Non
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm with the statistics of all processes' rows, for (N, C, ...) of any type.
+    """Batch norm with statistics over the rows of all processes, for (N, C, ...) of any type.
 
-    Contrastive losses leak through local statistics, and torch's own refuses CPU tensors. In
-    training it gathers each process's count, mean and variance, and combines them (Chan, Golub,
-    LeVeque 1979); evaluation is torch's. Child modules, such as timm's activation after the norm,
-    run after it in their order.
+    Local statistics leak information into contrastive losses, and torch's SyncBatchNorm refuses
+    CPU tensors. Training gathers the count, mean and variance of each process and combines them
+    (Chan, Golub, LeVeque 1979); evaluation uses torch's batch norm. Child modules, such as timm's
+    activation, run after the norm in their order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def _global_statistics(x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance a channel over all processes, and the number of values in each."""
+    """Mean and biased variance per channel over all processes, and the values per channel."""
     C, n = x_NC.shape[1], x_NC.numel() // x_NC.shape[1]
     var_C, mean_C = torch.var_mean(x_NC, [0, *range(2, x_NC.ndim)], correction=0)
     all_WS = all_gather(torch.cat([mean_C, var_C, mean_C.new_tensor([n])])[None])
@@ -215,26 +215,26 @@ def _global_statistics(x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace every batch norm inside by one that uses the rows of all processes.
+    """Replace every batch norm in a module by one that uses the rows of all processes.
 
-    Parameters, buffers and the keys of the state dict stay. With one process nothing changes.
+    Parameters, buffers and state dict keys stay. With one process nothing changes.
 
     Returns:
-        The module, or its replacement where it is a batch norm itself.
+        The module, or its replacement if it is a batch norm itself.
 
     Raises:
-        UserError: A layer is a variant of batch norm whose arithmetic we do not know.
+        UserError: A layer is an unsupported variant of batch norm.
     """
     if world() == 1:
         return module
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _synchronised(module)
+        return _synchronised_norm(module)
     for name, child in module.named_children():
         setattr(module, name, synchronise_batch_norm(child))
     return module
 
 
-def _synchronised(batch_norm: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
+def _synchronised_norm(batch_norm: nn.modules.batchnorm._BatchNorm) -> SyncBatchNorm:
     from timm.layers.norm_act import BatchNormAct2d
 
     known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d, SyncBatchNorm)

@@ -1,7 +1,7 @@
-"""Files that are whole or absent, and readers that no file can harm.
+"""Atomic writers, and readers that are safe for untrusted files.
 
 Everything is written to a temporary name in the same folder, synced, and renamed. Nothing is ever
-pickled; tensors are safetensors, tables Parquet, the rest JSON or YAML.
+pickled: tensors are safetensors, tables Parquet, the rest JSON or YAML.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-_JSON_LIMIT = 64 * 2**20  # bytes; our largest JSON files are far below
+_JSON_LIMIT = 64 * 2**20  # bytes; our largest JSON files are far smaller
 _HEADER_LIMIT = 100 * 2**20  # bytes; the limit of safetensors itself
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
-    part = temporary(path)
+    """Write a file atomically: temporary name, fsync, rename, fsync of the folder."""
+    part = temporary_path(path)
     try:
-        with named(path, part), part.open("wb") as file:
+        with errors_naming(path, part), part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -43,22 +43,22 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
+    """Write JSON with sorted keys atomically."""
     write_bytes(path, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
-    """The one form in which we write a value as JSON: sorted keys, a line each."""
+    """A value as JSON in our standard form: sorted keys, one per line."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def write_table(path: Path, table: "pa.Table") -> None:
-    """Write a Parquet table, whole or not at all."""
+    """Write a Parquet table atomically."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -71,7 +71,7 @@ def read_table(path: Path) -> "pa.Table":
     """Read a Parquet table.
 
     Raises:
-        FileError: The file is missing or no Parquet table.
+        FileError: The file is missing or not a Parquet table.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -80,14 +80,14 @@ def read_table(path: Path) -> "pa.Table":
         _check_regular(path)
         return parquet.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise _no_table(path, error) from None
+        raise _table_error(path, error) from None
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names of a Parquet table's columns; nothing else of it is read.
+    """The column names of a Parquet table; only its schema is read.
 
     Raises:
-        FileError: The file is missing or no Parquet table.
+        FileError: The file is missing or not a Parquet table.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -96,32 +96,33 @@ def read_columns(path: Path) -> list[str]:
         _check_regular(path)
         names: list[str] = parquet.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
-        raise _no_table(path, error) from None
+        raise _table_error(path, error) from None
     return names
 
 
-def _no_table(path: Path, error: Exception) -> FileError:
-    found = f"{path} cannot be read as a table ({_first_line(error)})"
-    return FileError(found, "restore the file or write it again")
+def _table_error(path: Path, error: Exception) -> FileError:
+    what = f"{path} cannot be read as a table ({_first_line(error)})"
+    return FileError(what, "restore the file or write it again")
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
-    """The bytes of a regular file, of at most `limit` of them; never waits for a pipe or a device.
+    """The bytes of a regular file of at most `limit` bytes; never waits for a pipe or a device.
 
     Raises:
-        FileError: The file is missing, unreadable, larger than the limit, or no regular file.
+        FileError: The file is missing, unreadable, larger than the limit, or not a regular file.
     """
-    with _reading(path) as file:
+    with _open_regular(path) as file:
         data = file.read(-1 if limit is None else limit + 1)
     if limit is not None and len(data) > limit:
         raise FileError(
-            f"{path} is larger than {limit >> 20} MiB", "it is not one of our files; restore it"
+            f"{path} is larger than {limit >> 20} MiB, so selftaught did not write it",
+            "restore the file",
         )
     return data
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def _open_regular(path: Path) -> Iterator[BinaryIO]:
     try:
         _check_regular(path)
         with path.open("rb") as file:
@@ -133,13 +134,13 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def _check_regular(path: Path) -> None:
-    """What is there is a file: to open a pipe would wait, to read a device would never end."""
+    """Refuse pipes and devices: opening a pipe would block, reading a device might never end."""
     if path.exists() and not path.is_file():
-        raise FileError(f"{path} is not a regular file", "it is not one of our files")
+        raise FileError(f"{path} is not a regular file", "replace it with the original file")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON of bounded size and depth.
+    """Read JSON of limited size and depth.
 
     Raises:
         FileError: The file is missing, too large, nested too deeply or not JSON.
@@ -148,10 +149,10 @@ def read_json(path: Path) -> Any:
 
 
 def json_from_bytes(data: bytes, path: Path) -> Any:
-    """The JSON in the bytes of the file `path`, which errors name.
+    """Parse the bytes of the JSON file `path`; errors name the file.
 
     Raises:
-        FileError: It is nested too deeply or not JSON.
+        FileError: The file is nested too deeply or not JSON.
     """
     try:
         return json.loads(data)
@@ -162,7 +163,7 @@ def json_from_bytes(data: bytes, path: Path) -> Any:
 
 
 def save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write tensors as safetensors, whole or not at all; shared or strided memory is copied."""
+    """Write tensors as safetensors atomically; shared or strided memory is copied."""
     write_bytes(path, tensors_to_bytes(tensors))
 
 
@@ -177,20 +178,20 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
     """Read safetensors.
 
     Raises:
-        FileError: The file is missing, damaged, or claims more bytes than it has.
+        FileError: The file is missing, damaged, or declares more bytes than it has.
     """
-    with _reading(path) as file:
-        _check_header(file.read(8), os.fstat(file.fileno()).st_size, path)  # before it is all read
+    with _open_regular(path) as file:
+        _check_header(file.read(8), os.fstat(file.fileno()).st_size, path)  # before reading all
         file.seek(0)
         data = file.read()
     return tensors_from_bytes(data, path)
 
 
 def tensors_from_bytes(data: bytes, path: Path) -> "dict[str, Tensor]":
-    """The tensors in the bytes of the safetensors file `path`, which errors name.
+    """Parse the bytes of the safetensors file `path`; errors name the file.
 
     Raises:
-        FileError: They are damaged, or claim more bytes than there are.
+        FileError: The file is damaged, or declares more bytes than it has.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -212,18 +213,18 @@ def _check_header(start: bytes, size: int, path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 as hexadecimal digits."""
+    """SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def quoted(path: Path) -> str:
-    """A path as a word of a command that can be pasted into a shell."""
+def shell_word(path: Path) -> str:
+    """A path quoted for pasting into a shell."""
     return shlex.quote(str(path))
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable, where its file system can do that."""
+    """Make renames in a folder durable, if its file system supports that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -236,13 +237,13 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears whole under its name, or not at all.
+    """Create a folder atomically.
 
     Yields a temporary sibling to write into; at the end its files are synced and it is renamed.
-    A leftover of a killed process is removed by `remove_leftovers`.
+    `remove_leftovers` removes what a killed process leaves behind.
     """
-    part = temporary(path)
-    with named(path, part):
+    part = temporary_path(path)
+    with errors_naming(path, part):
         part.mkdir(parents=True)
         try:
             yield part
@@ -260,8 +261,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def named(path: Path, part: Path) -> Iterator[None]:
-    """An error of writing `part`, which shall become `path`, names `path`: users know no other."""
+def errors_naming(path: Path, part: Path) -> Iterator[None]:
+    """Make errors of writing the temporary `part` name `path`, the name the user knows."""
     try:
         yield
     except OSError as error:
@@ -273,15 +274,18 @@ def named(path: Path, part: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder or a file, whole under its name until it is gone. Failing does no harm."""
-    part = temporary(path)
+    """Remove a folder or a file, renaming it first so that no partial folder keeps its name.
+
+    Failures are ignored.
+    """
+    part = temporary_path(path)
     with contextlib.suppress(OSError):
         path.rename(part)
         delete(part)
 
 
 def delete(path: Path) -> None:
-    """Delete a file, a link or a folder with all that is in it.
+    """Delete a file, a link or a folder with its contents.
 
     Raises:
         OSError: It cannot be deleted.
@@ -292,28 +296,26 @@ def delete(path: Path) -> None:
         path.unlink()
 
 
-def temporary(path: Path) -> Path:
-    """A sibling's name that no other process has, on this machine or another."""
+def temporary_path(path: Path) -> Path:
+    """A unique sibling path, which no other process on any machine uses."""
     return path.with_name(f".{path.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder."""
+    """Remove half-written files of killed processes from a folder."""
     for leftover in folder.glob(".*.tmp-*"):
         with contextlib.suppress(OSError):
             delete(leftover)
 
 
-def is_inside(root: Path, name: str) -> Path:
-    """The file `name` of a table or manifest, which must lie inside `root`.
+def path_inside(root: Path, name: str) -> Path:
+    """The path of a file that a table or manifest names, which must lie inside `root`.
 
     Raises:
-        FileError: The name is absolute, climbs out, holds a NUL, or a link leads out of `root`.
+        FileError: The name is absolute, contains .. or a NUL, or a link leads out of `root`.
     """
     if not _stays_inside(root, name):
-        raise FileError(
-            f"the name {name!r} leads out of {root}", "names must be relative and stay inside"
-        )
+        raise FileError(f"the name {name!r} leads out of {root}", "use relative names inside it")
     return root / name
 
 
@@ -324,13 +326,13 @@ def _stays_inside(root: Path, name: str) -> bool:
         return False
     try:
         return (root / name).resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle, half a surrogate pair
+    except (OSError, RuntimeError, ValueError):  # circular links, half a surrogate pair
         return False
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, until the end or the death of the process.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process; the lock ends with the block or the process.
 
     Raises:
         FileError: Another process is writing there, or the folder cannot be written to.
@@ -338,7 +340,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable_error(folder, error) from None
     try:
         _lock(handle, folder)
         yield
@@ -351,18 +353,19 @@ def _lock(handle: int, folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FileError(
-            f"another process is writing to {folder}", "wait for it, or choose another --out"
+            f"another process is writing to {folder}",
+            "wait for it to finish, or choose another --out",
         ) from None
     except OSError as error:
         raise FileError(
-            f"{folder} cannot be locked ({error.strerror})", "choose an --out on another disk"
+            f"{folder} cannot be locked ({error.strerror})", "choose --out on another disk"
         ) from None
 
 
-def unwritable(folder: Path, error: OSError, option: str = "--out") -> FileError:
-    """What the user is told of a folder that cannot be written to."""
-    why = error.strerror or _first_line(error)  # NumPy's word for a full disk has no number
-    room = "make room, or " if error.errno in (None, errno.ENOSPC, errno.EDQUOT) else ""
+def unwritable_error(folder: Path, error: OSError, option: str = "--out") -> FileError:
+    """The error for a folder that cannot be written to."""
+    why = error.strerror or _first_line(error)  # NumPy's error for a full disk has no errno
+    room = "free space, or " if error.errno in (None, errno.ENOSPC, errno.EDQUOT) else ""
     return FileError(f"{folder} cannot be written to ({why})", f"{room}choose another {option}")
 
 

@@ -1,4 +1,4 @@
-"""The machine at hand: which device, how many cores, where the cache lies."""
+"""The current machine: its device, cores, memory and cache folder."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from selftaught.errors import ConfigError
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to compute: one value for everything that reads images or runs a network.
+    """Where to compute: passed to everything that reads images or runs a network.
 
     Attributes:
         device: torch's name of the device.
         threads: Threads that read and decode images; results do not depend on their number.
-        cache: Folder for decoded images and features; None: keep nothing.
+        cache: Folder for decoded images and features; None: no cache.
     """
 
     device: str = "cpu"
@@ -29,7 +29,7 @@ CPU = Machine()
 
 
 def pick_device(name: str) -> str:
-    """The device that `--device` names: "auto" takes an accelerator where there is one.
+    """The device for a `--device` value; "auto" means an accelerator if available.
 
     Raises:
         ConfigError: torch does not know the device, or this machine does not have it.
@@ -43,13 +43,13 @@ def pick_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
         raise ConfigError(
-            f"--device {name!r} is not on this machine", "give cpu, or leave it out"
+            f"--device {name!r} is not available on this machine", "pass cpu, or drop --device"
         ) from None
     return name
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """Where decoded images and features are kept; created if need be.
+    """The folder for decoded images and features; created if missing.
 
     Raises:
         ConfigError: The folder cannot be created.
@@ -60,18 +60,18 @@ def cache_folder(chosen: Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"the cache {folder} cannot be created ({error.strerror})", "give --cache DIR"
+            f"the cache {folder} cannot be created ({error.strerror})", "pass --cache DIR"
         ) from None
     return folder
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use, at most."""
+    """Maximum memory of this process, in bytes."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -79,12 +79,12 @@ def memory() -> int:
 
 
 def memory_share() -> int:
-    """A quarter of the memory, shared among the processes that torchrun started here, in bytes."""
+    """A quarter of the memory, divided among torchrun's processes on this machine, in bytes."""
     return memory() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def describe(device: str) -> str:
-    """The hardware in a few words, for reports and results."""
+def hardware_name(device: str) -> str:
+    """Short name of the hardware, for reports and results."""
     import torch
 
     if device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""What is said on stderr while work takes its time."""
+"""Notices on stderr during long work."""
 
 import contextlib
 import sys
@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 
 LONG = 10.0
-"""Seconds after which a part of a long work is named."""
+"""Seconds of work after which a notice is due."""
 
 
 @contextlib.contextmanager
-def meanwhile(text: str, *, after: float = 1.5) -> Iterator[None]:
+def notice_if_slow(text: str, *, after: float = 1.5) -> Iterator[None]:
     """Print a line to stderr if the work inside takes longer than `after` seconds."""
     timer = threading.Timer(after, print, [text], {"file": sys.stderr, "flush": True})
     timer.daemon = True

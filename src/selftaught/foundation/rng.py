@@ -1,11 +1,11 @@
 """Keyed randomness: every random number is a pure function of (seed, purpose, epoch, draw, view).
 
-There is no generator state anywhere, so threads, prefetch depth and the point of a resume cannot
-change a run. The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers:
+No generator has state, so threads, prefetch depth and the point of a resume cannot change a run.
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers:
 as easy as 1, 2, 3", SC 2011): the key is hashed from (seed, purpose, epoch, view), the counter is
 (draw, block), and each counter gives four 32-bit words.
 
-Shapes:  N draws; n numbers a draw.
+Shapes:  N draws; n numbers per draw.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 @dataclass(frozen=True)
 class Key:
-    """What random numbers are for. Two keys that differ anywhere give unrelated streams."""
+    """The purpose of random numbers. Keys that differ in any field give unrelated streams."""
 
     seed: int
     purpose: str
@@ -37,7 +37,7 @@ class Key:
 
 
 def philox(counters_4N: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
-    """Philox4x32-10 of many counters under one key, (4, N) to (4, N).
+    """Philox4x32-10 of many counters with one key, (4, N) to (4, N).
 
     Wraparound of the 32-bit key schedule is part of the definition.
     """
@@ -56,14 +56,14 @@ def philox(counters_4N: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
 
 
 def words(key: Key, draws_N: NDArray[np.int64], n: int) -> NDArray[np.uint32]:
-    """n random 32-bit words for each draw, (N, n), whatever the other draws are."""
+    """n random 32-bit words per draw, (N, n), independent of the other draws in the call."""
     blocks = -(-n // 4)
     counters = _counters(draws_N, blocks)
     return philox(counters, key.words()).T.reshape(len(draws_N), 4 * blocks)[:, :n]
 
 
 def _counters(draws_N: NDArray[np.int64], blocks: int) -> NDArray[np.uint32]:
-    """(4, N * blocks): those of a draw stand side by side."""
+    """Counters of all draws, (4, N * blocks), those of each draw adjacent."""
     draws_NB = np.repeat(draws_N.astype(np.uint64), blocks)
     counters = np.zeros((4, len(draws_NB)), np.uint32)
     counters[0], counters[1] = draws_NB & _LOW, draws_NB >> _HALF
@@ -72,17 +72,17 @@ def _counters(draws_N: NDArray[np.int64], blocks: int) -> NDArray[np.uint32]:
 
 
 def uniform(key: Key, draws_N: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """n uniform numbers in [0, 1) for each draw, (N, n), on a grid of 2^-32."""
+    """n uniform numbers in [0, 1) per draw, (N, n), on a grid of 2^-32."""
     return np.multiply(words(key, draws_N, n), 2.0**-32, dtype=np.float64)
 
 
 def permutation(key: Key, n: int) -> NDArray[np.int64]:
-    """A random order of 0 .. n-1: that of n keyed 64-bit words (a tie keeps the lower first)."""
+    """A random order of 0 .. n-1, sorted by n keyed 64-bit words (ties: lower number first)."""
     pairs = words(key, np.arange(n), 2).astype(np.uint64)
     return np.argsort((pairs[:, 0] << _HALF) | pairs[:, 1], kind="stable")
 
 
 def torch_seed(seed: int, step: int, rank: int = 0, micro_batch: int = 0) -> int:
-    """What torch is re-seeded with before a step, so that dropout survives a resume."""
+    """The seed that torch gets before each step, so that dropout survives a resume."""
     low, high = Key(seed, f"torch/{rank}/{micro_batch}", step).words()
     return (high << 31 | low >> 1) & 0x7FFFFFFFFFFFFFFF

@@ -1,4 +1,4 @@
-"""Plain values, as users and files give them, checked against declared types."""
+"""Checks plain values from users and files against declared types."""
 
 import dataclasses
 import types
@@ -11,20 +11,20 @@ from selftaught.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 
-def typed(cls: type[T], values: Any, where: str) -> T:
-    """A dataclass from plain values, every name and type checked.
+def parse_dataclass(cls: type[T], values: Any, where: str) -> T:
+    """Build a dataclass from plain values, checking every name and type.
 
     Raises:
         ConfigError: A name is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(values, dict):
-        remedy = "write it as a config.yaml of a run has it"
-        raise ConfigError(f"{where}: expected names and values, found {_short(values)}", remedy)
+        remedy = "use the format of a run's config.yaml"
+        raise ConfigError(f"{where}: expected names and values, found {_excerpt(values)}", remedy)
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
-            remedy = did_you_mean(_short(name).strip("'"), hints)
-            raise ConfigError(f"{where}: there is no option {_short(name)}", remedy)
+            remedy = did_you_mean(_excerpt(name).strip("'"), hints)
+            raise ConfigError(f"{where}: unknown option {_excerpt(name)}", remedy)
     missing = [name for name in hints if name not in values]
     if missing:
         raise ConfigError(f"{where}: the option {missing[0]!r} is missing", "add it")
@@ -32,13 +32,13 @@ def typed(cls: type[T], values: Any, where: str) -> T:
 
 
 def checked_value(hint: Any, value: Any, where: str) -> Any:
-    """A plain value as its declared type; whole numbers where fractions are declared are fine.
+    """A plain value as its declared type; an integer is accepted where a float is declared.
 
     Raises:
-        ConfigError: It is of another type; `where` is named.
+        ConfigError: The value has another type; the message starts with `where`.
     """
     if dataclasses.is_dataclass(hint):
-        return typed(typing.cast(type, hint), value, where)
+        return parse_dataclass(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
         words = [word for a in arguments if typing.get_origin(a) is Literal for word in a.__args__]
@@ -46,7 +46,7 @@ def checked_value(hint: Any, value: Any, where: str) -> Any:
             return value
         return checked_value(arguments[0], value, where)
     if origin is Literal:
-        return _one_of(arguments, value, where)
+        return _choice(arguments, value, where)
     if origin is tuple and isinstance(value, list | tuple):
         if arguments[1:] == (...,):
             return tuple(checked_value(arguments[0], v, where) for v in value)
@@ -59,26 +59,26 @@ def checked_value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is (Path if isinstance(value, Path) else type(value)):
         return value
-    raise ConfigError(f"{where}: {_short(value)} is not {_describe(hint)}", "correct the value")
+    raise ConfigError(f"{where}: {_excerpt(value)} is not {_type_name(hint)}", "correct the value")
 
 
-def _one_of(known: tuple[Any, ...], value: Any, where: str) -> Any:
+def _choice(known: tuple[Any, ...], value: Any, where: str) -> Any:
     if type(value) in map(type, known) and value in known:
         return value
     remedy = did_you_mean(str(value), map(str, known)) if isinstance(value, str) else "correct it"
     names = ", ".join(map(str, known))
-    raise ConfigError(f"{where}: {_short(value)} is not one of {names}", remedy)
+    raise ConfigError(f"{where}: {_excerpt(value)} is not one of {names}", remedy)
 
 
-def _short(value: Any) -> str:
-    """A value in a complaint, in a few characters."""
+def _excerpt(value: Any) -> str:
+    """A value for an error message, cut to 60 characters."""
     try:
         return f"{value!r:.60}"
     except ValueError:  # Python refuses to write numbers of more than 4,300 digits
-        return "a number too long to write"
+        return "a number too long to print"
 
 
-def _describe(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     arguments = typing.get_args(hint)
     if arguments[1:] == (...,):

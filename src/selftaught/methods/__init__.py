@@ -1,4 +1,4 @@
-"""One file a paper. The registry is lazy: importing one method imports no other."""
+"""One file per paper. The registry is lazy: importing one method imports no other."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -18,10 +18,10 @@ def find_method(name: str) -> "type[Method]":
     """The class of a registered method.
 
     Raises:
-        ConfigError: There is no method of this name.
+        ConfigError: No method has this name.
     """
     if name not in REGISTRY:
-        raise ConfigError(f"there is no method {name!r}", did_you_mean(name, REGISTRY))
+        raise ConfigError(f"unknown method {name!r}", did_you_mean(name, REGISTRY))
     module, _, attribute = REGISTRY[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method

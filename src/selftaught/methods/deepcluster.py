@@ -1,6 +1,6 @@
 """DeepCluster.  Caron, Bojanowski, Joulin, Douze, ECCV 2018 (arXiv 1807.05520).
 
-Cluster the features, then learn to predict the clusters, in turns: `DeepCluster` below.
+Cluster the features, then learn to predict the clusters, alternately: `DeepCluster` below.
 
 Shapes:  N images of the store, n of this process's batch; D size of a feature, P of a whitened one;
          k clusters.
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 PAPERS = ("alexnet", "vgg16")
 LR = dict.fromkeys(PAPERS, 0.05) | {"resnet8": 1.0, "resnet20": 1.0}
 """Learning rates by network: docs/methods/deepcluster.md says why."""
-DRAW = {"uniform": sampling.uniform_over_clusters, "as_released": sampling.as_released}
+DRAW = {"uniform": sampling.uniform_over_clusters, "as_released": sampling.released_code_rows}
 FEW = 39
-"""Images a cluster; faiss warns of fewer."""
+"""Images per cluster; faiss warns of fewer."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,27 @@ class DeepClusterOptions:
     """DeepCluster's own options."""
 
     k: int | None = None
-    """Clusters; by default one for 128 images (ImageNet's 10,000), from 2 to 10,000."""
+    """Number of clusters; by default one per 128 images (ImageNet's 10,000), from 2 to 10,000."""
     every: int = 1
     """Epochs from one clustering to the next (section 4: 1)."""
     pca: int = 256
-    """P at most (section 3.3)."""
+    """Largest P (section 3.3)."""
     iterations: int = 20
-    """Of k-means (the released code's)."""
+    """Iterations of k-means (the released code's)."""
     sampling: Literal["uniform", "as_released", "none", "weighted"] = "uniform"
-    """An epoch is uniform over clusters (section 3.3), or drawn as the released code draws, or has
-    every image once: with no remedy, or with the loss weighted (section 3.3)."""
+    """An epoch is uniform over clusters (section 3.3), or sampled as in the released code, or has
+    every image once: with the plain loss (none), or with a weighted one (section 3.3)."""
     sobel: bool | None = None
-    """Whether f sees gradients in place of colours; by default those of the paper do."""
+    """Whether f sees gradients instead of colours; by default only the paper's networks do."""
 
     def __post_init__(self) -> None:
         for name in ("every", "pca", "iterations"):
             if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"{name} = {value}", f"give --set {name}=1 or more")
+                raise ConfigError(f"{name} = {value} is too small", f"use --set {name}=1 or more")
         if self.sampling not in (known := (*DRAW, "none", "weighted")):
-            raise ConfigError(f"sampling = {self.sampling!r}", f"choose of {', '.join(known)}")
+            raise ConfigError(f"unknown sampling {self.sampling!r}", f"choose {', '.join(known)}")
         if self.k is not None and self.k < 2:
-            raise ConfigError(f"k = {self.k}: there is nothing to learn", "give --set k=2 or more")
+            raise ConfigError(f"k = {self.k} leaves nothing to learn", "use --set k=2 or more")
 
 
 class DeepCluster(Method):
@@ -70,7 +70,7 @@ class DeepCluster(Method):
     in turns with min_C  1/N sum_n min_y |f_theta(x_n) - C y|^2         (Eq. 2; the lecture's 5.2).
 
     Raises:
-        ConfigError: The policy makes several views, or the encoder is not what `sobel` says.
+        ConfigError: The policy makes several views, or `sobel` contradicts the encoder.
     """
 
     Options = DeepClusterOptions
@@ -84,10 +84,10 @@ class DeepCluster(Method):
     ) -> None:
         super().__init__()
         if [view.count for view in policy] != [1]:
-            raise ConfigError("deepcluster sees one view of an image", "ask for one view")
+            raise ConfigError("deepcluster uses one view per image", "use one view")
         if options.sobel not in (None, encoder.config.front == "sobel"):
-            raise ConfigError("--set sobel contradicts the encoder of --init", "leave it out")
-        assert options.k is not None, "as `fitted` gives it"
+            raise ConfigError("--set sobel contradicts the encoder of --init", "drop --set sobel")
+        assert options.k is not None, "as `options_for_images` sets it"
         self.encoder, self.policy, self.options = encoder, policy, options
         self.prepares_every = options.every
         self.head = nn.Linear(encoder.dim, options.k)  # g_W
@@ -97,33 +97,36 @@ class DeepCluster(Method):
 
     @classmethod
     def recommended(cls, architecture: str) -> dict[str, Any]:
-        """The paper's optimizer, with a rate for as few features as g_W sees of this network."""
+        """The paper's optimizer, with a learning rate for this network's number of features."""
         lr = LR.get(architecture, 0.1)
         constant = {"optimizer": "sgd", "lr": lr, "schedule": "constant", "weight_decay": 1e-5}
         return {f"loop.{name}": value for name, value in constant.items()}
 
     @classmethod
-    def fitted(
+    def options_for_images(
         cls, options: DeepClusterOptions, images: int
     ) -> tuple[DeepClusterOptions, list[str]]:
-        """With k for so many images."""
+        """The options with k for this number of images."""
         k = options.k or int(np.clip(images // 128, 2, 10_000))
         if k > images:
-            raise ConfigError(f"k = {k:,} clusters of {images:,} images", "give a smaller --set k")
-        said = [f"k = {k:,}: a cluster for 128 images."] if options.k is None else []
-        few = f"{k:,} clusters of {images:,} images: below {FEW} images a cluster is mostly chance."
-        return replace(options, k=k), said + [few] * (images < FEW * k)
+            what = f"k = {k:,} clusters need more than {images:,} images"
+            raise ConfigError(what, "use a smaller --set k")
+        notes = [f"k = {k:,}: one cluster per 128 images."] if options.k is None else []
+        if images < FEW * k:
+            few = f"with fewer than {FEW} images per cluster, clusters are mostly chance"
+            notes.append(f"{k:,} clusters for {images:,} images: {few}.")
+        return replace(options, k=k), notes
 
     @classmethod
     def front(cls, options: DeepClusterOptions, architecture: str) -> str:
-        """Sobel filters where they are asked for, and before the paper's networks."""
+        """Sobel filters if `sobel` requests them; by default only for the paper's networks."""
         wanted = architecture in PAPERS if options.sobel is None else options.sobel
         return "sobel" if wanted else "none"
 
     def begin_epoch(
         self, features: Features, labels: NDArray[Any] | None, progress: "Progress"
     ) -> Draws | None:
-        """Eq. 2 once in `every` epochs, and the images that Eq. 1 shall see."""
+        """Eq. 2 once in `every` epochs, and the rows for Eq. 1."""
         if progress.epoch % self.options.every == 0 or not len(self.labels_N):
             self._cluster(features, labels, progress)
         if self.options.sampling not in DRAW:
@@ -134,8 +137,8 @@ class DeepCluster(Method):
     def _cluster(
         self, features: Features, labels: NDArray[Any] | None, progress: "Progress"
     ) -> None:
-        """y_n and C of f_theta as it is, whitened, and a new g_W."""
-        from selftaught.clustering.kmeans import kmeans  # late: a reader of Eq. 1 needs neither
+        """Compute y_n and C from the whitened f_theta(x_n), and reset g_W."""
+        from selftaught.clustering.kmeans import kmeans  # late: Eq. 1 needs neither
         from selftaught.clustering.whitening import Whitening
 
         device, options = self.head.weight.device, self.options
@@ -147,11 +150,11 @@ class DeepCluster(Method):
         figures = diagnostics.clustering_metrics(found, self.labels_N, labels)
         self.figures = torch.tensor(figures, dtype=torch.float64, device=device)
         self.labels_N, self.centroids_KP = found.labels_N.to(device), found.centroids_KD.to(device)
-        self._new_head(torch.Generator().manual_seed(torch_seed(seed, progress.epoch)))
+        self._reset_head(torch.Generator().manual_seed(torch_seed(seed, progress.epoch)))
 
     @torch.no_grad()
-    def _new_head(self, generator: torch.Generator) -> None:
-        """W ~ N(0, 0.01), bias 0: clusters have other names than before."""
+    def _reset_head(self, generator: torch.Generator) -> None:
+        """W ~ N(0, 0.01), bias 0: clusters have new numbers."""
         W = torch.empty(self.head.weight.shape).normal_(0, 0.01, generator=generator)
         self.head.weight.copy_(W)
         self.head.bias.zero_()
@@ -171,27 +174,27 @@ class DeepCluster(Method):
         return loss_n.mean()
 
     def param_groups(self, progress: "Progress") -> list[dict[str, Any]]:
-        """g_W has an SGD of its own, without momentum, anew with each clustering."""
+        """g_W has its own SGD, without momentum, which restarts with each clustering."""
         named = list(self.named_parameters())
         head = {"params": [(n, p) for n, p in named if n.startswith("head.")], "momentum": 0.0}
-        anew = progress.epoch % self.options.every == 0
+        restart = progress.epoch % self.options.every == 0
         return [
             {"params": [(n, p) for n, p in named if not n.startswith("head.")]},
-            head | {"restart": anew},
+            head | {"restart": restart},
         ]
 
     def chance(self, batch: "Batch") -> float:
-        """The entropy of what is drawn: the best loss of one output for all images."""
+        """The entropy of the sampled clusters: the best loss of a constant output."""
         found = self.metrics()
         if self.options.sampling in ("uniform", "weighted"):
             return math.log(found["clusters_used"])
         return found["entropy"] * math.log(self.head.out_features)
 
     def metrics(self) -> dict[str, float]:
-        """`course.FIGURES` of the last clustering."""
+        """`diagnostics.FIGURES` of the last clustering."""
         found = zip(diagnostics.FIGURES, self.figures.tolist(), strict=True)
         return {name: figure for name, figure in found if figure != diagnostics.NONE}
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
-        """Whether the clusters tell images apart."""
+        """Whether the clusters separate images."""
         return diagnostics.clustering_alarms(history[-1], self.head.out_features) if history else []

@@ -1,7 +1,7 @@
-"""The protocol that every method obeys; the loop knows nothing else of a method.
+"""The protocol of methods: the training loop knows nothing else about a method.
 
-A method keeps an encoder, says which views it wants, embeds images one at a time, and defines the
-loss that crosses images. Everything else here is a hook with a sensible default.
+A method holds an encoder, declares its views, embeds images independently of each other, and
+defines the loss across images. Everything else here is a hook with a sensible default.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 Features = Callable[..., "np.ndarray"]
 """`features(encoder=None, policy=None, before_final=False)`: f(x) of the whole store, (N, D) in row
-order: float32, or float16 on disk where that is too much for the memory."""
+order: float32, or float16 on disk if that is too large for the memory."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half types promoted to float32, float64 kept: the precision of losses."""
+    """Promote half types to float32 and keep float64: the precision of losses."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -35,19 +35,19 @@ def without_autocast(x: Tensor) -> torch.autocast:
 class Method(nn.Module):
     """One paper's method around an encoder f.
 
-    A method's options are the fields of its frozen dataclass `Options` (`--set NAME=VALUE`); what
-    it must remember between epochs are its buffers, which may change shape.
+    A method's options are the fields of its frozen dataclass `Options` (`--set NAME=VALUE`). Its
+    buffers hold what it remembers between epochs, and may change shape.
 
     Attributes:
-        encoder: What the user came for; everything else is thrown away after training.
-        policy: The views the method wants.
+        encoder: The result of training; everything else is discarded.
+        policy: The views the method needs.
         Options: The dataclass of the method's own options with the paper's defaults.
-        needs: What it cannot do without ("labels", "frames", "run").
-        wants: What it uses if it is there, for metrics only ("labels").
-        contrasts_images: Whether the loss of one image depends on the others of the batch.
-        views: How many views of an image it sees, where all are made alike.
-        prepares_every: Epochs from one `begin_epoch` that takes long, and has something to tell, to
-            the next; 0: none does.
+        needs: What it requires ("labels", "frames", "run").
+        wants: What it uses if available, for metrics only ("labels").
+        contrasts_images: Whether the loss of one image depends on the others in the batch.
+        views: Number of views per image, if all are made in the same way.
+        prepares_every: Epochs from one `begin_epoch` that takes long and reports metrics to the
+            next; 0: none does.
     """
 
     Options: ClassVar[type[Any]]
@@ -62,39 +62,39 @@ class Method(nn.Module):
 
     @classmethod
     def recommended(cls, architecture: str) -> dict[str, Any]:
-        """Changes to the recipe with the network of this name, by the names of `config.Config`."""
+        """Changes to the recipe for this network, by the names of `recipe.config.Config`."""
         return {}
 
     @classmethod
-    def fitted(cls, options: Any, images: int) -> tuple[Any, list[str]]:
-        """The options for so many images, and sentences on what to expect of them.
+    def options_for_images(cls, options: Any, images: int) -> tuple[Any, list[str]]:
+        """The options for this number of images, and sentences on what to expect of them.
 
         Raises:
-            ConfigError: They make no sense for so many images.
+            ConfigError: They make no sense for this number of images.
         """
         return options, []
 
     @classmethod
     def front(cls, options: Any, architecture: str) -> str:
-        """What precedes the network of this name: one of `encoders.encoder.FRONTS`."""
+        """The filters before this network: one of `encoders.encoder.FRONTS`."""
         return "none"
 
     def begin_epoch(
         self, features: Features, labels: "np.ndarray | None", progress: "Progress"
     ) -> "Draws | None":
-        """What happens before an epoch, and the epoch's order; None asks for a permutation."""
+        """Prepare an epoch and return its order; None requests a permutation."""
         return None
 
     def embed(self, batch: "Batch") -> dict[str, Tensor]:
-        """An image at a time: "h" = f(x) and, where there is one, "z" = g(h).
+        """Embed images independently: "h" = f(x) and, if there is one, "z" = g(h).
 
-        Every tensor has the images first: (N, D), or (N, V, D) with several views an image.
+        Images are the first axis: (N, D), or (N, V, D) with several views per image.
         Replayable: torch is re-seeded by (seed, step, rank, micro-batch) before each call.
         """
         raise NotImplementedError
 
     def loss(self, embedded: dict[str, Tensor], batch: "Batch") -> Tensor:
-        """All that crosses images or ranks, a scalar in at least float32."""
+        """The loss across images and ranks, a scalar in at least float32."""
         raise NotImplementedError
 
     def param_groups(self, progress: "Progress") -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ class Method(nn.Module):
 
         Each group is a dict with "params" (a list of (name, parameter)) and optionally "lr_scale"
         (1.0), "excluded" (True: neither weight decay nor trust ratio), "momentum", "weight_decay"
-        and "restart" (True: the optimizer's state of these parameters starts anew).
+        and "restart" (True: reset the optimizer's state of these parameters).
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [
@@ -111,13 +111,13 @@ class Method(nn.Module):
         ]
 
     def before_step(self, progress: "Progress") -> None:
-        """Between backward and the optimizer's step: freeze, clip."""
+        """Run between backward and the optimizer's step: freeze, clip."""
 
     def after_step(self, progress: "Progress") -> None:
-        """After the optimizer's step: moving averages, queues."""
+        """Run after the optimizer's step: moving averages, queues."""
 
     def chance(self, batch: "Batch") -> float | None:
-        """The loss of a constant output, printed beside the loss; None where it means nothing."""
+        """The loss of a constant output, printed next to the loss; None if meaningless."""
         return None
 
     def metrics(self) -> dict[str, float]:
@@ -125,20 +125,20 @@ class Method(nn.Module):
         return {}
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
-        """Plain sentences about what the logged history shows to be going wrong."""
+        """Sentences about problems that the logged history shows."""
         return []
 
 
-def stood_at_chance(history: Sequence[dict[str, Any]], *, steps: int = 200) -> list[dict[str, Any]]:
+def lines_at_chance(history: Sequence[dict[str, Any]], *, steps: int = 200) -> list[dict[str, Any]]:
     """The last lines of the log, if in all of them the loss is within 1 % of `chance`.
 
     Args:
         history: Lines of metrics.jsonl in order; those without a "chance", and those of the
-            warm-up, are passed over.
+            warm-up, are skipped.
         steps: How far back they must reach.
 
     Returns:
-        The lines of at least that many steps, or none: the history is shorter, or the loss moved.
+        The lines of at least that many steps; none if the history is shorter or the loss moved.
     """
     lines = [n for n in history if n.get("chance") is not None and not n.get("warmup")]
     early = [n for n, line in enumerate(lines) if line["step"] <= lines[-1]["step"] - steps]

@@ -2,10 +2,9 @@
 
 Each view must find the other view of its image among all views of the batch: `SimCLR` below.
 
-Shapes:  N images on this process, M on all of them; D projection size; J negatives a query.
+Shapes:  N images on this process, M on all of them; D projection size; J negatives per query.
          Of 2N rows, 2k and 2k+1 are the two views of image k (2k-1 and 2k in the paper).
-Letters: f encoder, g head, h = f(x~) what is kept, z = g(h) what is contrasted, s_ij the cosine
-         of z_i and z_j, tau the temperature.
+Letters: f encoder, g head, h = f(x~), z = g(h), s_ij the cosine of z_i and z_j, tau temperature.
 """
 
 import math
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from selftaught.errors import ConfigError, UserError
 from selftaught.foundation.distributed import rank, world
-from selftaught.methods.method import Method, at_least_float32, stood_at_chance, without_autocast
+from selftaught.methods.method import Method, at_least_float32, lines_at_chance, without_autocast
 from selftaught.pairwise import contrast
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def unit(z: Tensor) -> Tensor:
 
 
 def cosine(query_ND: Tensor, keys: Tensor) -> Tensor:
-    """Cosines of each query with its own keys (N, J, D), or with keys of all (J, D): (N, J)."""
+    """Cosines of each query with its own keys (N, J, D), or with shared keys (J, D): (N, J)."""
     return (unit(query_ND)[:, None] @ unit(keys).mT)[:, 0]
 
 
@@ -47,15 +46,14 @@ def info_nce(
 ) -> Tensor:
     """-E[ log( exp s(f(x), f(x+)) / (exp s(f(x), f(x+)) + sum_j exp s(f(x), f(x_j-))) ) ].
 
-    The lecture's Eq. 4.1, j = 1 .. N-1, with s / tau for s: a scalar in at least float32. The
-    negatives are (N, J, D), each query its own, or (J, D), the same for all; `score` takes (N, D)
-    and keys of these two shapes to (N, J).
+    The lecture's Eq. 4.1, j = 1 .. N-1, with s / tau for s: a scalar in at least float32. Negatives
+    are (N, J, D) per query or (J, D) for all; `score` maps (N, D) and such keys to (N, J).
 
     Raises:
-        UserError: There are no negatives.
+        UserError: `negatives` is empty.
     """
     if negatives.shape[-2] == 0:
-        raise UserError("info_nce got no negatives", "give at least one")
+        raise UserError("info_nce got no negatives", "pass at least one")
     with without_autocast(query_ND):
         query_ND, positive_ND = at_least_float32(query_ND), at_least_float32(positive_ND)
         s_positive_N1 = score(query_ND, positive_ND[:, None])
@@ -70,20 +68,20 @@ def nt_xent(z0_ND: Tensor, z1_ND: Tensor, tau: float) -> Tensor:
     whole batch, and so is its gradient. A scalar in at least float32.
 
     Raises:
-        UserError: There is one image only, or processes hold different numbers of images.
+        UserError: There is only one image, or processes hold different numbers of images.
     """
     z_N2D = unit(torch.stack([z0_ND, z1_ND], dim=1))
-    return eq_1(*contrast.gathered(z_N2D), tau)
+    return eq_1(*contrast.gather_rows(z_N2D), tau)
 
 
 def eq_1(z_iD: Tensor, z_kD: Tensor, tau: float) -> Tensor:
     """Eq. 1 of z / |z|: this process's views (2N, D) and all (2M, D); j = i ^ 1 is i's positive.
 
-    `contrast` sums exp(s_ik/tau) over k != i, j of many rows without holding s, and Eq. 1 is then
+    `contrast` sums exp(s_ik/tau) over k != i, j of many rows without storing s, and Eq. 1 is then
     -log sigmoid( s_ij/tau - log of that sum ).
     """
     first = rank() * len(z_iD)
-    if contrast.fits(len(z_kD), tau, z_kD.dtype):
+    if contrast.can_tile(len(z_kD), tau, z_kD.dtype):
         s_ij = (z_iD[0::2] * z_iD[1::2]).sum(1, keepdim=True)  # = s_ji
         others = contrast.log_sum_exp(z_iD, z_kD, tau, first).view(-1, 2)
         return -F.logsigmoid(s_ij / tau - others).mean()
@@ -141,7 +139,7 @@ class Head(nn.Module):
 
 
 class SimCLR(Method):
-    """Algorithm 1; the encoder f is kept, the head g is thrown away.
+    """Algorithm 1; the encoder f is kept, the head g is discarded.
 
     Raises:
         ConfigError: The policy, t and t', does not make two views of one size.
@@ -155,7 +153,7 @@ class SimCLR(Method):
     ) -> None:
         super().__init__()
         if [v.size for v in policy for _ in range(v.count)] != [policy[0].size] * 2:
-            raise ConfigError("simclr compares two views of one size", "ask for two views")
+            raise ConfigError("simclr compares two views of one size", "use two views of one size")
         self.encoder, self.policy, self.options = encoder, policy, options
         self.head = Head(encoder.dim, options)
         self._last: tuple[Tensor, Tensor] | None = None  # rows that were contrasted, for metrics
@@ -169,36 +167,34 @@ class SimCLR(Method):
 
     def loss(self, embedded: dict[str, Tensor], batch: "Batch") -> Tensor:
         """L of Algorithm 1, over this process's images."""
-        z_iD, z_kD = contrast.gathered(unit(embedded["z"]))
+        z_iD, z_kD = contrast.gather_rows(unit(embedded["z"]))
         self._last = z_iD.detach(), z_kD.detach()
         return eq_1(z_iD, z_kD, self.options.temperature)
 
     def chance(self, batch: "Batch") -> float:
-        """ln(2M - 1): all views alike."""
+        """ln(2M - 1): all views are identical."""
         return math.log(2 * len(batch.rows) * world() - 1)
 
     def metrics(self) -> dict[str, float]:
         """Contrastive accuracy: the share of views that are most similar to their positive."""
         if self._last is None:
             return {}
-        return {
-            "contrastive_accuracy": contrast.contrastive_accuracy(
-                *self._last, rank() * len(self._last[0])
-            )
-        }
+        first = rank() * len(self._last[0])
+        return {"contrastive_accuracy": contrast.contrastive_accuracy(*self._last, first)}
 
     def alarms(self, history: Sequence[dict[str, Any]]) -> list[str]:
-        """Whether the loss has stood at chance for 200 steps while views were found by guessing."""
-        if not (recent := stood_at_chance(history)):
+        """Whether the loss was at chance for 200 steps while views were matched by guessing."""
+        if not (recent := lines_at_chance(history)):
             return []
         chance = recent[-1]["chance"]
-        found = sum(line["contrastive_accuracy"] for line in recent) / len(recent)
+        matched = sum(line["contrastive_accuracy"] for line in recent) / len(recent)
         guessed = math.exp(-chance)  # one of the 2M - 1 others
-        return [_COLLAPSED.format(chance, found, guessed)] if found < 2 * guessed else []
+        alarm = _COLLAPSED.format(chance, 100 * matched, 100 * guessed)
+        return [alarm] if matched < 2 * guessed else []
 
 
 _COLLAPSED = (
-    "For 200 steps the loss has stood within 1 % of {:.3f}, that of one output for all images; "
-    "{:.2%} of the views find the other one of their image, guessing finds {:.2%}. The network has "
-    "collapsed or does not train: lower --lr, or look at its views with selftaught views."
+    "For 200 steps the loss has been within 1 % of chance ({:.3f}), and only {:.2g} % of views "
+    "match their pair (chance: {:.2g} %). The network has collapsed or does not train: lower --lr, "
+    "or look at its views with selftaught preview."
 )

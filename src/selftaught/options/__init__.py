@@ -1,0 +1,1 @@
+"""What each command accepts, with its help text."""

@@ -15,7 +15,7 @@ from selftaught.options.shared import (
 
 @command
 class Demo(SeedOption, OverwriteOption, MachineOptions):
-    """Run the whole workflow on photographs that an installed package provides.
+    """Run the whole workflow on photographs from an installed package.
 
     Example:
         selftaught demo --out demo
@@ -38,7 +38,7 @@ class Info(JsonOption):
     """
 
     run: Run
-    """RUN, an encoder folder, or timm:NAME."""
+    """Run folder, encoder folder, or timm:NAME."""
 
 
 @command

@@ -20,14 +20,16 @@ from selftaught.options.shared import (
 
 @command
 class Evaluate(SeedOption, JsonOption, OverwriteOption, MachineOptions):
-    """Measure an encoder on labelled images, compared with random init and raw pixels.
+    """Measure an encoder on labelled images, next to its baselines.
+
+    The baselines are the same network at random init, and raw pixels.
 
     Example:
         selftaught evaluate run labelled --protocol knn --protocol linear
     """
 
     run: Run
-    """RUN, an encoder folder, or timm:NAME."""
+    """Run folder, encoder folder, or timm:NAME."""
     labelled: Annotated[str, Positional, arg(metavar="LABELLED")]
     """Class folders, or train/ and test/ of them; a table or .npz file with labels. For retrieval:
     queries with ground truth. For tracking: frames with masks."""
@@ -36,7 +38,7 @@ class Evaluate(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     and tracking need a data set in their own layout. Default: knn and linear, or regression if
     labels are numbers."""
     against: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RUN")] = ()
-    """Another encoder to compare with: RUN, an encoder folder, or timm:NAME."""
+    """Another encoder to compare with, in the same forms."""
     label: Annotated[str | None, arg(metavar="COLUMN")] = None
     """Label column, if there are several."""
     few: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="N|N%")] = ()

@@ -1,4 +1,4 @@
-"""`--set NAME=VALUE`: the user's text as plain values by name."""
+"""`--set NAME=VALUE`: parses the user's text into plain values by name."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,34 +13,34 @@ _DIGITS = re.compile(r"[+-]?[0-9]{1,400}")
 def parse_assignments(
     assignments: Iterable[str], declared_type: Callable[[str], Any] = lambda name: None
 ) -> dict[str, Any]:
-    """The values by name: numbers, true, false, null, a list if there is a comma, or else text.
+    """Parse values by name: numbers, true, false, null, a list if there is a comma, else text.
 
     Args:
-        assignments: NAME=VALUE each.
-        declared_type: The type that a name declares, or None: a name declared as text has text.
+        assignments: Texts of the form NAME=VALUE.
+        declared_type: Returns the declared type of a name, or None; text types stay text.
 
     Raises:
-        ConfigError: An assignment has no name or no `=`.
+        ConfigError: The name or the `=` of an assignment is missing.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not all(name.split(".")):
-            raise ConfigError(f"--set {assignment!r:.80} is not complete", "write --set NAME=VALUE")
-        values[name] = _value(declared_type(name), text)
+            raise ConfigError(f"--set {assignment!r:.80} is incomplete", "write --set NAME=VALUE")
+        values[name] = _parse_value(declared_type(name), text)
     return values
 
 
-def _value(hint: Any, text: str) -> Any:
+def _parse_value(hint: Any, text: str) -> Any:
     if hint is str:
         return text
     if hint == str | None:
         return None if text.lower() == "null" else text
-    return [_scalar(part) for part in text.split(",")] if "," in text else _scalar(text)
+    return [_parse_scalar(part) for part in text.split(",")] if "," in text else _parse_scalar(text)
 
 
-def _scalar(text: str) -> Any:
-    """A whole number, a number, true, false, null, or else text as it is (12:30, 2024-01-02)."""
+def _parse_scalar(text: str) -> Any:
+    """Parse an integer, a number, true, false or null; else return the text (12:30, 2024-01-02)."""
     text = text.strip()
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]

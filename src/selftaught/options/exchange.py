@@ -10,14 +10,14 @@ from selftaught.options.shared import Folder, MachineOptions, OverwriteOption, R
 
 @command
 class Export(OverwriteOption, MachineOptions):
-    """Export the encoder to another library, once its outputs there match.
+    """Export an encoder to another library, once its outputs match.
 
     Example:
         selftaught export run --to timm --out for_timm
     """
 
     run: Run
-    """RUN or an encoder folder."""
+    """Run folder or encoder folder."""
     to: Literal["timm", "torchvision"]
     """Target library."""
     out: Folder

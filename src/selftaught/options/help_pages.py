@@ -1,6 +1,7 @@
 """The pages that --help prints, from the docstrings of the options and of their fields."""
 
 import dataclasses
+import inspect
 import textwrap
 import types
 import typing
@@ -31,12 +32,12 @@ def overview(options: Mapping[str, type[Any]]) -> str:
         options: The options of each command by its name.
     """
     lines = ["usage: selftaught COMMAND ...", ""]
-    lines += ["Train an encoder on a folder of unlabelled images, and find out whether it worked."]
+    lines += ["Train an encoder on unlabelled images, and find out whether it worked."]
     for purpose, names in GROUPS.items():
         lines += ["", purpose]
         lines += [f"  {name:<10} {summary(options[name])}" for name in names]
-    lines += ["", "selftaught COMMAND --help describes a command; selftaught --version prints the"]
-    return "\n".join([*lines, "version."])
+    lines += ["", "selftaught COMMAND --help describes a command."]
+    return "\n".join(lines)
 
 
 def help_page(name: str, options: type[Any]) -> str:
@@ -46,7 +47,7 @@ def help_page(name: str, options: type[Any]) -> str:
     machine = [f for f in fields if f.name in MachineOptions.__dataclass_fields__]
     own = [f for f in fields if f not in positional and f not in machine]
     own.sort(key=_is_optional)
-    parts = [_usage(name, options, positional, own), summary(options)]
+    parts = [_usage(name, options, positional, own), _description(options)]
     for title, some in (("arguments", positional), ("options", own), ("machine", machine)):
         if some:
             parts.append("\n".join([title, *(_entry(options, field) for field in some)]))
@@ -56,6 +57,12 @@ def help_page(name: str, options: type[Any]) -> str:
 def summary(options: type[Any]) -> str:
     """The first line of the docstring."""
     return (options.__doc__ or "").splitlines()[0]
+
+
+def _description(options: type[Any]) -> str:
+    """The docstring up to the example, its paragraphs wrapped."""
+    text = inspect.cleandoc(options.__doc__ or "").partition("Example:")[0].strip()
+    return "\n\n".join(textwrap.fill(" ".join(p.split()), WIDTH) for p in text.split("\n\n"))
 
 
 def _example(options: type[Any]) -> str:

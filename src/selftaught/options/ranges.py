@@ -1,6 +1,6 @@
-"""What the numbers that a user gives may be: one table for flags, one for configurations.
+"""Allowed ranges of numeric options: one table for flags, one for configurations.
 
-Light on purpose: the command line imports it.
+Imports little on purpose: every start of the command line loads it.
 """
 
 import math
@@ -10,18 +10,18 @@ from typing import Any
 
 from selftaught.errors import ConfigError
 
-_MANY = 10**9  # more steps, epochs or pixels than anybody means
+_MANY = 10**9  # more steps, epochs or pixels than anyone needs
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, without `low` itself if `above`; never inf or NaN."""
+    """The numbers from `low` to `high`, excluding `low` if `above`; never inf or NaN."""
 
     low: float
     high: float = math.inf
     above: bool = False
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether a number is in the range."""
         inside = self.low <= value <= self.high and value != math.inf
         return inside and not (self.above and value == self.low)
@@ -35,12 +35,12 @@ class Range:
 
 @dataclass(frozen=True)
 class PairRange(Range):
-    """Two numbers of the range, the lower one first."""
+    """Two numbers in the range, the lower one first."""
 
-    def holds(self, value: Any) -> bool:
-        """Whether both are in the range, and in order."""
+    def contains(self, value: Any) -> bool:
+        """Whether both numbers are in the range and in order."""
         low, high = value
-        return super().holds(low) and super().holds(high) and low <= high
+        return super().contains(low) and super().contains(high) and low <= high
 
     def __str__(self) -> str:
         return f"two numbers, the lower first, each {super().__str__()}"
@@ -48,9 +48,9 @@ class PairRange(Range):
 
 COUNT, SHARE = Range(1, _MANY), Range(0, 1)
 POSITIVE, NOT_NEGATIVE = Range(0, above=True), Range(0)
-STRENGTH = Range(0, 2)  # a factor up to 3; the papers' are 0.8 and less
-SEED = Range(0, 2**63 - 1)  # what torch's generators take
-SIDE = Range(8, 4096)  # pixels of a view
+STRENGTH = Range(0, 2)  # a factor of up to 3; the papers use 0.8 or less
+SEED = Range(0, 2**63 - 1)  # the range of torch's generators
+SIDE = Range(8, 4096)  # side of a view in pixels
 
 FLAGS: dict[str, Range] = {
     "threads": Range(1, 1024),
@@ -70,7 +70,7 @@ FLAGS: dict[str, Range] = {
     "duplicates": Range(0, 1, above=True),
     "ask": Range(0, 10_000),
 }
-"""By the name of the option, the same in every command."""
+"""Ranges by option name, the same in every command."""
 
 SETTINGS: dict[str, Range] = {
     "data.store_size": SIDE,
@@ -117,28 +117,28 @@ SETTINGS: dict[str, Range] = {
     "loop.probe_every": Range(0, _MANY),
     "seed": SEED,
 }
-"""By the dotted name in a configuration."""
+"""Ranges by dotted name in a configuration."""
 
 
 def check_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range], where: str) -> None:
-    """Refuse the first value that is out of its range; what is None was not given.
+    """Refuse the first value outside its range; None means not given.
 
     Args:
-        values: Numbers and pairs of them by name; other values and names are passed over.
-        ranges: What they may be.
-        where: The beginning of the complaint, such as a file's name and a colon.
+        values: Numbers and pairs of numbers by name; other values and names are ignored.
+        ranges: Allowed ranges by name.
+        where: Start of the error message, such as a file name and a colon.
 
     Raises:
-        ConfigError: It names the value and the range.
+        ConfigError: A value is out of range; the message names the value and the range.
     """
     for name, value in values.items():
         word = value is None or isinstance(value, str)  # such as auto
-        if name in ranges and not word and not ranges[name].holds(value):
-            raise ConfigError(f"{where}{name} is {_said(value)}", f"give {ranges[name]}")
+        if name in ranges and not word and not ranges[name].contains(value):
+            raise ConfigError(f"{where}{name} is {_value_text(value)}", f"choose {ranges[name]}")
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_value_text, value))
     number = isinstance(value, int) and abs(value) > 10**15  # Python refuses to write 5,000 digits
-    return "too large a number" if number else f"{value:g}"
+    return "too large" if number else f"{value:g}"

@@ -30,7 +30,7 @@ OptionalFile = Annotated[Path | None, arg(metavar="FILE")]
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """Where the work is done."""
+    """The machine that does the work."""
 
     device: str = "auto"
     """cpu, cuda or cuda:1; auto uses an accelerator if there is one."""

@@ -68,7 +68,9 @@ class Preview(SeedOption, OverwriteOption, MachineOptions):
 
 @command
 class Pretrain(OverwriteOption, MachineOptions):
-    """Train an encoder on unlabelled images, by default with the recipe that check prints.
+    """Train an encoder on unlabelled images.
+
+    Without flags, it uses the recipe that check recommends.
 
     Example:
         selftaught pretrain photos --out run --seconds 600
@@ -105,7 +107,7 @@ class Pretrain(OverwriteOption, MachineOptions):
     store_size: int | None = None
     """Store the images with their shorter side shrunk to this many pixels."""
     init: Annotated[str | None, arg(metavar="RUN")] = None
-    """Initial weights: RUN, an encoder folder, or timm:NAME."""
+    """Initial weights: run folder, encoder folder, or timm:NAME."""
     probe: Annotated[str | None, arg(metavar="LABELLED")] = None
     """Labelled images whose kNN accuracy is logged during training. It is never used to choose
     anything."""
@@ -121,7 +123,9 @@ class Pretrain(OverwriteOption, MachineOptions):
 
 @command
 class Resume(MachineOptions):
-    """Continue a stopped run bit for bit; only device and threads may change.
+    """Continue a stopped run, bit for bit.
+
+    Only --device, --threads and --cache may change.
 
     Example:
         selftaught resume run

@@ -34,7 +34,7 @@ class Embed(OverwriteOption, MachineOptions):
     """
 
     run: Run
-    """RUN, an encoder folder, or timm:NAME."""
+    """Run folder, encoder folder, or timm:NAME."""
     data: Data
     """Images, in any form that check accepts."""
     out: File
@@ -50,7 +50,7 @@ class Cluster(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     """
 
     run: Run
-    """RUN, an encoder folder, timm:NAME, or a table of vectors (.parquet)."""
+    """Run folder, encoder folder, timm:NAME, or a table of vectors (.parquet)."""
     data: Data = ""
     """Images, in any form that check accepts; with a table of vectors, the images it was made
     from."""
@@ -72,7 +72,7 @@ class Cluster(SeedOption, JsonOption, OverwriteOption, MachineOptions):
 
 @command
 class Assign(JsonOption, OverwriteOption, MachineOptions):
-    """Assign images to saved clusters, with distance, confidence and an outlier flag.
+    """Assign images to saved clusters, with confidence and outliers.
 
     Example:
         selftaught assign clusters new_photos --out table.csv
@@ -99,7 +99,7 @@ class Assign(JsonOption, OverwriteOption, MachineOptions):
 
 @command
 class Classify(SeedOption, JsonOption, OverwriteOption, MachineOptions):
-    """Train a classifier from named clusters, and suggest images to label next.
+    """Train a classifier from named clusters; suggest images to label.
 
     Example:
         selftaught classify clusters --out classifier
@@ -129,7 +129,7 @@ class Index(JsonOption, OverwriteOption, MachineOptions):
     """
 
     run: Run
-    """RUN, an encoder folder, timm:NAME, or a table that embed wrote (.parquet)."""
+    """Run folder, encoder folder, timm:NAME, or a table that embed wrote (.parquet)."""
     data: Data = ""
     """Images, in any form that check accepts; with a table of vectors, the images it was made
     from."""
@@ -141,7 +141,7 @@ class Index(JsonOption, OverwriteOption, MachineOptions):
 
 @command
 class Search(JsonOption, OverwriteOption, MachineOptions):
-    """Find the indexed images most similar to a query image, or near-duplicates.
+    """Find the indexed images most similar to yours, or near-duplicates.
 
     Example:
         selftaught search index query.jpg --out sheet.png

@@ -24,7 +24,7 @@ def knn_vote(
     """Each neighbour votes for its class with the weight exp(cosine / tau): (M, K), sums of 1.
 
     Args:
-        train_nD: Vectors to look among.
+        train_nD: Vectors to search.
         labels_n: Their classes, 0 .. K-1.
         test_MD: Vectors to classify.
         classes: K.
@@ -46,7 +46,7 @@ def knn_accuracy(
     train: NDArray[np.int64],
     test: NDArray[np.int64],
 ) -> float:
-    """The share of the test rows whose class the vote finds: a cheap look during training."""
+    """The share of test rows that the vote classifies correctly: a cheap check during training."""
     classes = int(labels_N.max()) + 1
     scores_MK = knn_vote(vectors_ND[train], labels_N[train], vectors_ND[test], classes=classes)
     return float((scores_MK.argmax(axis=1) == labels_N[test]).mean())

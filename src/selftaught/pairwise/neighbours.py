@@ -1,15 +1,15 @@
 """Exact nearest neighbours: float32 products propose, float64 decides where they are too close.
 
 The last bits of a float32 product depend on how it was blocked, and would order ties at random. So
-whatever it cannot tell apart is scored again in float64 and rounded to float32; equal scores go to
-the lower row, whatever the blocks and the threads.
+scores that are too close are computed again in float64 and rounded to float32; ties go to the lower
+row, for any blocks and threads.
 
-To choose the best of many scores costs as much as to compute them, unless each is read once: when
-a block of them lies in a cache, the largest of every L is taken, and the m best scores are among
-the m groups with the largest ones.
+Choosing the best of many scores costs as much as computing them, unless each is read only once:
+while a block of them is in a cache, the largest of every L is taken, and the m best scores are
+among the m groups with the largest ones.
 
 Shapes:  Q queries, of which q in a block; B rows of the base, b in a block; D their size; k
-         neighbours; m >= k proposals; G groups of L rows; P pairs of rows, h of groups with some.
+         neighbours; m >= k proposals; G groups of L rows; P pairs of rows, h of groups with pairs.
 """
 
 from collections.abc import Iterator
@@ -24,21 +24,21 @@ from torch import Tensor
 from selftaught.errors import UserError
 
 _SCORES = 2**25  # scores held at once: 128 MiB
-_BASE = 2048  # rows of the base whose scores with some queries fit caches
+_BASE = 2048  # rows of the base per block: their scores with some queries fit caches
 _L = 64  # rows of a group
 _NUMBERS = 2**20  # numbers of vectors gathered at once
 _SPARE = 8  # proposals beyond k
-_ERROR = 2.0  # x sqrt(D) 2^-24 |q| |b|: twice the largest seen (1.0; D of 4 to 8,192, all alike)
-_DENSE = 2**15  # so many doubtful pairs of a block: all of its scores are computed exactly
-_EDGES = 2**22  # pairs that are held before they are joined to groups
+_ERROR = 2.0  # x sqrt(D) 2^-24 |q| |b|: twice the largest seen (1.0; for any D from 4 to 8,192)
+_DENSE = 2**15  # with more doubtful pairs in a block, all of its scores are computed exactly
+_EDGES = 2**22  # pairs collected before they are joined into groups
 
 Metric = Literal["cosine", "dot"]
 
 
-class Prepared:
-    """Vectors as they came, and what makes them unit vectors where the metric is cosine.
+class PreparedVectors:
+    """Vectors as given, and their unit vectors if the metric is cosine.
 
-    Who asks again and again for neighbours in one base prepares it once.
+    Prepare a base once to search it repeatedly.
 
     Args:
         x_ND: Finite vectors.
@@ -48,7 +48,7 @@ class Prepared:
     def __init__(self, x_ND: NDArray[Any] | Tensor, metric: Metric = "cosine") -> None:
         self.metric = metric
         if isinstance(x_ND, np.ndarray) and not x_ND.flags.writeable:
-            x_ND = np.array(x_ND)  # torch warns of tensors that must not be written to
+            x_ND = np.array(x_ND)  # torch warns of read-only arrays
         self.x_ND = torch.as_tensor(x_ND).detach().cpu().float().contiguous()
         length_N = torch.linalg.vector_norm(self.x_ND, dim=1, dtype=torch.float64)
         if metric == "cosine":
@@ -65,14 +65,14 @@ class Prepared:
 
     @property
     def error(self) -> float:
-        """More than rounding does to the product of a unit vector with any of these."""
+        """Upper bound of the rounding error of a unit vector's product with any of these."""
         longest = self.length_N.max().item() if len(self) else 0.0
         return float(_ERROR * 2.0**-24 * self.x_ND.shape[1] ** 0.5 * longest)
 
 
 def top_k(
     query_QD: NDArray[Any] | Tensor,
-    base_BD: NDArray[Any] | Tensor | Prepared,
+    base_BD: NDArray[Any] | Tensor | PreparedVectors,
     k: int,
     *,
     metric: Metric = "cosine",
@@ -82,17 +82,17 @@ def top_k(
 
     Args:
         query_QD: Finite vectors.
-        base_BD: Finite vectors, or these prepared for the metric.
+        base_BD: Finite vectors, or `PreparedVectors` for the metric.
         k: At most B, or B - 1 with `own`: the caller clips it.
         metric: "cosine", where a zero vector scores 0 with all others, or "dot".
-        own: (Q,) a base row each query must not find: itself.
+        own: (Q,) the base row that each query must not find: itself.
 
     Returns:
         Scores, (Q, k) float32, and rows of the base, (Q, k) int64. Ties go to the lower row.
     """
-    base = base_BD if isinstance(base_BD, Prepared) else Prepared(base_BD, metric)
+    base = base_BD if isinstance(base_BD, PreparedVectors) else PreparedVectors(base_BD, metric)
     assert base.metric == metric, f"the base was prepared for {base.metric}"
-    query = base if query_QD is base_BD else Prepared(query_QD, metric)
+    query = base if query_QD is base_BD else PreparedVectors(query_QD, metric)
     allowed = len(base) - (own is not None)
     assert 1 <= k <= allowed, f"k = {k} of {allowed} rows"
     own_Q = None if own is None else torch.as_tensor(own, dtype=torch.int64)
@@ -102,53 +102,55 @@ def top_k(
     scores_qGL.view(q, -1)[:, len(base) :] = -torch.inf
     for queries in _blocks(len(query), q):
         own_q = None if own_Q is None else own_Q[queries]
-        scores_Qk[queries], rows_Qk[queries] = _block(query, base, k, queries, own_q, scores_qGL)
+        scores_Qk[queries], rows_Qk[queries] = _block_top_k(
+            query, base, k, queries, own_q, scores_qGL
+        )
     return scores_Qk.numpy(), rows_Qk.numpy()
 
 
-def _prepared(x_ND: NDArray[Any] | Tensor | Prepared) -> Prepared:
-    return x_ND if isinstance(x_ND, Prepared) else Prepared(x_ND)
+def _prepare(x_ND: NDArray[Any] | Tensor | PreparedVectors) -> PreparedVectors:
+    return x_ND if isinstance(x_ND, PreparedVectors) else PreparedVectors(x_ND)
 
 
 def _blocks(number: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, number)) for start in range(0, number, size))
 
 
-def _block(
-    query: Prepared,
-    base: Prepared,
+def _block_top_k(
+    query: PreparedVectors,
+    base: PreparedVectors,
     k: int,
     queries: slice,
     own_q: Tensor | None,
     scores_qGL: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The neighbours of some queries; `scores_qGL` is room for scores."""
+    """The neighbours of some queries; `scores_qGL` is scratch memory."""
     scores_qGL = scores_qGL[: queries.stop - queries.start]
     m = min(k + _SPARE, len(base))
-    scores_qm, rows_qm = _proposed(query.unit_ND[queries], base.unit_ND, m, own_q, scores_qGL)
+    scores_qm, rows_qm = _proposals(query.unit_ND[queries], base.unit_ND, m, own_q, scores_qGL)
     margin_q = (2 * base.error * query.length_N[queries]).float()
     unsure_q = scores_qm[:, -1] >= scores_qm[:, k - 1] - margin_q
     if m == len(base):
-        unsure_q[:] = False  # every row is among them
-    _rescore(query, base, queries.start, scores_qm, rows_qm, _close(scores_qm, margin_q))
-    scores_qk, rows_qk = _ranked(scores_qm, rows_qm, k)
+        unsure_q[:] = False  # every row is a proposal
+    _rescore(query, base, queries.start, scores_qm, rows_qm, _close_mask(scores_qm, margin_q))
+    scores_qk, rows_qk = _best(scores_qm, rows_qm, k)
     step, unsure = max(1, _SCORES // (2 * len(base))), unsure_q.nonzero()[:, 0]
     for part in torch.split(unsure, step) if len(unsure) else ():
         own = None if own_q is None else own_q[part]
-        scores_qk[part], rows_qk[part] = _dense(query, base, queries.start + part, own, k)
+        scores_qk[part], rows_qk[part] = _exact_top_k(query, base, queries.start + part, own, k)
     return scores_qk, rows_qk
 
 
-def _proposed(
+def _proposals(
     query_qD: Tensor, base_BD: Tensor, m: int, own_q: Tensor | None, scores_qGL: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The m highest scores as float32 has them, best first, and their rows, (q, m) each."""
+    """The m highest scores in float32, best first, and their rows, (q, m) each."""
     B, (q, G, L) = len(base_BD), scores_qGL.shape
     scores_qB, most_qG = scores_qGL.view(q, -1)[:, :B], scores_qGL.new_empty(q, G)
     few = 2 * m < G
     for rows in _blocks(B, _BASE):
         torch.mm(query_qD, base_BD[rows].T, out=scores_qB[:, rows])
-        if few:  # while they lie in a cache
+        if few:  # while they are in a cache
             groups = slice(rows.start // L, -(-rows.stop // L))
             torch.amax(scores_qGL[:, groups], 2, out=most_qG[:, groups])
     every_q = torch.arange(q)
@@ -163,8 +165,8 @@ def _proposed(
     return scores_qm, group_qm.gather(1, place_qm // L) * L + place_qm % L
 
 
-def _close(scores_qm: Tensor, margin_q: Tensor) -> Tensor:
-    """Which proposals, best first, may have to change places with the one before or after."""
+def _close_mask(scores_qm: Tensor, margin_q: Tensor) -> Tensor:
+    """Which proposals, best first, may have to swap places with the one before or after."""
     step_q = scores_qm[:, :-1] - scores_qm[:, 1:] <= margin_q[:, None]
     close_qm = torch.zeros_like(scores_qm, dtype=torch.bool)
     close_qm[:, :-1] |= step_q
@@ -173,19 +175,19 @@ def _close(scores_qm: Tensor, margin_q: Tensor) -> Tensor:
 
 
 def _rescore(
-    query: Prepared,
-    base: Prepared,
+    query: PreparedVectors,
+    base: PreparedVectors,
     first: int,
     scores_qm: Tensor,
     rows_qm: Tensor,
     close_qm: Tensor,
 ) -> None:
-    """Replace close scores by exact ones; the queries are those from `first` on."""
+    """Replace close scores by exact ones; the queries start at `first`."""
     q_P, m_P = close_qm.nonzero(as_tuple=True)
-    scores_qm[q_P, m_P] = exact(query, base, first + q_P, rows_qm[q_P, m_P])
+    scores_qm[q_P, m_P] = exact_scores(query, base, first + q_P, rows_qm[q_P, m_P])
 
 
-def exact(query: Prepared, base: Prepared, i_P: Tensor, j_P: Tensor) -> Tensor:
+def exact_scores(query: PreparedVectors, base: PreparedVectors, i_P: Tensor, j_P: Tensor) -> Tensor:
     """Scores of pairs of a query i and a row j, in float64 and rounded to float32, (P,)."""
     scores_P = torch.empty(len(i_P))
     for part in _blocks(len(i_P), max(1, _NUMBERS // query.x_ND.shape[1])):
@@ -195,17 +197,17 @@ def exact(query: Prepared, base: Prepared, i_P: Tensor, j_P: Tensor) -> Tensor:
     return scores_P
 
 
-def _ranked(scores_qm: Tensor, rows_qm: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _best(scores_qm: Tensor, rows_qm: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best, ties to the lower row."""
     rows_qm, by_row_qm = rows_qm.sort(dim=1)
     best = scores_qm.gather(1, by_row_qm).sort(dim=1, descending=True, stable=True)
     return best.values[:, :k], rows_qm.gather(1, best.indices)[:, :k]
 
 
-def _dense(
-    query: Prepared, base: Prepared, queries: Tensor, own_q: Tensor | None, k: int
+def _exact_top_k(
+    query: PreparedVectors, base: PreparedVectors, queries: Tensor, own_q: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """All scores exact: for queries with many rows of about the k-th score."""
+    """The neighbours by exact scores, for queries with many rows close to the k-th score."""
     scores_qB = torch.empty(len(queries), len(base))
     for rows in _blocks(len(base), max(1, _NUMBERS // base.x_ND.shape[1])):
         scores_qB[:, rows] = _exact_block(query, base, queries, rows)
@@ -216,54 +218,56 @@ def _dense(
     room_q1 = k - above_qB.sum(dim=1, keepdim=True)
     chosen_qB = above_qB | (ties_qB & (ties_qB.cumsum(dim=1) <= room_q1))
     rows_qk = chosen_qB.nonzero()[:, 1].view(len(queries), k)
-    return _ranked(scores_qB.gather(1, rows_qk), rows_qk, k)
+    return _best(scores_qB.gather(1, rows_qk), rows_qk, k)
 
 
-def _exact_block(query: Prepared, base: Prepared, queries: Tensor | slice, rows: slice) -> Tensor:
-    """All scores of some queries with some rows, as `exact`, (q, b)."""
+def _exact_block(
+    query: PreparedVectors, base: PreparedVectors, queries: Tensor | slice, rows: slice
+) -> Tensor:
+    """All scores of some queries with some rows, as `exact_scores`, (q, b)."""
     products_qb = query.x_ND[queries].double() @ base.x_ND[rows].double().T
     return (products_qb * query.scale_N[queries, None] * base.scale_N[rows]).float()
 
 
-# --- all pairs that are alike
+# --- all similar pairs
 
 
 @dataclass(frozen=True, eq=False)
 class SimilarGroup:
-    """Rows that hang together: each is alike to another of them.
+    """Connected rows: each is similar to another one of them.
 
     Attributes:
-        rows: (n,) int64 in ascending order, two at least.
-        medoid: The row that is most alike to all of them on average; of several, the lowest.
+        rows: (n,) int64 in ascending order, at least two.
+        medoid: The row that is most similar to all of them on average; of several, the lowest.
     """
 
     rows: NDArray[np.int64]
     medoid: int
 
 
-def pairs(
-    x_ND: NDArray[Any] | Tensor | Prepared, least: float, *, limit: int = 10**7
+def similar_pairs(
+    x_ND: NDArray[Any] | Tensor | PreparedVectors, least: float, *, limit: int = 10**7
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """All pairs of rows whose cosine is `least` or more; float64 decides, rounded to float32.
 
     Args:
         x_ND: Finite vectors; a zero vector's cosine is 0 with all.
         least: The cosine.
-        limit: So many pairs at most.
+        limit: Maximum number of pairs.
 
     Returns:
         Rows i < j, (P, 2) int64, ordered by i, then j; and their cosines, (P,) float32, good to
         about 1e-6.
 
     Raises:
-        UserError: There are more pairs.
+        UserError: There are more than `limit` pairs.
     """
     found, number = [], 0
-    for i_P, j_P, score_P in _close_pairs(_prepared(x_ND), least):
+    for i_P, j_P, score_P in _close_pairs(_prepare(x_ND), least):
         number += len(i_P)
         if number > limit:
             what = f"more than {limit:,} pairs have a cosine of {least:g} or more"
-            raise UserError(what, "choose a higher one")
+            raise UserError(what, "choose a higher cosine")
         found.append((torch.stack([i_P, j_P], 1), score_P))
     rows_P2 = torch.cat([rows for rows, _ in found] or [torch.empty(0, 2, dtype=torch.int64)])
     score_P = torch.cat([score for _, score in found] or [torch.empty(0)])
@@ -271,13 +275,15 @@ def pairs(
     return rows_P2.numpy()[order_P], score_P.numpy()[order_P]
 
 
-def similar_groups(x_ND: NDArray[Any] | Tensor | Prepared, least: float) -> list[SimilarGroup]:
-    """Near-duplicates: rows joined by pairs whose cosine is `least` or more, the largest first.
+def similar_groups(
+    x_ND: NDArray[Any] | Tensor | PreparedVectors, least: float
+) -> list[SimilarGroup]:
+    """Groups of near-duplicates, joined by pairs with a cosine of `least` or more, largest first.
 
-    Memory is bounded by the vectors', however many pairs there are. Groups of one size are in the
+    Memory is bounded by the vectors', for any number of pairs. Groups of the same size are in the
     order of their first rows.
     """
-    x, held, number = _prepared(x_ND), [], 0
+    x, held, number = _prepare(x_ND), [], 0
     first_N = np.arange(len(x))
     for i_P, j_P, _ in _close_pairs(x, least):
         held.append((i_P.numpy(), j_P.numpy()))
@@ -285,14 +291,14 @@ def similar_groups(x_ND: NDArray[Any] | Tensor | Prepared, least: float) -> list
         if number > max(_EDGES, len(x)):
             first_N, held, number = connected_components(first_N, held), [], 0
     first_N = connected_components(first_N, held)
-    several = together(first_N)
+    several = group_rows(first_N)
     return [SimilarGroup(rows, _medoid(x, rows)) for rows in several]
 
 
 def connected_components(
     first_N: NDArray[np.int64], held: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 ) -> NDArray[np.int64]:
-    """The lowest row of each row's group, once these pairs are joined."""
+    """The lowest row of each row's group, after joining these pairs."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -307,22 +313,22 @@ def connected_components(
     return first
 
 
-def together(first_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows of one group, two at least, rising: the largest group first, then by its first row."""
+def group_rows(first_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Ascending rows of each group of at least two: largest group first, then by first row."""
     order_N = np.argsort(first_N, kind="stable")
     starts = np.flatnonzero(np.diff(first_N[order_N], prepend=-1))
     several = [rows for rows in np.split(order_N, starts[1:]) if len(rows) > 1]
     return sorted(several, key=lambda rows: (-len(rows), rows[0]))
 
 
-def _medoid(x: Prepared, rows_n: NDArray[np.int64]) -> int:
-    """The row with the highest sum of cosines with the rows."""
+def _medoid(x: PreparedVectors, rows_n: NDArray[np.int64]) -> int:
+    """The row whose cosines with all of them have the highest sum."""
     unit_nD = x.x_ND[torch.from_numpy(rows_n)] * x.scale_N[rows_n, None]
     return int(rows_n[(unit_nD @ unit_nD.sum(0)).float().argmax()])
 
 
-def _close_pairs(x: Prepared, least: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The pairs of `pairs`, some at a time: rows i < j and cosines, (P,) each."""
+def _close_pairs(x: PreparedVectors, least: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pairs of `similar_pairs`, block by block: rows i < j and cosines, (P,) each."""
     B, b = len(x), _BASE * 2
     room_qGL = torch.empty(_BASE // 2, -(-b // _L), _L)
     for queries in _blocks(B, len(room_qGL)):
@@ -330,15 +336,15 @@ def _close_pairs(x: Prepared, least: float) -> Iterator[tuple[Tensor, Tensor, Te
         for start in range(queries.start // _L * _L, B, b):
             rows = slice(start, min(start + b, B))
             scores_qGL = room_qGL[: len(unit_qD), : -(-(rows.stop - start) // _L)]
-            found = _close_in_block(x, least, queries, rows, scores_qGL)
+            found = _block_pairs(x, least, queries, rows, scores_qGL)
             if len(found[0]):
                 yield found
 
 
-def _close_in_block(
-    x: Prepared, least: float, queries: slice, rows: slice, scores_qGL: Tensor
+def _block_pairs(
+    x: PreparedVectors, least: float, queries: slice, rows: slice, scores_qGL: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs of some rows with some rows."""
+    """The pairs between two blocks of rows."""
     b, margin = rows.stop - rows.start, 2 * x.error
     scores_qb = scores_qGL.view(len(scores_qGL), -1)
     scores_qb[:, b:] = -torch.inf
@@ -353,6 +359,6 @@ def _close_in_block(
     if len(doubt_U) > _DENSE:
         score_P = _exact_block(x, x, queries, rows)[i_P - queries.start, j_P - rows.start]
     else:
-        score_P[doubt_U] = exact(x, x, i_P[doubt_U], j_P[doubt_U])
+        score_P[doubt_U] = exact_scores(x, x, i_P[doubt_U], j_P[doubt_U])
     enough_P = score_P >= np.float32(least)
     return i_P[enough_P], j_P[enough_P], score_P[enough_P]

@@ -16,7 +16,7 @@ from selftaught.errors import ConfigError, DataError, did_you_mean
 from selftaught.foundation import distributed
 from selftaught.foundation.machine import Machine
 from selftaught.foundation.rng import torch_seed
-from selftaught.foundation.typed_values import typed
+from selftaught.foundation.typed_values import parse_dataclass
 from selftaught.methods import find_method
 from selftaught.methods.method import Method
 from selftaught.recipe.config import Config
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NETWORK_OPTIONS = ("width", "stem_stride", "fc", "drop_rate")
-"""Those of `network.*` that belong to the architecture."""
+"""The settings of `network.*` that are options of the architecture."""
 
 
 def complete_options(config: Config) -> Config:
     """The configuration with every option of its method written out and checked.
 
     Raises:
-        ConfigError: The method does not have an option, or its value has the wrong type.
+        ConfigError: The method lacks an option, or its value has the wrong type.
     """
     cls = find_method(config.method).Options
     defaults = dataclasses.asdict(cls())
@@ -45,22 +45,22 @@ def complete_options(config: Config) -> Config:
             raise ConfigError(
                 f"{config.method} has no option {name!r:.80}", did_you_mean(name[:80], defaults)
             )
-    options = typed(cls, defaults | config.options, config.method)
+    options = parse_dataclass(cls, defaults | config.options, config.method)
     return replace(config, options=dataclasses.asdict(options))
 
 
 def options_for(config: Config, images: int) -> tuple[Any, list[str]]:
-    """The method's options for this number of images, and what the method says about it.
+    """The method's options for this number of images, and its sentences about them.
 
     Raises:
         ConfigError: The options make no sense for this number of images.
     """
     cls = find_method(config.method)
-    return cls.fitted(cls.Options(**config.options), images)
+    return cls.options_for_images(cls.Options(**config.options), images)
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:
-    """The views that the method shall see."""
+    """The views that the method sees."""
     return (
         ViewSpec(
             view_policy(config.views), config.network.image_size, find_method(config.method).views
@@ -72,7 +72,7 @@ def encoder_for(config: Config, images: Images) -> Encoder:
     """The encoder f, freshly initialised or continued from `network.init`."""
     network = config.network
     if network.init:
-        return _continued(config, images)
+        return _pretrained_encoder(config, images)
     cls = find_method(config.method)
     options = {name: getattr(network, name) for name in NETWORK_OPTIONS}
     shape = EncoderConfig(
@@ -88,7 +88,7 @@ def encoder_for(config: Config, images: Images) -> Encoder:
 
 
 def method_for(config: Config, images: Images) -> Method:
-    """The method around its encoder; with synchronised batch norm where there are several ranks."""
+    """The method around its encoder, with synchronised batch norm if there are several ranks."""
     cls = find_method(config.method)
     options, _ = options_for(config, len(images.store))
     f = encoder_for(config, images)
@@ -102,7 +102,7 @@ def method_for(config: Config, images: Images) -> Method:
 
 
 def plan_for(config: Config, images: Images, device: torch.device) -> Plan:
-    """The numbers that the loop needs, all of them resolved."""
+    """The resolved numbers that the loop needs."""
     loop = config.loop
     steps_per_epoch = max(1, len(images.store) // loop.batch_size)
     total = loop.total_steps or loop.epochs * steps_per_epoch
@@ -131,12 +131,12 @@ def plan_for(config: Config, images: Images, device: torch.device) -> Plan:
 
 
 def _micro_batch(config: Config) -> int:
-    """Images that a process embeds at once; 0: all of them."""
+    """Number of images that a process embeds at once; 0: all of them."""
     size, images = config.loop.micro_batch, config.loop.batch_size // distributed.world()
     if size and images % size:
         raise ConfigError(
-            f"--micro-batch {size} does not divide the {images} images of a process",
-            f"give {max(n for n in range(1, min(size, images) + 1) if images % n == 0)}",
+            f"--micro-batch {size} does not divide the {images} images per process",
+            f"use {max(n for n in range(1, min(size, images) + 1) if images % n == 0)}",
         )
     return size
 
@@ -145,7 +145,7 @@ def training_for(config: Config, images: Images, machine: Machine) -> Training:
     """Method, views and plan, at step 0.
 
     Raises:
-        ConfigError: There are fewer images than a batch has, or options contradict each other.
+        ConfigError: There are fewer images than in a batch, or options contradict each other.
     """
     built, device = method_for(config, images), torch.device(machine.device)
     feed = Feed(
@@ -163,7 +163,7 @@ def training_for(config: Config, images: Images, machine: Machine) -> Training:
 
 
 def _labels(method: Method, images: Images) -> "NDArray[Any] | None":
-    """The data's labels by row, for a method that needs them or uses them where they are."""
+    """The data's labels by row, for a method that needs them or uses them if available."""
     if "labels" not in method.needs | method.wants:
         return None
     try:
@@ -174,8 +174,8 @@ def _labels(method: Method, images: Images) -> "NDArray[Any] | None":
         return None
 
 
-def _continued(config: Config, images: Images) -> Encoder:
-    """Weights from elsewhere; the channel count and the image size must be the data's."""
+def _pretrained_encoder(config: Config, images: Images) -> Encoder:
+    """The encoder of `network.init`; its channels and value range must match the images."""
     assert config.network.init is not None
     found = open_encoder(config.network.init)
     check_range(found, images)
@@ -183,6 +183,6 @@ def _continued(config: Config, images: Images) -> Encoder:
         raise ConfigError(
             f"--init {config.network.init} takes {found.config.in_channels} channels, "
             f"the images have {images.store.channels}",
-            "choose weights for these images",
+            "choose weights that match",
         )
     return found

@@ -1,7 +1,7 @@
 """The resolved configuration of a run: everything that determines it, and nothing else.
 
-`RUN/config.yaml` is this dataclass; fed back with `--config` it repeats the run. Precedence, from
-weak to strong: the recipe (or `--preset`, or `--config`), `--keep`, `--set`, a flag of its own.
+`RUN/config.yaml` is this dataclass; passed to `--config` it repeats the run. Precedence, from
+weak to strong: the recipe (or `--preset`, or `--config`), `--keep`, `--set`, a dedicated flag.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import yaml
 from selftaught.data.open_images import DataSettings
 from selftaught.errors import ConfigError, FileError, did_you_mean
 from selftaught.foundation.files import read_bytes, write_text
-from selftaught.foundation.typed_values import checked_value, typed
+from selftaught.foundation.typed_values import checked_value, parse_dataclass
 from selftaught.options import ranges
 from selftaught.options.assignments import parse_assignments
 
@@ -30,8 +30,8 @@ _HEADER = "# selftaught pretrain --config THIS_FILE --out RUN repeats this run.\
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The encoder f. `width` and `stem_stride` are options of resnet8 and resnet20, `fc`, the size
-    of fully connected layers, of alexnet and vgg16, `drop_rate` of these and of timm's.
+    """The encoder f. resnet8 and resnet20 take `width` and `stem_stride`; alexnet and vgg16 take
+    `fc`, the size of fully connected layers, and `drop_rate`, as do timm's networks.
     """
 
     encoder: str = "resnet8"
@@ -46,7 +46,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """The views' policy, in its order; a name of an operation is its probability."""
+    """The views' policy, in order; a setting named after an operation is its probability."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -79,8 +79,8 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long, and with which optimizer. `total_steps` of 0 means epochs times steps an epoch,
-    `micro_batch` of 0 a batch that passes the network at once.
+    """Length and optimizer of training. `total_steps` 0 means epochs times steps per epoch,
+    `micro_batch` 0 means that a batch passes the network whole.
     """
 
     epochs: int = 100
@@ -104,7 +104,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """A run. Two runs of equal configurations on equal images are equal."""
+    """A run. Runs with equal configurations on equal images are equal."""
 
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -127,9 +127,9 @@ def from_dict(values: Any, where: str) -> Config:
 
     Raises:
         ConfigError: A name is unknown or missing, or a value has the wrong type or is out of
-            range; `where` is named.
+            range; the error names `where`.
     """
-    config = typed(Config, values, where)
+    config = parse_dataclass(Config, values, where)
     ranges.check_ranges(flatten(to_dict(config)), ranges.SETTINGS, f"{where}: ")
     return config
 
@@ -140,29 +140,29 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration that `write` wrote.
+    """Read a configuration that `write_config` wrote.
 
     Raises:
-        ConfigError: The file is missing, too large, no YAML, or says something unknown.
+        ConfigError: The file is missing, too large, not YAML, or has unknown settings.
     """
     try:
         text = read_bytes(path, _YAML_LIMIT).decode()
-        _refuse_yaml_of_others(text, path)
+        _refuse_foreign_yaml(text, path)
         values = yaml.safe_load(text)
     except (FileError, UnicodeDecodeError) as error:
         reason = error.what if isinstance(error, FileError) else f"{path} is not text"
-        raise ConfigError(reason, "give a run's config.yaml") from None
+        raise ConfigError(reason, "pass the config.yaml of a run") from None
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path} is not YAML", "give a run's config.yaml") from None
+        raise ConfigError(f"{path} is not YAML", "pass the config.yaml of a run") from None
     return from_dict(values, str(path))
 
 
-def _refuse_yaml_of_others(text: str, path: Path) -> None:
-    """What a run's configuration never holds, and what would make the parser slow or fail."""
+def _refuse_foreign_yaml(text: str, path: Path) -> None:
+    """Refuse YAML that a run's configuration never contains, or that makes the parser slow."""
     if text.count("[") + text.count("{") > _BRACKETS_LIMIT:
-        raise ConfigError(f"{path} is nested too deeply", "give a config.yaml of a run")
+        raise ConfigError(f"{path} is nested too deeply", "pass the config.yaml of a run")
     for token in yaml.scan(text, yaml.SafeLoader):
         if isinstance(token, yaml.AliasToken):
             raise ConfigError(f"{path} holds YAML aliases", "write the values out")
@@ -174,7 +174,8 @@ def with_overrides(config: Config, overrides: Overrides, where: str = "--set") -
     """The configuration with some values changed by dotted name.
 
     Raises:
-        ConfigError: A name is unknown (the error names the nearest) or a value has the wrong type.
+        ConfigError: A name is unknown (the error suggests the nearest) or a value has the wrong
+            type.
     """
     return join_layers(flat_values(config), overrides, where=where)
 
@@ -183,8 +184,8 @@ def join_layers(*layers: Mapping[str, Any], where: str = "pretrain") -> Config:
     """One configuration from changes by dotted name, the last layer strongest, checked once.
 
     Raises:
-        ConfigError: A name is unknown (the error names the nearest) or a value has the wrong type
-            or is out of range; `where` begins the message.
+        ConfigError: A name is unknown (the error suggests the nearest), or a value has the wrong
+            type or is out of range; the message begins with `where`.
     """
     joined = {name: value for layer in layers for name, value in layer.items()}
     _check_names(joined, where)
@@ -206,10 +207,10 @@ def assigned_overrides(assignments: Iterable[str]) -> Overrides:
 
 
 def checked_overrides(overrides: Overrides, where: str) -> Overrides:
-    """The same changes, each of a known name, with its declared type and in range.
+    """The same changes, checked: known names, declared types, values in range.
 
     Raises:
-        ConfigError: One is not; `where` begins the message.
+        ConfigError: A check fails; the message begins with `where`.
     """
     _check_names(overrides, where)
     found = {
@@ -228,7 +229,7 @@ def flat_values(config: Config) -> Overrides:
 
 
 def declared_type(name: str) -> Any:
-    """The declared type of a dotted name; None if there is none."""
+    """The declared type of a dotted name; None if the name is unknown."""
     hint: Any = Config
     for part in name.split("."):
         hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
@@ -239,7 +240,7 @@ def _check_names(overrides: Mapping[str, Any], where: str) -> None:
     known = [name for name in flat_values(Config()) if not name.startswith("options.")]
     for name in overrides:
         if name not in known and name.rpartition(".")[0] != "options":
-            raise ConfigError(f"{where}: there is no option {name!r}", did_you_mean(name, known))
+            raise ConfigError(f"{where}: unknown option {name!r}", did_you_mean(name, known))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

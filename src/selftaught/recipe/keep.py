@@ -1,7 +1,7 @@
-"""`--keep`: what matters in the images, and what would teach the encoder to ignore it.
+"""`--keep`: properties of images that matter, and the augmentations that would erase them.
 
-Whatever differs between the views of an image the encoder learns to ignore. docs/views.md says it
-for people, and why each word takes out what it does.
+The encoder learns to ignore whatever differs between the views of an image. docs/views.md explains
+this for users, and why each word removes what it does.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,10 +21,10 @@ NAMES = {
     "solarise": "solarising",
     "sobel": "Sobel filtering",
 }
-"""What teaches to ignore something, by the setting that removes it."""
+"""The augmentations, by the setting that removes them."""
 
-# Brightness is colour too: a stain, a mineral and a measured intensity are told by it. Half of the
-# area is a large crop that still moves: two of a square image share a sixth of it or more.
+# Brightness is colour too: it identifies a stain, a mineral, a measured intensity. Half of the area
+# is a large crop that still moves: two crops of a square image share a sixth of it or more.
 KEEP: dict[str, dict[str, Any]] = {
     "colour": dict.fromkeys(
         ("jitter", "channel_jitter", "band_drop", "gray", "solarise", "sobel"), 0.0
@@ -32,18 +32,18 @@ KEEP: dict[str, dict[str, Any]] = {
     "orientation": dict.fromkeys(("flip", "rotate"), 0.0),
     "scale": {"crop_scale": (0.5, 0.5), "crop_ratio": (1.0, 1.0)},
 }
-"""What each word sets among `views.*`."""
+"""The changes to `views.*` for each word."""
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Refuse what nobody can keep.
+    """Check the words of --keep.
 
     Raises:
-        ConfigError: A word is unknown; the nearest is named.
+        ConfigError: A word is unknown; the error suggests the nearest.
     """
     for word in words:
         if word not in KEEP:
-            raise ConfigError(f"--keep does not know {word!r}", did_you_mean(word, KEEP))
+            raise ConfigError(f"unknown word {word!r} in --keep", did_you_mean(word, KEEP))
 
 
 def keep_changes(
@@ -53,8 +53,8 @@ def keep_changes(
 
     Args:
         views: The values of a recipe by dotted name, `views.*` among them.
-        words: Of `KEEP`; twice is once.
-        asked: Dotted names that the user has set, which stay as they are.
+        words: Words of `KEEP`; repeated words count once.
+        asked: Dotted names that the user has set; these stay unchanged.
     """
     sentences = []
     changes: dict[str, Any] = {}
@@ -63,13 +63,13 @@ def keep_changes(
         stays = [name for name in wanted if name in asked]
         new = {name: value for name, value in wanted.items() if name not in stays}
         before = {**views, **changes}
-        changed = [name for name, value in new.items() if not _equal(before[name], value)]
+        changed = [name for name, value in new.items() if not _are_equal(before[name], value)]
         sentences.append(_sentence(word, changed, stays))
         changes |= new
     return changes, sentences
 
 
-def _equal(before: Any, value: Any) -> bool:
+def _are_equal(before: Any, value: Any) -> bool:
     """Whether two settings are equal; a pair may be a list or a tuple."""
     return tuple(before) == value if isinstance(value, tuple) else bool(before == value)
 
@@ -78,9 +78,9 @@ def _sentence(word: str, changed: list[str], asked: list[str]) -> str:
     done = [NAMES[name.removeprefix("views.")] for name in changed]
     if not done:
         text = f"--keep {word} has no effect."
-    elif asked:  # what stays may teach it all the same
-        text = f"--keep {word} leaves out {', '.join(done)}."
+    elif asked:  # what stays may still teach the encoder to ignore it
+        text = f"--keep {word} turns off {', '.join(done)}."
     else:
-        text = f"--keep {word} leaves out {', '.join(done)}, so that the encoder does not learn to "
+        text = f"--keep {word} turns off {', '.join(done)}, so that the encoder does not learn to "
         text += f"ignore {word}."
-    return text + "".join(f" {name} stays as --set says." for name in asked)
+    return text + "".join(f" {name} stays as set with --set." for name in asked)

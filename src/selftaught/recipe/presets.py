@@ -1,4 +1,4 @@
-"""Named recipes: the papers' own, and ours for machines without a GPU.
+"""Named recipes: the papers', and ours for machines without a GPU.
 
 Sources: SimCLR's README commands and defaults (google-research/simclr), Chen et al. 2020. Every
 preset is a set of changes to `config.Config`; docs/methods/simclr.md has the table.
@@ -68,7 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 FIGURE = "figure"
-"""What `views --policy` takes besides: not a policy but the paper's figure of all operations."""
+"""`views --policy` also accepts this: not a policy but the paper's figure of all operations."""
 
 _POLICY_OF = {
     "simclr-imagenet": "simclr_imagenet",
@@ -79,24 +79,24 @@ _POLICY_OF = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The changes that a named preset makes, its policy of views among them.
+    """The changes that a named preset makes, including its policy of views.
 
     Raises:
-        ConfigError: There is no preset of this name.
+        ConfigError: No preset has this name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}", did_you_mean(name, PRESETS))
+        raise ConfigError(f"unknown preset {name!r}", did_you_mean(name, PRESETS))
     return policy_settings(POLICIES[_POLICY_OF[name]]()) | PRESETS[name]
 
 
-def policy_named(name: str) -> dict[str, Any]:
-    """The changes that a policy of views makes, by its name in views/policy.py; `figure` has none.
+def policy_changes(name: str) -> dict[str, Any]:
+    """The changes that a policy of views makes, by its name in views/policy.py; none for `figure`.
 
     Raises:
-        ConfigError: There is no policy of this name.
+        ConfigError: No policy has this name.
     """
     if name == FIGURE:
         return {}
     if name not in POLICIES:
-        raise ConfigError(f"there is no policy {name!r}", did_you_mean(name, [*POLICIES, FIGURE]))
+        raise ConfigError(f"unknown policy {name!r}", did_you_mean(name, [*POLICIES, FIGURE]))
     return policy_settings(POLICIES[name]())

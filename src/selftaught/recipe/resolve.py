@@ -1,8 +1,8 @@
-"""From what the user asked for and what was found in the images to a configuration.
+"""From the user's wishes and the findings in the images to a configuration.
 
 `wishes` reads the options, and `resolve` joins them with the findings. Both are pure: they open no
 image and write no file. Layers, from weak to strong: the defaults; the recipe for these images (or
---preset, or --config); what the method recommends; --keep; --set; flags; the network of --init.
+--preset, or --config); the method's recommendations; --keep; --set; flags; the network of --init.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from selftaught.recipe.config import (
     join_layers,
 )
 from selftaught.recipe.keep import check_words, keep_changes
-from selftaught.recipe.presets import policy_named, preset
+from selftaught.recipe.presets import policy_changes, preset
 from selftaught.recipe.view_settings import view_policy
 from selftaught.views.policy import check_channels
 
@@ -57,11 +57,11 @@ class Wishes:
     """What the user asked for.
 
     Attributes:
-        given: What --set and the flags say, by dotted name; flags win.
-        base: The values of --preset or --config, in place of the recipe; None: neither is given.
+        given: The values of --set and the flags, by dotted name; flags win.
+        base: The values of --preset or --config, which replace the recipe; None without either.
         policy: The view settings of a policy by name, stronger than the recipe.
         keep: The words of --keep.
-        seconds: A time limit in place of a number of epochs.
+        seconds: A time limit instead of a number of epochs.
     """
 
     given: Overrides
@@ -72,7 +72,7 @@ class Wishes:
 
     @property
     def first(self) -> Config:
-        """The configuration as far as it is known before the images are: defaults and wishes."""
+        """The configuration as far as it is known without the images: defaults and wishes."""
         return join_layers(self.base or {}, self.policy, self.given)
 
 
@@ -85,7 +85,7 @@ class Resolved:
 
 
 def wishes(options: Pretrain) -> Wishes:
-    """What the options of pretrain ask for; whatever is wrong with them is found here.
+    """The wishes in the options of pretrain, checked as far as possible without images.
 
     Raises:
         ConfigError: An option is unknown, mistyped or contradicts another.
@@ -95,10 +95,15 @@ def wishes(options: Pretrain) -> Wishes:
         raise ConfigError("--seconds and --epochs cannot be combined", "choose one")
     if options.preset and options.config:
         raise ConfigError("--preset and --config cannot be combined", "choose one")
-    asked = Wishes(_given(options), _base(options), keep=options.keep, seconds=options.seconds)
+    asked = Wishes(
+        _explicit_settings(options),
+        _base_settings(options),
+        keep=options.keep,
+        seconds=options.seconds,
+    )
     first = asked.first
     if not first.data.path:
-        raise ConfigError("pretrain was given no images", "pass DATA: a folder, a list or a table")
+        raise ConfigError("pretrain needs images", "pass DATA: a folder, a list or a table")
     complete_options(_without_foreign_options(first, asked.given))
     if first.network.init is None:
         check_architecture(first.network.encoder)
@@ -108,40 +113,40 @@ def wishes(options: Pretrain) -> Wishes:
 
 
 def view_wishes(options: Preview) -> Wishes:
-    """What the options of preview ask for.
+    """The wishes in the options of preview.
 
     Raises:
         ConfigError: An option is unknown, mistyped or has no effect on views.
     """
     check_words(options.keep)
-    given = _given(options)
+    given = _explicit_settings(options)
     for name in given:
         if name.startswith(("options.", "loop.")):
             raise ConfigError(f"{name} has no effect on views", "use --set views.NAME=VALUE")
-    policy = policy_named(options.policy) if options.policy else {}
+    policy = policy_changes(options.policy) if options.policy else {}
     return Wishes(given, policy=policy, keep=options.keep)
 
 
 def resolve(
     asked: Wishes, found: Checked, device: str, init: EncoderConfig | None = None
 ) -> Resolved:
-    """The configuration that the wishes and the images lead to.
+    """The configuration for these wishes and images.
 
     Args:
-        asked: What the user wants.
-        found: What is in the images.
+        asked: The user's wishes.
+        found: The findings in the images.
         device: Where training will run.
-        init: The network that --init brings.
+        init: The network of --init.
 
     Raises:
         ConfigError: Options do not fit the images or each other.
         DataError: There are too few images for a recipe.
     """
     if asked.base is None:
-        advice.check_enough(found)
-    start = _start(asked, found, device, init)
-    fitting, notes = _fitting_views(start, asked, found.channels)
-    network = _network_of(init) if init else _without_network_options(start, asked.given)
+        advice.check_image_count(found)
+    start = _starting_values(asked, found, device, init)
+    fitting, notes = _view_changes(start, asked, found.channels)
+    network = _network_changes(init) if init else _without_network_options(start, asked.given)
     layers = [start, fitting, *([network, asked.given] if init is None else [asked.given, network])]
     chosen = complete_options(_without_foreign_options(join_layers(*layers), asked.given))
     options, sentences = options_for(chosen, len(found))
@@ -154,17 +159,17 @@ def resolve_views(asked: Wishes, found: Checked, device: str) -> Resolved:
     """The configuration whose views pretrain would use with the same flags, or a named policy's.
 
     Raises:
-        ConfigError: The views make no sense for these images.
+        ConfigError: The views do not fit these images.
     """
-    start = _recipe(asked, found, device, None) | asked.policy
-    fitting, notes = _fitting_views(start, asked, found.channels)
+    start = _recipe_values(asked, found, device, None) | asked.policy
+    fitting, notes = _view_changes(start, asked, found.channels)
     chosen = join_layers(start, fitting, asked.given)
     check_channels(view_policy(chosen.views), found.channels)
     return Resolved(chosen, tuple(notes))
 
 
 def echo(chosen: Config, found: Checked, asked: Wishes) -> str:
-    """What training will do, in a line or two."""
+    """What training will do, in one to three lines."""
     network, loop = chosen.network, chosen.loop
     length = f"{loop.total_steps:,} steps" if loop.total_steps else f"{loop.epochs} epochs"
     length = length if asked.seconds is None else f"{asked.seconds:g} s"
@@ -174,25 +179,26 @@ def echo(chosen: Config, found: Checked, asked: Wishes) -> str:
         f"{network.image_size} px: batch {loop.batch_size}, {length}, "
         f"{loop.optimizer}, lr {loop.lr:g}."
     )
-    why = "\nThis is the recipe for these images and your flags; selftaught check explains it."
+    why = "\nThis recipe follows from your images and flags; selftaught check explains it."
     if find_method(chosen.method).recommended(network.encoder):
-        why += f" The optimizer is {chosen.method}'s."
-    out = f"\n{rejected} images are left out: rejected.parquet gives the reasons." * bool(rejected)
+        why += f" The optimizer is the one for {chosen.method}."
+    left_out = "1 image was" if rejected == 1 else f"{rejected:,} images were"
+    out = f"\n{left_out} left out; rejected.parquet lists the reasons." * bool(rejected)
     return text + out + why * (asked.base is None)
 
 
-# ---- what the user asked for
+# ---- the user's options
 
 
-def _base(options: Pretrain) -> Overrides | None:
-    """What replaces the recipe, if anything does."""
+def _base_settings(options: Pretrain) -> Overrides | None:
+    """The values of --preset or --config, which replace the recipe; None without either."""
     if options.config is not None:
         return flat_values(config.read_config(options.config))
     return None if options.preset is None else preset(options.preset)
 
 
-def _given(options: Pretrain | Preview) -> Overrides:
-    """What the user asked for with --set and flags, typed and in range; flags win."""
+def _explicit_settings(options: Pretrain | Preview) -> Overrides:
+    """The values of --set and the flags, checked for type and range; flags win."""
     overrides = assigned_overrides(options.set)
     for name, place in _FLAGS.items():
         value = getattr(options, name, None)
@@ -213,26 +219,28 @@ def _refuse_network_settings(given: Overrides) -> None:
     for name in given:
         if name.startswith("network.") and name != "network.init":
             flag = {place: f"--{flag.replace('_', '-')}" for flag, place in _FLAGS.items()}
-            remedy = f"leave {flag.get(name, f'--set {name}')} out"
-            raise ConfigError("--init brings its own network", remedy)
+            remedy = f"drop {flag.get(name, f'--set {name}')}"
+            raise ConfigError("--init already determines the network", remedy)
 
 
 # ---- the layers
 
 
-def _recipe(asked: Wishes, found: Checked, device: str, init: EncoderConfig | None) -> Overrides:
-    """All values of the recipe for these images, and for the view size that was asked for."""
+def _recipe_values(
+    asked: Wishes, found: Checked, device: str, init: EncoderConfig | None
+) -> Overrides:
+    """All values of the recipe for these images, with the user's view size if one is given."""
     size = init.image_size if init else asked.given.get("network.image_size")
     choices = advice.recommend(found, device, image_size=size)
     return flat_values(Config()) | {k: v for each in choices for k, v in each.changes.items()}
 
 
-def _start(
+def _starting_values(
     asked: Wishes, found: Checked, device: str, init: EncoderConfig | None
 ) -> Mapping[str, Any]:
-    """All values below --keep: the base or the recipe, with what the method recommends."""
+    """All values below --keep: the base or the recipe, with the method's recommendations."""
     if asked.base is None:
-        start = _recipe(asked, found, device, init)
+        start = _recipe_values(asked, found, device, init)
     else:
         start = flat_values(Config()) | asked.base
     wanted = {**start, **asked.given}
@@ -243,20 +251,21 @@ def _start(
     return {**start, **recommended}
 
 
-def _fitting_views(
+def _view_changes(
     start: Mapping[str, Any], asked: Wishes, channels: int
 ) -> tuple[Overrides, list[str]]:
-    """The layer of --keep and of images without colours, and what it left out."""
+    """The layer of --keep and of images without colour, and sentences on what it turned off."""
     changes, sentences = keep_changes(start, asked.keep, asked.given)
     gray = changes.get("views.gray", start["views.gray"])
     if channels == 3 or not gray or "views.gray" in asked.given:
         return changes, sentences
-    reason = f"Colour drop is left out: it needs 3 channels, these images have {channels}."
+    number = f"{channels} channel{'s' * (channels != 1)}"
+    reason = f"Colour drop is off: it needs 3 channels, and these images have {number}."
     return changes | {"views.gray": 0.0}, [*sentences, reason]
 
 
-def _network_of(init: EncoderConfig) -> Overrides:
-    """The layer of --init: its network."""
+def _network_changes(init: EncoderConfig) -> Overrides:
+    """The layer with the network of --init."""
     return {
         "network.encoder": init.architecture,
         "network.image_size": init.image_size,
@@ -266,7 +275,7 @@ def _network_of(init: EncoderConfig) -> Overrides:
 
 
 def _without_network_options(start: Mapping[str, Any], given: Overrides) -> Overrides:
-    """The layer that removes the options of a network which the user replaced by another."""
+    """The layer that removes the options of a network that the user has replaced."""
     encoder = given.get("network.encoder", start["network.encoder"])
     if encoder == start["network.encoder"] or encoder in CIFAR_RESNETS:
         return {}
@@ -274,8 +283,8 @@ def _without_network_options(start: Mapping[str, Any], given: Overrides) -> Over
 
 
 def _without_foreign_options(chosen: Config, given: Overrides) -> Config:
-    """Options that the recipe chose for another method are dropped; what was asked for stays."""
+    """The configuration without another method's options, unless the user set them."""
     known = {field.name for field in dataclasses.fields(find_method(chosen.method).Options)}
     asked = {name.removeprefix("options.") for name in given if name.startswith("options.")}
-    kept = {n: v for n, v in chosen.options.items() if n in known | asked}
-    return dataclasses.replace(chosen, options=kept)
+    own = {n: v for n, v in chosen.options.items() if n in known | asked}
+    return dataclasses.replace(chosen, options=own)

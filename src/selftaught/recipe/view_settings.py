@@ -21,11 +21,11 @@ OPERATIONS: dict[type[policies.Operation], dict[str, str]] = {
     policies.Sobel: {"p": "sobel"},
     policies.Cutout: {"p": "cutout", "side": "cutout_side"},
 }
-"""Each operation's fields and their names among `views.*`, in the order in which they are done."""
+"""Each operation's fields and their names in `views.*`, in the order of execution."""
 
 
 def view_policy(settings: ViewSettings) -> Policy:
-    """The policy of views that the settings describe; operations of probability 0 are left out."""
+    """The policy of views that the settings describe, without operations of probability 0."""
     operations = [
         kind(**{field: getattr(settings, name) for field, name in names.items()})
         for kind, names in OPERATIONS.items()

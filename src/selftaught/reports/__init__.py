@@ -1,1 +1,1 @@
-"""Report: one stylesheet, a list of sections, plots and contact sheets."""
+"""HTML reports: one style sheet, sections, plots and contact sheets."""

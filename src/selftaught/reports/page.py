@@ -1,8 +1,8 @@
 """One self-contained HTML page from a list of sections.
 
-A page asks nobody for anything: style, images and plots are inside the file, and a content security
-policy forbids the rest. Builders here escape what they are given; only `Section.html` and the
-`Html` that the builders return are taken as they are.
+A page loads nothing: style, images and plots are inside the file, and a content security policy
+forbids the rest. The builders here escape their arguments; only `Section.html` and the `Html` that
+the builders return are inserted unchanged.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import NewType
 from selftaught.foundation.files import write_text
 
 Html = NewType("Html", str)
-"""Text that is markup already: only the builders of this module and of `plots` make it."""
+"""Markup; only the builders of this module and of `plots` create it."""
 
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -24,7 +24,7 @@ _MAGIC = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff": "jpeg"}
 
 @dataclass(frozen=True)
 class Section:
-    """One headed part of a page: markup under a title of plain text; links lead to its anchor."""
+    """A part of a page: markup under a plain-text title; links point to its anchor."""
 
     title: str
     html: Html
@@ -33,7 +33,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small image of the report: `uri` is a `data:` URI, `words` what is said of it."""
+    """A small image of the report: `uri` is a `data:` URI, `words` its caption."""
 
     uri: str
     name: str
@@ -41,7 +41,7 @@ class Thumbnail:
 
 
 def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
-    """The whole file as text: readable on a phone and a desk, in light and dark."""
+    """The whole HTML file as text, for small and large screens, light and dark mode."""
     anchors = [section.anchor or f"part-{i}" for i, section in enumerate(sections, 1)]
     links = "".join(
         f'<a href="#{anchor}">{text(section.title)}</a>'
@@ -64,13 +64,13 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
 {_STYLE.read_text()}</style>
 </head>
 <body>
-<a class="skip" href="#content">Skip to the content</a>
+<a class="skip" href="#content">Skip to content</a>
 <header><h1>{text(title)}</h1>{paragraph(subtitle) if subtitle else ""}
-<nav aria-label="Parts of this page">{links}</nav></header>
+<nav aria-label="Sections of this page">{links}</nav></header>
 <main id="content" tabindex="-1">
 {body}
 </main>
-<footer>Written by selftaught. This file holds everything that it shows; it loads nothing.</footer>
+<footer>Written by selftaught. This page is self-contained and loads nothing.</footer>
 </body>
 </html>
 """
@@ -81,43 +81,43 @@ def write_report(run: Path, sections: Sequence[Section], *, title: str = "") -> 
 
     Args:
         run: The run's folder; the report is its `report.html`.
-        sections: The parts, in order.
-        title: The heading; by default the folder's name.
+        sections: The sections, in order.
+        title: The heading; by default the name of the folder.
 
     Returns:
         The path of the report.
     """
     path = run / "report.html"
-    name = title or f"{run.resolve().name}: what was learnt"
+    name = title or f"{run.resolve().name}: training report"
     write_text(path, page(name, sections, subtitle="A report by selftaught."))
     return path
 
 
 def text(value: object) -> Html:
-    """Anything as harmless text; what cannot be printed (line breaks, direction marks) is shown."""
-    shown = "".join(c if c.isprintable() else _visible(c) for c in str(value))
-    return Html(html.escape(shown))
+    """Any value as escaped text; unprintable characters become visible escapes."""
+    printable = "".join(c if c.isprintable() else _visible(c) for c in str(value))
+    return Html(html.escape(printable))
 
 
 def address(path: object) -> Html:
-    """A path as text; lines break after its folders."""
+    """A path as text that may wrap after each folder."""
     return Html(text(path).replace("/", "/<wbr>"))
 
 
 def paragraph(words: object, *, kind: str = "") -> Html:
-    """A paragraph of text; `kind` is "good", "bad" or "note" for one that must be seen."""
+    """A paragraph of text; the `kind` "good", "bad" or "note" highlights it."""
     return Html(f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>")
 
 
 def bullets(items: Iterable[object]) -> Html:
-    """A list of lines of text."""
+    """A bulleted list of texts."""
     return Html("<ul>" + "".join(f"<li>{text(item)}</li>" for item in items) + "</ul>")
 
 
 def facts(pairs: Mapping[str, object]) -> Html:
-    """Names and values, two by two."""
-    shown = {k: f"{v:,}" if isinstance(v, int) else v for k, v in pairs.items()}
-    rows = (f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in shown.items())
+    """A list of names and values."""
+    formatted = {k: f"{v:,}" if isinstance(v, int) else v for k, v in pairs.items()}
+    rows = (f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in formatted.items())
     return Html(f'<dl class="facts">{"".join(rows)}</dl>')
 
 
@@ -128,13 +128,13 @@ def table(
     numbers: Sequence[int] = (),
     marked: Sequence[int] = (),
 ) -> Html:
-    """A table that scrolls sideways where it must.
+    """A table that scrolls sideways if it is too wide.
 
     Args:
         header: Column titles.
-        rows: Cells: `Markup` as it is, everything else escaped.
-        numbers: Indices of the columns that are set as figures, flush right.
-        marked: Indices of the rows that stand out.
+        rows: Cells: `Markup` is inserted unchanged, everything else is escaped.
+        numbers: Indices of numeric columns, aligned to the right.
+        marked: Indices of highlighted rows.
     """
     head = "".join(_cell("th", cell, i in numbers) for i, cell in enumerate(header))
     body = "".join(
@@ -149,59 +149,57 @@ def table(
 
 @dataclass(frozen=True)
 class Markup:
-    """A table cell that is markup already."""
+    """A table cell that contains markup."""
 
     html: Html
 
 
-def folded(summary: object, inside: Html) -> Html:
-    """Something that most readers need not see: closed until it is clicked."""
+def details(summary: object, inside: Html) -> Html:
+    """Content that stays folded until its summary is clicked."""
     return Html(f"<details><summary>{text(summary)}</summary>{inside}</details>")
 
 
 def figure(inside: Html, caption: object = "") -> Html:
-    """A picture or plot with its caption."""
+    """An image or plot with its caption."""
     words = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     return Html(f"<figure>{inside}{words}</figure>")
 
 
 def image(data: bytes | str, alt: object) -> Html:
-    """A PNG, WebP or JPEG file's bytes, or a `data:` URI of one, as an image with its words."""
+    """An image with alternative text, from the bytes or `data:` URI of a PNG, WebP or JPEG file."""
     source = data if isinstance(data, str) else data_uri(data)
     assert source.startswith("data:image/"), "a page loads nothing from elsewhere"
-    late = (
-        'loading="lazy" decoding="async"'  # a page of many pictures is read before they are there
-    )
+    late = 'loading="lazy" decoding="async"'  # text appears before hundreds of images are decoded
     return Html(f'<img src="{html.escape(source)}" alt="{text(alt)}" {late}>')
 
 
 def link(anchor: str, words: object) -> Html:
-    """Words that lead to another part of the page."""
+    """A link to another part of the page."""
     return Html(f'<a href="#{html.escape(anchor)}">{text(words)}</a>')
 
 
 def join_html(parts: Iterable[Html], between: str = "") -> Html:
-    """Parts one after the other, with plain text between them."""
+    """Parts joined by plain text."""
     return Html(text(between).join(parts))
 
 
-def many(number: int, thing: str) -> str:
-    """A number of things in words: 1 image, 2,000 images."""
+def quantity(number: int, thing: str) -> str:
+    """A count with its noun: 1 image, 2,000 images."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def percent(share: float) -> str:
-    """A share in words; what is not nothing is not 0 %."""
+    """A share as a percentage; only 0 itself becomes 0 %."""
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def code(lines: Iterable[object]) -> Html:
-    """Lines as they are typed."""
+    """Lines as a block of code."""
     return Html("<pre>" + "\n".join(map(text, lines)) + "</pre>")
 
 
 def grid(parts: Iterable[Html], *, kind: str = "plots") -> Html:
-    """Parts side by side, as many in a line as there is room for."""
+    """Parts side by side, as many per row as fit."""
     return Html(f'<div class="{kind}">{"".join(parts)}</div>')
 
 

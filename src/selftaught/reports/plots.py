@@ -1,7 +1,7 @@
 """Plots as SVG inside the page: matplotlib draws them, the page's style sheet colours them.
 
-The colours handed to matplotlib are place-holders, replaced by the style sheet's variables, so that
-one drawing serves light and dark. Letters stay letters and take the page's font.
+The colours given to matplotlib are placeholders, replaced by variables of the style sheet, so that
+one drawing serves light and dark mode. Text stays text and uses the font of the page.
 """
 
 import io
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Points = tuple[Sequence[float], Sequence[float]]
 """Steps and values of one curve."""
 
-_COLOURS = {  # place-holder in the drawing: variable of style.css
+_COLOURS = {  # placeholder in the drawing: variable of style.css
     "#010203": "--ink",
     "#040506": "--soft",
     "#070809": "--line",
@@ -37,13 +37,13 @@ _COLOURS = {  # place-holder in the drawing: variable of style.css
     "#191a1b": "--sixth",
 }
 _INK, _SOFT, _LINE, *_CURVES = _COLOURS
-_FONT = 11.0  # points of the drawing, which is shown at about its own size
-_FEW = 24  # points that are marked one by one
-_LONGEST = 24  # characters of a line's name
-_APART = 0.12  # of the height, between names of lines
-_FACTOR = 30  # from the first of few places to the last: more, and they would crowd at the left
-_BARS = 100  # are told apart
-_BINS = 300  # a curve of more than two points a bin keeps each bin's lowest and highest
+_FONT = 11.0  # points; the page shows the drawing at about its original size
+_FEW = 24  # up to this many points get a marker each
+_LONGEST = 24  # characters of a line's label
+_LABEL_GAP = 0.12  # share of the height between labels of lines
+_FACTOR = 30  # from this ratio of the last to the first x, a linear axis is crowded at the left
+_BARS = 100  # more bars are drawn as an area
+_BINS = 300  # curves of more than two points per bin keep the extremes of each bin
 
 
 def curves(
@@ -56,54 +56,56 @@ def curves(
     chosen: float | None = None,
     by_factors: bool = False,
 ) -> Html:
-    """One small plot of curves over steps, with an optional dashed level to compare with.
+    """A small plot of curves over steps, with an optional dashed reference curve.
 
     Args:
         title: What the vertical axis shows.
-        lines: One curve a name (six at most); values that are not finite are left out.
-        alt: What the plot shows, in words.
+        lines: Curves by name (six at most); values that are not finite are dropped.
+        alt: Alternative text of the plot.
         level: Name and points of the dashed curve, such as the loss of a constant output.
         over: What the horizontal axis counts.
-        chosen: Which point of the horizontal axis was chosen, where the curve is a choice: the
-            point is marked, and points that grow by factors stand apart evenly.
-        by_factors: Whether what the horizontal axis counts grows by factors.
+        chosen: The chosen x, if the curve shows a choice; it is marked, and a logarithmic axis is
+            used for few x that span a large factor.
+        by_factors: Whether to use a logarithmic axis for such x in any case.
     """
     marked = chosen is not None or by_factors
-    with _drawing():
+    with _drawing_settings():
         figure, axes = _canvas(title, over)
         for colour, (name, points) in zip(_CURVES, lines.items(), strict=False):
-            x, y = _thinned(points)
-            apart = len(y) == 1 or (marked and len(y) <= _FEW)
-            marker = "o" if apart else ""  # one point makes no line
+            x, y = _thinned_points(points)
+            has_markers = len(y) == 1 or (marked and len(y) <= _FEW)
+            marker = "o" if has_markers else ""  # a single point has no line
             axes.plot(x, y, marker=marker, markersize=4, color=colour, linewidth=1.7, label=name)
         if level is not None:
             name, points = level
-            axes.plot(*_thinned(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name)
+            axes.plot(
+                *_thinned_points(points), color=_SOFT, linewidth=1.2, dashes=(4, 3), label=name
+            )
         if len(axes.lines) > 1:
-            _named_at_their_ends(axes)
+            _label_line_ends(axes)
         if chosen is not None:
             axes.axvline(chosen, color=_SOFT, linewidth=1.2, dashes=(4, 3))
         if marked:
-            _spread_evenly(axes, np.asarray(next(iter(lines.values()))[0], np.float64))
+            _use_log_axis(axes, np.asarray(next(iter(lines.values()))[0], np.float64))
         return _svg(figure, alt)
 
 
 def bars(title: str, heights: Sequence[float], *, alt: str, over: str) -> Html:
-    """One small plot of bars side by side; many become one area.
+    """A small bar chart; more than a hundred bars become an area.
 
     Args:
         title: What the vertical axis shows.
-        heights: Of the bars, from the left.
-        alt: What the plot shows, in words.
+        heights: Heights of the bars, from the left.
+        alt: Alternative text of the plot.
         over: What the horizontal axis counts.
     """
-    with _drawing():
+    with _drawing_settings():
         figure, axes = _canvas(title, over)
         places = list(range(1, len(heights) + 1))
         if len(heights) <= _BARS:
             axes.bar(places, heights, width=0.82, color=_CURVES[0])
         else:
-            x, y = _thinned((places, heights))
+            x, y = _thinned_points((places, heights))
             axes.fill_between(x, y, step="mid", color=_CURVES[0], linewidth=0)
         axes.set_ylim(bottom=0)
         axes.set_axisbelow(True)
@@ -111,7 +113,7 @@ def bars(title: str, heights: Sequence[float], *, alt: str, over: str) -> Html:
 
 
 def interval_plot(value: float, low: float, high: float, *, scale: tuple[float, float]) -> Html:
-    """A point with its interval on a common scale, small enough for a table cell."""
+    """A value with its interval on a common scale, small enough for a table cell."""
     left, right = scale
     across = max(right - left, 1e-12)
     x_low, x, x_high = (6 + 132 * (v - left) / across for v in (low, value, high))
@@ -123,20 +125,20 @@ def interval_plot(value: float, low: float, high: float, *, scale: tuple[float, 
     )
 
 
-def _drawing() -> AbstractContextManager[None]:
-    """Letters stay letters, and the same drawing has the same bytes."""
+def _drawing_settings() -> AbstractContextManager[None]:
+    """Settings of matplotlib that keep text as text and make equal drawings equal bytes."""
     from matplotlib import rc_context
 
     return rc_context({"font.size": _FONT, "svg.fonttype": "none", "svg.hashsalt": "selftaught"})
 
 
 def grow_by_factors(x: Sequence[float] | NDArray[np.float64]) -> bool:
-    """Whether a few rising places are so far apart that factors tell more than differences."""
+    """Whether a few increasing x span a factor that needs a logarithmic axis."""
     return 2 < len(x) <= _FEW and x[0] > 0 and bool(x[-1] >= _FACTOR * x[0])
 
 
-def _spread_evenly(axes: "Axes", x: NDArray[np.float64]) -> None:
-    """A logarithmic axis for a few places that grow by factors."""
+def _use_log_axis(axes: "Axes", x: NDArray[np.float64]) -> None:
+    """Use a logarithmic axis if `grow_by_factors`."""
     from matplotlib.ticker import NullLocator
 
     if not grow_by_factors(x):
@@ -147,24 +149,26 @@ def _spread_evenly(axes: "Axes", x: NDArray[np.float64]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _named_at_their_ends(axes: "Axes") -> None:
-    """The name of each line right of its last point, in its colour; none on top of another."""
+def _label_line_ends(axes: "Axes") -> None:
+    """Write the name of each line next to its last point, in its colour, without overlaps."""
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
     points = {line: np.asarray(line.get_xydata()) for line in axes.lines}
     ends = {line: float(to_axes.transform(xy[-1])[1]) for line, xy in points.items() if len(xy)}
-    for line, height in zip(ends, _apart([*ends.values()], _APART), strict=True):
-        name = axes.text(1.02, height, _brief(str(line.get_label())), transform=axes.transAxes)
+    for line, height in zip(ends, _spaced_heights([*ends.values()], _LABEL_GAP), strict=True):
+        name = axes.text(
+            1.02, height, _short_label(str(line.get_label())), transform=axes.transAxes
+        )
         name.set(color=line.get_color(), fontsize=_FONT - 1, verticalalignment="center")
 
 
-def _brief(name: str) -> str:
-    """The end of a long name, such as a path: there must be room for the plot."""
+def _short_label(name: str) -> str:
+    """The end of a long name, such as a path, so that the plot has room."""
     return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
-def _apart(heights: Sequence[float], least: float) -> list[float]:
-    """The heights, 0 to 1, moved until each is so far above the one below it."""
+def _spaced_heights(heights: Sequence[float], least: float) -> list[float]:
+    """The heights, 0 to 1, moved until each is at least `least` above the one below it."""
     moved = list(heights)
     order = sorted(range(len(moved)), key=moved.__getitem__)
     for below, above in itertools.pairwise(order):
@@ -176,8 +180,8 @@ def _apart(heights: Sequence[float], least: float) -> list[float]:
     return moved
 
 
-def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The finite points; of a long curve each bin's extremes, so that no spike is lost."""
+def _thinned_points(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The finite points; for a long curve the extremes of each bin, so that spikes survive."""
     steps, values = (np.asarray(side, np.float64) for side in points)
     steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
     if len(values) <= 2 * _BINS:
@@ -190,7 +194,7 @@ def _thinned(points: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _canvas(title: str, over: str) -> "tuple[Figure, Axes]":
-    """An empty plot without a box: faint horizontal lines, its title at the upper left."""
+    """An empty plot without a frame: faint horizontal lines, the title at the upper left."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -211,7 +215,7 @@ def _canvas(title: str, over: str) -> "tuple[Figure, Axes]":
 
 
 def _svg(figure: "Figure", alt: str) -> Html:
-    """The drawing as an element of an HTML page: no header, no addresses, names of its own."""
+    """The drawing as an element of an HTML page: no header, no addresses, unique ids."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     sink = io.StringIO()
@@ -221,7 +225,7 @@ def _svg(figure: "Figure", alt: str) -> Html:
     inside = drawing[drawing.index("</metadata>") + len("</metadata>") : drawing.rindex("</svg>")]
     inside = re.sub(r"<!--.*?-->|<style.*?</style>", "", inside, flags=re.DOTALL)
     inside = re.sub(r"font-family: [^;\"]*;? ?", "", inside).replace("xlink:href", "href")
-    inside = re.sub(r"<[^>]*>", _shortened, inside)
+    inside = re.sub(r"<[^>]*>", _shortened_tag, inside)
     for colour, variable in _COLOURS.items():
         inside = inside.replace(colour, f"var({variable})")
     prefix = f"p{zlib.crc32((alt + inside).encode()):08x}-"
@@ -233,6 +237,6 @@ def _svg(figure: "Figure", alt: str) -> Html:
     )
 
 
-def _shortened(tag: re.Match[str]) -> str:
-    """A tag with its coordinates cut to a hundredth of a point, which is enough."""
+def _shortened_tag(tag: re.Match[str]) -> str:
+    """A tag with its coordinates cut to a hundredth of a point."""
     return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])

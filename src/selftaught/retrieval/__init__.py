@@ -1,1 +1,1 @@
-"""An index of vectors: built, added to, opened, and searched exactly or with faiss."""
+"""A search index of vectors, exact or with faiss, and verification of its results."""

@@ -1,13 +1,14 @@
-"""Neighbours among many vectors, found by faiss: an inverted file of 8-bit codes.
+"""Approximate neighbours among many vectors, by faiss: an inverted file of 8-bit codes.
 
-Vectors are shared out to lists by the nearest of their centroids (Jegou, Douze and Schmid, PAMI
-2011); a query looks into the lists with the nearest ones, by codes of a byte a number. The best of
-what it finds are ranked anew by their exact vectors, so that a code costs a miss, never an order.
+Vectors are sorted into lists by their nearest centroid (Jegou, Douze and Schmid, PAMI 2011); a
+query searches the lists of the nearest centroids, by codes of one byte per dimension. The best
+results are ranked again by their exact vectors, so that codes can miss results but not reorder
+them.
 
-How many lists a query looks into is chosen when the index is built: the fewest, among powers of
-two, that find `RECALL` of the 10 nearest of a sample. Another sample says what was reached.
+The number of lists per query is chosen when the index is built: the smallest power of two that
+finds `RECALL` of the 10 nearest of a sample. The recall is reported on another sample.
 
-Shapes:  N vectors; D their size; Q queries; C candidates; n vectors of a chunk.
+Shapes:  N vectors; D dimensions; Q queries; C candidates; n vectors of a chunk.
 """
 
 import os
@@ -19,53 +20,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.errors import ConfigError, FileError
-from selftaught.foundation.files import sync_folder, temporary
+from selftaught.foundation.files import sync_folder, temporary_path
 from selftaught.foundation.rng import Key, permutation
 from selftaught.retrieval.parts import F32, Rows, StackedVectors
 
 RECALL = 0.97  # of the 10 nearest that the first sample must find
 SAMPLE = 500  # vectors of each of the two samples
-_TRAINING = 64  # vectors a list from which centroids are made
-_CANDIDATES = 100  # ranked anew, or four times the neighbours that are asked for
+_TRAINING = 64  # training vectors per centroid
+_CANDIDATES = 100  # ranked exactly: this many, or four times the requested neighbours
 
 
 def faiss_or_remedy() -> Any:
     """The module faiss.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: faiss is not installed.
     """
     try:
         import faiss
     except ImportError:
         raise ConfigError(
-            "so many vectors are searched with faiss, which is not installed",
+            "searching this many vectors needs faiss, which is not installed",
             "pip install 'selftaught[search]'",
         ) from None
     return faiss
 
 
 class Approximate:
-    """An inverted file of the vectors of a stack.
+    """An inverted file of stacked vectors.
 
     Args:
-        inner: faiss's index.
-        stack: The vectors themselves, in the same order.
-        probes: Lists that a query looks into.
+        inner: The faiss index.
+        stack: The exact vectors, in the same order.
+        probes: Number of lists that a query searches.
     """
 
     def __init__(self, inner: Any, stack: StackedVectors, probes: int) -> None:
         self.inner, self.stack, self.probes = inner, stack, probes
 
     def top_k(self, query_QD: F32, k: int, own: Rows | None = None) -> tuple[F32, Rows]:
-        """Nearly the k nearest of each query by cosine, with exact scores, as `Stack.ranked`."""
-        wanted = min(max(_CANDIDATES, 4 * k), len(self.stack))
+        """Almost the k nearest of each query by cosine, with exact scores, as in `rank`."""
+        count = min(max(_CANDIDATES, 4 * k), len(self.stack))
         self.inner.nprobe = self.probes
-        _, rows_QC = self.inner.search(_unit(query_QD), wanted)
-        return self.stack.ranked(query_QD, rows_QC, k, own)
+        _, rows_QC = self.inner.search(_unit(query_QD), count)
+        return self.stack.rank(query_QD, rows_QC, k, own)
 
-    def tuned(self) -> dict[str, Any]:
-        """Choose `probes`; what the index's description says of it."""
+    def tune(self) -> dict[str, Any]:
+        """Choose `probes`; returns the facts for the description of the index."""
         rows = permutation(Key(0, "search/recall"), len(self.stack))[: 2 * SAMPLE]
         first, second = np.array_split(np.sort(rows), 2)
         k = min(10, len(self.stack) - 1)
@@ -88,8 +89,8 @@ class Approximate:
         return sum(len({*a} & {*b}) for a, b in pairs) / truth_Qk.size
 
 
-def built(stack: StackedVectors) -> Approximate:
-    """A new inverted file of all vectors of a stack.
+def build_faiss(stack: StackedVectors) -> Approximate:
+    """A new inverted file of all stacked vectors.
 
     Raises:
         ConfigError: faiss is not installed.
@@ -100,11 +101,11 @@ def built(stack: StackedVectors) -> Approximate:
     inner.cp.min_points_per_centroid, inner.cp.seed = 1, 1
     rows = permutation(Key(0, "search/training"), len(stack))[: _TRAINING * lists]
     inner.train(_unit(stack.take(np.sort(rows))))
-    return extended(inner, stack)
+    return extend_faiss(inner, stack)
 
 
-def extended(inner: Any, stack: StackedVectors) -> Approximate:
-    """faiss's index with the rest of the stack's vectors, those after what it holds."""
+def extend_faiss(inner: Any, stack: StackedVectors) -> Approximate:
+    """The faiss index, extended by the stacked vectors that it does not hold yet."""
     for chunk_nD in _after(stack, inner.ntotal):
         inner.add(_unit(chunk_nD))
     return Approximate(inner, stack, 1)
@@ -117,8 +118,8 @@ def _after(stack: StackedVectors, first: int) -> Iterator[F32]:
 
 
 def save_faiss(inner: Any, path: Path) -> None:
-    """Write faiss's index, whole or not at all."""
-    part = temporary(path)
+    """Write a faiss index, whole or not at all."""
+    part = temporary_path(path)
     try:
         faiss_or_remedy().write_index(inner, str(part))
         with part.open("rb") as file:
@@ -126,31 +127,31 @@ def save_faiss(inner: Any, path: Path) -> None:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # faiss's word for a full disk
-            raise FileError(f"{path} cannot be written", "make room on that disk") from None
+        if isinstance(error, RuntimeError):  # how faiss reports a full disk
+            raise FileError(f"{path} cannot be written", "free space on that disk") from None
         raise
     sync_folder(path.parent)
 
 
 def load_faiss(path: Path, count: int, dim: int) -> Any:
-    """faiss's index from a file whose bytes are known to be ours.
+    """A faiss index, from a file whose checksum has been verified.
 
     Raises:
         ConfigError: faiss is not installed.
-        FileError: It holds other vectors than it should.
+        FileError: The file does not hold `count` vectors of `dim` dimensions.
     """
     faiss = faiss_or_remedy()
     try:
         inner = faiss.read_index(str(path))
     except RuntimeError:
-        raise FileError(f"{path} cannot be read by faiss", "build the index anew") from None
+        raise FileError(f"faiss cannot read {path}", "rebuild the index") from None
     if not isinstance(inner, faiss.IndexIVF) or (inner.ntotal, inner.d) != (count, dim):
-        raise FileError(f"{path} holds other vectors", "build the index anew")
+        raise FileError(f"{path} does not match the vectors of the index", "rebuild the index")
     return inner
 
 
 def _unit(x_nD: NDArray[Any]) -> F32:
-    """Rows of length 1; zeros stay zeros."""
+    """Rows scaled to length 1; zeros stay zeros."""
     length_n1 = np.linalg.norm(x_nD.astype(np.float64), axis=1, keepdims=True)
     unit: F32 = np.divide(x_nD, np.where(length_n1 > 0, length_n1, 1)).astype(np.float32)
     return unit

@@ -1,9 +1,9 @@
-"""An index is written: new files beside the old ones, index.json last, then what it left behind.
+"""Writing an index: new files next to the old ones, then index.json, then obsolete files removed.
 
-A process that is killed at any point leaves the index that was there before, whole; what it wrote
-is not named by index.json, and the next writer removes it.
+A process that is killed at any point leaves the previous index intact; index.json does not name
+the files of the killed process, and the next writer removes them.
 
-Shapes:  N vectors; D their size.
+Shapes:  N vectors; D dimensions.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Addition:
-    """Vectors on their way into an index.
+    """Vectors to add to an index.
 
     Attributes:
-        vectors: What is added.
-        sums: A SHA-256 each, of the image's bytes, or of the vector's where there is no image.
-        data: DATA, as it can be found again; "" where there are no images.
-        run: The encoder, as it can be opened again; "" where there is none.
+        vectors: The vectors.
+        sums: A SHA-256 per vector: of the image's bytes, or of the vector without an image.
+        data: The absolute name of DATA; "" without images.
+        run: The absolute name of the encoder; "" without one.
     """
 
     vectors: "Vectors"
@@ -54,10 +54,10 @@ class Addition:
 
 
 def check_index_size(number: int) -> None:
-    """Whether an index of so many vectors can be built here, before minutes of work.
+    """Check before minutes of work that an index of this size can be built here.
 
     Raises:
-        ConfigError: It is searched with faiss, which is not installed.
+        ConfigError: The index needs faiss, which is not installed.
     """
     if number > EXACT:
         approximate.faiss_or_remedy()
@@ -68,30 +68,31 @@ def vector_sums(x_ND: F32) -> list[str]:
     return [hashlib.sha256(x_D.tobytes()).hexdigest() for x_D in np.ascontiguousarray(x_ND)]
 
 
-def write(folder: Path, added: Addition, before: VectorIndex | None = None) -> VectorIndex:
+def write_vector_index(
+    folder: Path, added: Addition, before: VectorIndex | None = None
+) -> VectorIndex:
     """Write a new index, or add to one; the caller holds the folder's lock.
 
     Args:
-        folder: Where; it exists.
-        added: What the new part holds.
-        before: The index there that is added to; None: a new one takes the place of all that is
-            there.
+        folder: The folder of the index; it exists.
+        added: The content of the new part.
+        before: The index in the folder to add to; None replaces any index there.
 
     Returns:
-        The index, opened.
+        The opened index.
 
     Raises:
         ConfigError: faiss is needed and not installed.
-        FileError: The disk is full.
+        FileError: The folder cannot be written to, such as when the disk is full.
     """
     try:
         return _write(folder, added, before)
     except OSError as error:
-        raise files.unwritable(folder, error) from None
+        raise files.unwritable_error(folder, error) from None
 
 
 def _write(folder: Path, added: Addition, before: VectorIndex | None) -> VectorIndex:
-    number = _next(folder)
+    number = _next_number(folder)
     named = _write_part(folder / PARTS / number, added)
     parts = [*(before.described["parts"] if before else []), named]
     count = sum(part["count"] for part in parts)
@@ -113,7 +114,7 @@ def _write(folder: Path, added: Addition, before: VectorIndex | None) -> VectorI
 
 
 def _write_part(folder: Path, added: Addition) -> dict[str, Any]:
-    """A new part, whole under its name or not there; what index.json says of it."""
+    """Write a new part, whole or not at all; returns its entry in index.json."""
     vectors = added.vectors
     folder.parent.mkdir(exist_ok=True)
     with files.new_folder(folder) as part:
@@ -146,29 +147,29 @@ def _table(added: Addition) -> "pa.Table":
 def _write_approximate(
     folder: Path, number: str, added: Addition, before: VectorIndex | None
 ) -> dict[str, Any]:
-    """faiss's index of all vectors, an old one extended; what index.json says of it."""
+    """Write faiss's index of all vectors; returns its entry in index.json."""
     parts = [part.x_ND for part in before.parts] if before else []
     stack = StackedVectors([*parts, np.ascontiguousarray(added.vectors.x_ND, np.float32)])
     old = before.approximate if before else None
-    # of ten times the vectors, an old one's lists would be too few
+    # for ten times the vectors, the old index would have too few lists
     if old is None or len(stack) > 10 * len(old.stack):
-        made = approximate.built(stack)
+        made = approximate.build_faiss(stack)
     else:
-        made = approximate.extended(old.inner, stack)
+        made = approximate.extend_faiss(old.inner, stack)
     (folder / APPROXIMATE).mkdir(exist_ok=True)
     path = folder / APPROXIMATE / f"{number}.faiss"
     approximate.save_faiss(made.inner, path)
-    return {"name": number, "sha256": files.sha256(path)} | made.tuned()
+    return {"name": number, "sha256": files.sha256(path)} | made.tune()
 
 
-def _next(folder: Path) -> str:
-    """A number that nothing in the folder has."""
+def _next_number(folder: Path) -> str:
+    """An unused number for the files of the next addition."""
     taken = [*(folder / PARTS).glob("[0-9]*"), *(folder / APPROXIMATE).glob("[0-9]*")]
     return f"{max((int(path.stem) for path in taken if path.stem.isdigit()), default=-1) + 1:06}"
 
 
 def _remove_rest(folder: Path, described: dict[str, Any]) -> None:
-    """Remove what index.json does not name: older files, and those that a kill left."""
+    """Remove all files that index.json does not name: old ones, and those of killed writers."""
     kept = {folder / PARTS / part["name"] for part in described["parts"]}
     if described["approximate"]:
         kept.add(folder / APPROXIMATE / f"{described['approximate']['name']}.faiss")

@@ -1,6 +1,6 @@
-"""Pictures of an index's images, where these can still be read.
+"""The images of an index, if they can still be read.
 
-Shapes:  H, W, C of an image as it lies on disk.
+Shapes:  H, W, C of an image on disk.
 """
 
 from pathlib import Path
@@ -8,14 +8,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from selftaught.data.check_images import found_as
+from selftaught.data.check_images import listed_path
 from selftaught.data.decode import decode_file
 from selftaught.data.sources import Source, find_images
 from selftaught.errors import UserError
 from selftaught.retrieval.vector_index import Part, VectorIndex
 
 
-class Pictures:
+class IndexedImages:
     """Reads images by their rows in the index.
 
     Args:
@@ -27,17 +27,17 @@ class Pictures:
         self._sources: dict[str, Source | None] = {}
 
     def file(self, row: int) -> Path | None:
-        """The image's file; None where it was none."""
+        """The image's file; None if it came from an array."""
         root = self.index.part(row).root
-        return None if root is None else found_as(root, self.index.path(row))
+        return None if root is None else listed_path(root, self.index.path(row))
 
-    def gone(self, row: int) -> bool:
-        """Whether the image was a file that is not there any more."""
+    def is_missing(self, row: int) -> bool:
+        """Whether the image was a file that no longer exists."""
         file = self.file(row)
         return file is not None and not file.is_file()
 
     def read(self, row: int) -> NDArray[Any] | None:
-        """The image, (H, W, C); None where it cannot be read."""
+        """The image, (H, W, C); None if it cannot be read."""
         file, path = self.file(row), self.index.path(row)
         if file is None:
             return self._from_array(self.index.part(row), path)
@@ -54,7 +54,7 @@ class Pictures:
         return image_HWC
 
     def _source(self, part: Part) -> Source | None:
-        """The images that were added with it; None where there are none, or no longer."""
+        """The source of a part's images; None without images, or if it no longer exists."""
         if part.data not in self._sources:
             try:
                 self._sources[part.data] = find_images(part.data) if part.data else None

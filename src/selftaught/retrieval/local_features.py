@@ -1,13 +1,13 @@
 """Local features of an image: keypoints with place, scale and orientation, and their descriptors.
 
-Either SIFT (Lowe, IJCV 2004) as OpenCV has it, with descriptors turned into RootSIFT (Arandjelovic
-and Zisserman, CVPR 2012); or the cells of an encoder's maps: each a keypoint at its centre, as
-large as it is and upright, with its vector as descriptor.
+Either OpenCV's SIFT (Lowe, IJCV 2004) with descriptors converted to RootSIFT (Arandjelovic and
+Zisserman, CVPR 2012), or the cells of an encoder's maps: each is an upright keypoint at its centre,
+with the size of the cell as scale and its vector as descriptor.
 
-Places are pixels of the image as it was handed over: x to the right, y down, and (0, 0) is the
-centre of the first pixel.
+Places are pixels of the original image: x to the right, y down, and (0, 0) is the centre of the
+first pixel.
 
-Shapes:  N keypoints; D size of a descriptor; H, W, C of a raw image; c, h, w of a map.
+Shapes:  N keypoints; D dimensions of a descriptor; H, W, C of a raw image; c, h, w of a map.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.encoders.encoder import Encoder
-from selftaught.encoders.preprocess import network_input, pixels, sized
+from selftaught.encoders.preprocess import explain_size_errors, network_input, pixels
 from selftaught.errors import ConfigError, did_you_mean
-from selftaught.pairwise.neighbours import Prepared
+from selftaught.pairwise.neighbours import PreparedVectors
 from selftaught.views.tensors import resize
 
 F64 = NDArray[np.float64]
 
-_SMALLEST = 12  # pixels a side, below which there is no keypoint
+_SMALLEST = 12  # pixels per side; smaller images have no keypoints
 _TOLERANCE, _LEAST_TOLERANCE = 0.01, 2.0  # of the diagonal; pixels
-_SIZES = (0.5**0.5, 1.0, 2**0.5)  # of an encoder's own: what lies between is within its tolerance
+_SIZES = (
+    0.5**0.5,
+    1.0,
+    2**0.5,
+)  # relative to an encoder's input size; sizes in between are within its tolerance
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +46,8 @@ class Local:
         scale_N: Sizes, in pixels; only their ratios count.
         angle_N: Orientations in radians, from x towards y; 0 where keypoints are upright.
         descriptors_ND: float32, of length 1.
-        tolerance_N: By how many pixels a place may be off.
-        upright: Whether keypoints have no orientation of their own.
+        tolerance_N: Tolerated error of a place, in pixels.
+        upright: Whether keypoints have no orientation.
     """
 
     xy_N2: F64
@@ -57,13 +61,13 @@ class Local:
         return len(self.xy_N2)
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """The descriptors, ready to be searched."""
-        return Prepared(self.descriptors_ND, "dot")
+    def prepared(self) -> PreparedVectors:
+        """The descriptors, prepared for search."""
+        return PreparedVectors(self.descriptors_ND, "dot")
 
 
 Describe = Callable[[NDArray[Any]], Local]
-"""From the pixels of an image, (H, W, C), to its local features: `sift`, or a `Cells`."""
+"""Maps the pixels of an image, (H, W, C), to its local features: `sift` or a `Cells`."""
 
 
 # --- SIFT
@@ -73,13 +77,13 @@ def opencv_or_remedy() -> Any:
     """The module cv2.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: OpenCV is not installed.
     """
     try:
         import cv2
     except ImportError:
         raise ConfigError(
-            "SIFT keypoints are found with OpenCV, which is not installed",
+            "SIFT needs OpenCV, which is not installed",
             "pip install 'selftaught[search]'",
         ) from None
     return cv2
@@ -90,8 +94,8 @@ def sift(image_HWC: NDArray[Any], *, most: int = 1000, longest: int = 1024) -> L
 
     Args:
         image_HWC: uint8, uint16 or float32; the range of the latter two is stretched to 8 bits.
-        most: So many keypoints are kept.
-        longest: Images with a longer side, in pixels, are shrunk to it first.
+        most: Maximum number of keypoints.
+        longest: Larger images are first shrunk to this longer side, in pixels.
 
     Raises:
         ConfigError: OpenCV is not installed.
@@ -100,8 +104,8 @@ def sift(image_HWC: NDArray[Any], *, most: int = 1000, longest: int = 1024) -> L
     (H, W), gray_hw = image_HWC.shape[:2], _gray(image_HWC, longest)
     tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * float(np.hypot(H, W)))
     if min(gray_hw.shape) < _SMALLEST:
-        return _nothing()
-    # without enable_precise_upscale places are off by a quarter of a pixel
+        return _no_keypoints()
+    # without enable_precise_upscale, places are off by a quarter of a pixel
     detector = cv2.SIFT.create(nfeatures=most, enable_precise_upscale=True)
     found, raw_ND = detector.detectAndCompute(gray_hw, None)
     rows = [(*one.pt, one.size, one.angle, one.response) for one in found]
@@ -112,30 +116,30 @@ def sift(image_HWC: NDArray[Any], *, most: int = 1000, longest: int = 1024) -> L
     table_N5, raw_ND = table_N5[order_N], raw_ND[order_N]
     table_N5[:, :2] = (table_N5[:, :2] + 0.5) * enlarged_2 - 0.5
     table_N5[:, 2] *= np.sqrt(enlarged_2.prod())
-    return _local(table_N5, root(raw_ND), tolerance)
+    return _from_table(table_N5, root_sift(raw_ND), tolerance)
 
 
-def root(raw_ND: NDArray[Any]) -> NDArray[np.float32]:
-    """RootSIFT: the square root of each number's share, so that cosines are Hellinger's kernel."""
+def root_sift(raw_ND: NDArray[Any]) -> NDArray[np.float32]:
+    """RootSIFT: square roots of L1-normalised values, so that cosines are Hellinger's kernel."""
     sum_N1 = raw_ND.sum(axis=1, keepdims=True, dtype=np.float64)
     shares_ND: NDArray[np.float32] = (raw_ND / np.where(sum_N1 > 0, sum_N1, 1)).astype(np.float32)
     return np.sqrt(shares_ND)
 
 
-def _local(table_N5: F64, descriptors_ND: NDArray[np.float32], tolerance: float) -> Local:
-    """From a table of x, y, size, angle in degrees and response."""
+def _from_table(table_N5: F64, descriptors_ND: NDArray[np.float32], tolerance: float) -> Local:
+    """Local features from a table of x, y, size, angle in degrees and response."""
     tolerance_N = np.full(len(table_N5), tolerance)
     angle_N = np.radians(table_N5[:, 3])
     return Local(table_N5[:, :2], table_N5[:, 2], angle_N, descriptors_ND, tolerance_N)
 
 
-def _nothing() -> Local:
-    """No keypoints at all."""
-    return _local(np.empty((0, 5)), np.empty((0, 128), np.float32), _LEAST_TOLERANCE)
+def _no_keypoints() -> Local:
+    """Local features without any keypoint."""
+    return _from_table(np.empty((0, 5)), np.empty((0, 128), np.float32), _LEAST_TOLERANCE)
 
 
 def _gray(image_HWC: NDArray[Any], longest: int) -> NDArray[np.uint8]:
-    """The mean of the channels as uint8, no side longer than that."""
+    """The mean of the channels as uint8, shrunk to at most `longest` pixels per side."""
     gray_HW1 = image_HWC.mean(axis=2, keepdims=True, dtype=np.float32)
     if image_HWC.dtype != np.uint8:
         low, high = gray_HW1.min(), gray_HW1.max()
@@ -152,16 +156,16 @@ def _gray(image_HWC: NDArray[Any], longest: int) -> NDArray[np.uint8]:
 class Cells:
     """Describes images by the cells of one stage of an encoder, at several sizes of the image.
 
-    Cells of one size alone say nothing of scale: that the same thing is twice as large in another
-    image shows in cells that match those of another size.
+    Cells of a single size carry no scale: an object that is twice as large in another image matches
+    cells of another size.
 
     Args:
-        encoder: A convolutional network: it must take images of any size. It is set to evaluation.
-        stage: Name of a stage; None: the last.
-        sizes: The shorter side of the image, as shares of the encoder's own input size.
+        encoder: A convolutional network that takes images of any size; set to evaluation mode.
+        stage: Name of a stage; None for the last.
+        sizes: The shorter side of the image, relative to the encoder's input size.
 
     Raises:
-        ConfigError: There is no such stage.
+        ConfigError: The stage does not exist.
     """
 
     def __init__(
@@ -169,7 +173,7 @@ class Cells:
     ) -> None:
         stage = stage or list(encoder.strides)[-1]
         if stage not in encoder.strides:
-            raise ConfigError(f"there is no stage {stage!r}", did_you_mean(stage, encoder.strides))
+            raise ConfigError(f"unknown stage {stage!r}", did_you_mean(stage, encoder.strides))
         self.encoder, self.stage, self.sizes = encoder.eval(), stage, tuple(sizes)
 
     @torch.no_grad()
@@ -177,11 +181,11 @@ class Cells:
         """Local features of one image.
 
         Raises:
-            ConfigError: The network takes images of one size only.
+            ConfigError: The network has a fixed input size.
             DataError: The image has channels that cannot be converted.
         """
         maps = [self._map(image_HWC, size) for size in self.sizes]
-        return cells(maps, *image_HWC.shape[:2])
+        return cell_features(maps, *image_HWC.shape[:2])
 
     def _map(self, image_HWC: NDArray[Any], size: float) -> Tensor:
         """The stage's map of the whole image, each side rounded to a whole number of cells."""
@@ -192,19 +196,19 @@ class Cells:
         scaled_hwC = resize(pixels(image_HWC, config.in_channels), h, w)
         x_1Chw = network_input(scaled_hwC, config.intensity)
         device = next(self.encoder.parameters()).device
-        with sized(self.encoder.config.architecture, h, w, "use SIFT"):
+        with explain_size_errors(self.encoder.config.architecture, h, w, "use SIFT"):
             return self.encoder.stages(x_1Chw.to(device))[self.stage][0].cpu()
 
 
-def cells(maps: Sequence[Tensor], height: int, width: int) -> Local:
+def cell_features(maps: Sequence[Tensor], height: int, width: int) -> Local:
     """The cells of maps (c, h, w) of one whole image as upright keypoints.
 
-    Cells whose vector is 0 are left out. A place may be off by a cell: half of one in each image.
+    Cells whose vector is 0 are left out. The tolerance is one cell: half of one in each image.
 
     Args:
-        maps: Of one image, at several sizes; one at least.
-        height: Of the image, in pixels.
-        width: Likewise.
+        maps: At least one map of the image, at different sizes.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
     """
     xy, scale, descriptors = [], [], []
     for map_chw in maps:
@@ -222,19 +226,19 @@ def cells(maps: Sequence[Tensor], height: int, width: int) -> Local:
     return Local(*place, np.concatenate(descriptors), scale_N, upright=True)
 
 
-# --- of many images
+# --- many images
 
 
 class Features:
-    """Local features of many images by position, computed when they are first asked for.
+    """Local features of many images by position, computed on first use.
 
     Args:
-        read: Reads the pixels of image i, (H, W, C); None where it cannot be read: such an image
+        read: Returns the pixels of image i, (H, W, C), or None if it cannot be read; such an image
             has no keypoints.
-        count: How many images there are.
-        describe: From an image to its local features.
-        keep: So many images' features stay in memory, those asked for last. A thousand keypoints
-            of SIFT take half a megabyte.
+        count: Number of images.
+        describe: Maps an image to its local features.
+        keep: Number of images whose features stay in memory, the most recently used. A thousand
+            SIFT keypoints need half a megabyte.
     """
 
     def __init__(
@@ -246,17 +250,17 @@ class Features:
         keep: int = 2000,
     ) -> None:
         self._read, self._count, self._describe = read, count, describe
-        self._kept = lru_cache(keep)(self._computed)
+        self._cached = lru_cache(keep)(self._compute)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, position: int) -> Local:
-        return self._kept(position)
+        return self._cached(position)
 
     def __iter__(self) -> Iterator[Local]:
         return (self[position] for position in range(self._count))
 
-    def _computed(self, position: int) -> Local:
+    def _compute(self, position: int) -> Local:
         image_HWC = self._read(position)
-        return _nothing() if image_HWC is None else self._describe(image_HWC)
+        return _no_keypoints() if image_HWC is None else self._describe(image_HWC)

@@ -1,7 +1,7 @@
-"""Vectors of several files as one long array, and their exact neighbours within little memory.
+"""Vectors of several files as one long array, and their exact neighbours in little memory.
 
-Shapes:  N vectors in all; D their size; Q queries, q of a block; C candidates; k neighbours; n rows
-         asked for.
+Shapes:  N vectors in total; D dimensions; Q queries, q in a block; C candidates; k neighbours; n
+         requested rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftaught.pairwise.neighbours import Prepared, exact, top_k
+from selftaught.pairwise.neighbours import PreparedVectors, exact_scores, top_k
 
-CHUNK = 100_000  # vectors that are searched at once
-_NUMBERS = 2**24  # numbers of candidates' vectors gathered at once
+CHUNK = 100_000  # vectors searched at once
+_NUMBERS = 2**24  # values of candidates' vectors gathered at once
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
 class StackedVectors:
-    """Arrays one below the other, which may be memory-mapped: only what is asked for is read.
+    """Stacked arrays, which may be memory-mapped: only requested rows are read.
 
     Args:
-        parts: (n, D) float32 each, one at least.
+        parts: At least one (n, D) float32 array.
     """
 
     def __init__(self, parts: Sequence[F32]) -> None:
@@ -36,17 +36,17 @@ class StackedVectors:
         return int(self.ends[-1])
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """All vectors, ready to be searched; they take twice the memory."""
-        return Prepared(self.take(np.arange(len(self))))
+    def prepared(self) -> PreparedVectors:
+        """All vectors, prepared for search; they use twice the memory."""
+        return PreparedVectors(self.take(np.arange(len(self))))
 
     def place(self, row: int) -> tuple[int, int]:
-        """Which part a row lies in, and where there."""
+        """The part that contains a row, and the position in that part."""
         part = int(np.searchsorted(self.ends, row, side="right"))
         return part, row - int(self.ends[part]) + len(self.parts[part])
 
     def take(self, rows_n: Rows) -> F32:
-        """Some rows, (n, D)."""
+        """The vectors of some rows, (n, D)."""
         found_nD = np.empty((len(rows_n), self.dim), np.float32)
         part_n = np.searchsorted(self.ends, rows_n, side="right")
         for number in np.unique(part_n):
@@ -56,16 +56,16 @@ class StackedVectors:
         return found_nD
 
     def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, F32]]:
-        """Stretches of at most so many rows, each after the number of its first row."""
+        """Blocks of at most `size` vectors, each with the number of its first row."""
         for part, end in zip(self.parts, self.ends.tolist(), strict=True):
             for start in range(0, len(part), size):
                 yield end - len(part) + start, np.array(part[start : start + size])
 
     def top_k(self, query_QD: F32, k: int, own: Rows | None = None) -> tuple[F32, Rows]:
-        """The exact neighbours of each query by cosine, as `neighbours.top_k`.
+        """The exact neighbours of each query by cosine, as in `neighbours.top_k`.
 
-        Up to `CHUNK` vectors are prepared once and kept. Of more, a chunk at a time is read, and
-        the nearest of each are ranked.
+        Up to `CHUNK` vectors are prepared once and cached. Larger stacks are read chunk by chunk,
+        and the nearest of all chunks are ranked.
         """
         if len(self) <= CHUNK:
             return top_k(query_QD, self.prepared, k, own=own)
@@ -73,22 +73,22 @@ class StackedVectors:
             start + top_k(query_QD, chunk_nD, min(k + (own is not None), len(chunk_nD)))[1]
             for start, chunk_nD in self.chunks()
         ]
-        return self.ranked(query_QD, np.concatenate(found, axis=1), k, own)
+        return self.rank(query_QD, np.concatenate(found, axis=1), k, own)
 
-    def ranked(
+    def rank(
         self, query_QD: F32, rows_QC: Rows, k: int, own: Rows | None = None
     ) -> tuple[F32, Rows]:
-        """The best of some candidates by exact scores: cosines in float64, rounded to float32.
+        """The best candidates by exact scores: cosines in float64, rounded to float32.
 
         Args:
             query_QD: The queries.
-            rows_QC: Rows for each; -1 where there are fewer than C.
-            k: How many are wanted: at most C, less one with `own`.
-            own: (Q,) a row each query must not find.
+            rows_QC: Candidates per query; -1 if there are fewer than C.
+            k: Number of results: at most C, one less with `own`.
+            own: (Q,) a row per query that must not be found.
 
         Returns:
-            Scores and rows, (Q, k) each, best first, ties to the lower row; a score of -inf where
-            there are not so many candidates.
+            Scores and rows, (Q, k) each, best first, ties to the lower row; scores are -inf if
+            there are fewer than k candidates.
         """
         scores_Qk, found_Qk = (
             np.empty((len(query_QD), k), np.float32),
@@ -110,6 +110,8 @@ class StackedVectors:
     def _scores(self, query_qD: F32, rows_qC: Rows) -> F32:
         known_n, place_qC = np.unique(rows_qC.clip(0), return_inverse=True)
         q_P = torch.arange(len(query_qD)).repeat_interleave(rows_qC.shape[1])
-        base, n_P = Prepared(self.take(known_n)), torch.from_numpy(place_qC.reshape(-1))
-        scores: F32 = exact(Prepared(query_qD), base, q_P, n_P).numpy().reshape(rows_qC.shape)
+        base, n_P = PreparedVectors(self.take(known_n)), torch.from_numpy(place_qC.reshape(-1))
+        scores: F32 = (
+            exact_scores(PreparedVectors(query_qD), base, q_P, n_P).numpy().reshape(rows_qC.shape)
+        )
         return scores

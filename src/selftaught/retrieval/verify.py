@@ -1,18 +1,18 @@
-"""Spatial verification: do two images show the same thing in the same arrangement?
+"""Spatial verification: do two images show the same object in the same arrangement?
 
 Philbin, Chum, Isard, Sivic, Zisserman, "Object retrieval with large vocabularies and fast spatial
-matching", CVPR 2007, section 4. A match, a keypoint of the query and one of the candidate, makes a
-hypothesis of how the query lies in the candidate. So there are no more hypotheses than matches: all
-are tried, and nothing is random. The best of them are refined, and the one that then explains most
-matches, its inliers, is the answer, once the doubtful ones among them weigh less.
+matching", CVPR 2007, section 4. A match, a keypoint of the query and one of the candidate, gives a
+hypothesis of how the query lies in the candidate. So there are only as many hypotheses as matches:
+all are tried, and nothing is random. The best are refined. The result is the one that then explains
+most matches, its inliers, after a fit in which doubtful inliers weigh less.
 
-There, matches are regions of equal visual words, whose shapes give transforms of 3 to 5 degrees of
-freedom and are taken to be upright. Here they are mutual nearest neighbours; SIFT's circles with an
-orientation give similarities (4), refined to affine transforms (6), and cells of an encoder's maps,
-which have none, give translation and scale (3), refined to such only. There, images are sorted by
-their inliers' idf; here by their number.
+In the paper, matches are regions with equal visual words, whose shapes give upright transforms of
+3 to 5 degrees of freedom. Here they are mutual nearest neighbours. SIFT's circles with an
+orientation give similarities (4), refined to affine transforms (6). Cells of an encoder's maps have
+no orientation and give translation and scale (3), refined likewise. The paper sorts images by the
+idf of their inliers, this module by their number.
 
-Shapes:  N keypoints; M matches; n candidates. A transform A_23 takes (x, y, 1) of the query to
+Shapes:  N keypoints; M matches; n candidates. A transform A_23 maps (x, y, 1) of the query to
          (x, y) of the candidate.
 """
 
@@ -24,33 +24,40 @@ import numpy as np
 
 from selftaught.pairwise.neighbours import top_k
 from selftaught.retrieval.local_features import F64, Features, Local
-from selftaught.retrieval.transforms import Bools, PointPairs, Rows, as_complex, refined, sharpened
+from selftaught.retrieval.transforms import (
+    Bools,
+    PointPairs,
+    Rows,
+    as_complex,
+    refine,
+    refine_weighted,
+)
 
 RATIO = 0.9
-"""Of the distances of the nearest and the second nearest descriptor: matches of SIFT lie below."""
+"""SIFT matches need a lower ratio of the nearest to the second nearest descriptor distance."""
 
 LEAST = 4
-"""With fewer inliers a candidate counts as not verified, as in the paper."""
+"""Least number of inliers of a verified candidate, as in the paper."""
 
 LEAST_CELLS, MOST_CELLS = 10, 20
-"""Likewise of cells of maps, which tolerate a cell: a tenth of the query's, between these numbers.
+"""Likewise for cells of maps, which tolerate a cell: a tenth of the query's, in this range.
 
-Of pairs of different photographs the most had 6 of 61 cells, or 18 of 221; parts of one photograph
-have 9 and 28 or more. With a network that tells little apart they overlap.
+Pairs of different photographs had at most 6 of 61 cells, or 18 of 221; parts of the same photograph
+have at least 9 and 28. With a network that distinguishes little, they overlap.
 """
 
-_STARTS = 5  # hypotheses that are refined, of those whose match no refined one explains
-_BLOCK = 2**16  # pairs of a hypothesis and a match whose numbers lie in a cache
+_STARTS = 5  # hypotheses to refine; matches explained by a refined one are skipped
+_BLOCK = 2**16  # pairs of a hypothesis and a match whose values fit into a CPU cache
 
 
 @dataclass(frozen=True, eq=False)
 class GeometricMatch:
-    """How well two images match.
+    """The geometric match of two images.
 
     Attributes:
-        pairs_M2: Keypoints of query and candidate that look alike.
+        pairs_M2: Pairs of similar keypoints of query and candidate.
         inlier_M: Which of these pairs the transform explains.
-        transform_23: float64, from the query's places to the candidate's; None without pairs.
+        transform_23: float64, maps the query's places to the candidate's; None without pairs.
     """
 
     pairs_M2: Rows
@@ -59,38 +66,41 @@ class GeometricMatch:
 
     @property
     def inliers(self) -> int:
-        """How many pairs the transform explains."""
+        """Number of pairs that the transform explains."""
         return int(self.inlier_M.sum())
 
 
 def verify(query: Local, candidate: Local, *, ratio: float | None = RATIO) -> GeometricMatch:
-    """Match descriptors, and find the transform that explains most of the matches.
+    """Match descriptors, and find the transform that explains most matches.
 
     Args:
         query: Local features of one image.
-        candidate: Local features, of the same kind, of another.
-        ratio: As for `matched`. Cells of maps, which resemble their neighbours, go without.
+        candidate: Local features of the same kind of another image.
+        ratio: As for `descriptor_pairs`; not used for cells of maps, which resemble their
+            neighbours.
     """
-    return explained(query, candidate, matched(query, candidate, None if query.upright else ratio))
+    return geometric_match(
+        query, candidate, descriptor_pairs(query, candidate, None if query.upright else ratio)
+    )
 
 
 # --- matches
 
 
-def matched(query: Local, candidate: Local, ratio: float | None) -> Rows:
-    """Pairs of keypoints with descriptors that are each other's nearest, most alike first.
+def descriptor_pairs(query: Local, candidate: Local, ratio: float | None) -> Rows:
+    """Pairs of keypoints whose descriptors are mutual nearest neighbours, most similar first.
 
-    SIFT has several keypoints at one place, with other orientations: of pairs with one place in
-    common only the first is kept, so that each is evidence of its own.
+    SIFT has several keypoints at one place, with different orientations: of pairs that share a
+    place only the first is kept, so that all pairs are independent evidence.
 
     Args:
-        query: One image's keypoints.
-        candidate: The other's.
-        ratio: The query's descriptor must be nearer to its nearest neighbour than this share of its
-            distance from the second nearest (Lowe, IJCV 2004, section 7.1); None: it need not.
+        query: Keypoints of the query.
+        candidate: Keypoints of the candidate.
+        ratio: Largest ratio of a query descriptor's distances to its nearest and second nearest
+            neighbour (Lowe, IJCV 2004, section 7.1); None for no limit.
 
     Returns:
-        (M, 2): indices of keypoints in each of the two.
+        (M, 2): indices of keypoints in the two images.
     """
     if not len(query) or not len(candidate):
         return np.empty((0, 2), np.int64)
@@ -101,23 +111,23 @@ def matched(query: Local, candidate: Local, ratio: float | None) -> Rows:
     if ratio is not None and k == 2:
         kept_N = far_Nk[:, 0] <= ratio**2 * far_Nk[:, 1]
     pairs_M2 = np.stack([np.flatnonzero(kept_N), row_Nk[kept_N, 0]], axis=1)
-    pairs_M2 = pairs_M2[_mutual(query, candidate, pairs_M2)]
+    pairs_M2 = pairs_M2[_are_mutual(query, candidate, pairs_M2)]
     order_M = np.argsort(far_Nk[pairs_M2[:, 0], 0], kind="stable")
-    return _apart(query, candidate, pairs_M2[order_M])
+    return _distinct(query, candidate, pairs_M2[order_M])
 
 
-def _mutual(query: Local, candidate: Local, pairs_M2: Rows) -> Bools:
-    """Whether the query's keypoint is the nearest of the candidate's as well."""
+def _are_mutual(query: Local, candidate: Local, pairs_M2: Rows) -> Bools:
+    """Whether the query's keypoint is also the nearest to the candidate's."""
     if not len(pairs_M2):
         return np.empty(0, np.bool_)
-    asked, place_M = np.unique(pairs_M2[:, 1], return_inverse=True)
-    row_n1 = top_k(candidate.descriptors_ND[asked], query.prepared, 1, metric="dot")[1]
+    rows_n, place_M = np.unique(pairs_M2[:, 1], return_inverse=True)
+    row_n1 = top_k(candidate.descriptors_ND[rows_n], query.prepared, 1, metric="dot")[1]
     same_M: Bools = row_n1[place_M, 0] == pairs_M2[:, 0]
     return same_M
 
 
-def _apart(query: Local, candidate: Local, pairs_M2: Rows) -> Rows:
-    """The first pair of each place in the query, and of these the first of each in the other."""
+def _distinct(query: Local, candidate: Local, pairs_M2: Rows) -> Rows:
+    """The first pair of each place in the query, then of these the first in the candidate."""
     for side, local in enumerate((query, candidate)):
         place_M = as_complex(local.xy_N2[pairs_M2[:, side]])
         pairs_M2 = pairs_M2[np.sort(np.unique(place_M, return_index=True)[1])]
@@ -127,17 +137,17 @@ def _apart(query: Local, candidate: Local, pairs_M2: Rows) -> Rows:
 # --- hypotheses
 
 
-def explained(query: Local, candidate: Local, pairs_M2: Rows) -> GeometricMatch:
-    """The transform that explains most of the given pairs, and which ones.
+def geometric_match(query: Local, candidate: Local, pairs_M2: Rows) -> GeometricMatch:
+    """The transform that explains most of the given pairs, and its inliers.
 
-    A pair is an inlier where the query's place, transformed, comes as near to the candidate's as
-    both keypoints tolerate, each in its own image, and where the ratio of their scales is the
+    A pair is an inlier if the transformed place of the query is as near to the candidate's as both
+    keypoints tolerate, each in its own image, and if the ratio of their scales equals the
     transform's up to a factor of 2.
 
     Args:
-        query: One image's keypoints.
-        candidate: The other's.
-        pairs_M2: Indices of keypoints in each of the two; of equally good hypotheses the one of the
+        query: Keypoints of the query.
+        candidate: Keypoints of the candidate.
+        pairs_M2: Indices of keypoints in the two images; of equally good hypotheses that of the
             first pair is refined first.
     """
     if not len(pairs_M2):
@@ -147,24 +157,24 @@ def explained(query: Local, candidate: Local, pairs_M2: Rows) -> GeometricMatch:
     known_M = np.zeros(len(pairs_M2), np.bool_)
     best_23, best_M = hypothesis_M23[0], known_M.copy()
     for m in _starts(inliers_M, known_M):
-        A_23, inlier_M = refined(hypothesis_M23[m], pairs)
+        A_23, inlier_M = refine(hypothesis_M23[m], pairs)
         known_M |= inlier_M
         if inlier_M.sum() > best_M.sum():
             best_23, best_M = A_23, inlier_M
-    best_23, best_M = sharpened(best_23, pairs)
+    best_23, best_M = refine_weighted(best_23, pairs)
     return GeometricMatch(pairs_M2, best_M, best_23)
 
 
 def match_counts(pairs: PointPairs) -> Rows:
-    """How many pairs the hypothesis of each explains, (M,)."""
+    """Number of pairs that the hypothesis of each pair explains, (M,)."""
     hypothesis_M23 = pairs.hypotheses
     step = max(1, _BLOCK // len(hypothesis_M23))
     parts = range(0, len(hypothesis_M23), step)
-    return np.concatenate([pairs.agree(hypothesis_M23[m : m + step]).sum(1) for m in parts])
+    return np.concatenate([pairs.inliers(hypothesis_M23[m : m + step]).sum(1) for m in parts])
 
 
 def _starts(inliers_M: Rows, known_M: Bools) -> Iterator[int]:
-    """Matches with the best hypotheses, but none that is known when its turn comes."""
+    """Matches with the best hypotheses, without those already explained at their turn."""
     started = 0
     for m in np.argsort(-inliers_M, kind="stable").tolist():
         if started < _STARTS and not known_M[m]:
@@ -178,24 +188,24 @@ def _starts(inliers_M: Rows, known_M: Bools) -> Iterator[int]:
 def rerank(
     query: Local, candidates: Sequence[Local], *, first: int = 100, least: int | None = None
 ) -> Rows:
-    """The order of candidates: verified ones first, those with most inliers at the top.
+    """The order of candidates: verified ones first, by their number of inliers.
 
     Args:
         query: Local features of the query.
-        candidates: Those of the candidates, best first so far.
-        first: So many are verified; the others stay behind them.
-        least: Inliers of a verified one; None: `LEAST`, or as `LEAST_CELLS` says. What has fewer
-            stays in its old order, as do equals.
+        candidates: Local features of the candidates, in their previous order.
+        first: Number of candidates to verify; the others stay behind them.
+        least: Least inliers of a verified candidate; None for `LEAST`, or see `LEAST_CELLS`.
+            Candidates with fewer, and equals, keep their previous order.
 
     Returns:
         (n,) int64: positions among the candidates, a permutation.
     """
     verified = (verify(query, candidate).inliers for candidate in candidates[:first])
-    return _by_inliers(query, np.fromiter(verified, np.int64), len(candidates), least)
+    return _order_by_inliers(query, np.fromiter(verified, np.int64), len(candidates), least)
 
 
-def _by_inliers(query: Local, inliers_m: Rows, n: int, least: int | None) -> Rows:
-    """The order of n candidates, of which the first m were verified."""
+def _order_by_inliers(query: Local, inliers_m: Rows, n: int, least: int | None) -> Rows:
+    """The order of n candidates, of which the first m have been compared."""
     least = _least(query, least)
     inliers_n = np.zeros(n, np.int64)
     inliers_n[: len(inliers_m)] = np.where(inliers_m >= least, inliers_m, 0)
@@ -203,7 +213,7 @@ def _by_inliers(query: Local, inliers_m: Rows, n: int, least: int | None) -> Row
 
 
 def _least(query: Local, least: int | None) -> int:
-    """With so many inliers an image counts as verified."""
+    """The least number of inliers of a verified image."""
     if least is not None:
         return least
     tenth = math.ceil(len(query) / 10)
@@ -211,15 +221,14 @@ def _least(query: Local, least: int | None) -> int:
 
 
 class Verifier:
-    """Reorders what was found for a query by spatial verification.
+    """Reorders the results of a query by spatial verification.
 
-    What a pair of images has in common is worked out once, however often it is asked for: several
-    encoders find the same images.
+    Each pair of images is compared only once, since several encoders find the same images.
 
     Args:
         queries: Local features of the queries, by position.
-        database: Those of what they are looked for in.
-        first: So many of what was found are verified.
+        database: Local features of the database images, by position.
+        first: Number of results to verify.
         least: As for `rerank`.
     """
 
@@ -230,7 +239,7 @@ class Verifier:
         self._inliers = dict[tuple[int, int], int]()
 
     def __call__(self, query: int, found_n: Rows) -> Rows:
-        """The same positions of the database in the order of `rerank`.
+        """The given positions of the database in the order of `rerank`.
 
         Args:
             query: Position of the query.
@@ -238,19 +247,19 @@ class Verifier:
         """
         head = found_n[: self.first].tolist()
         inliers_m = np.array([self.inliers(query, position) for position in head], np.int64)
-        return found_n[_by_inliers(self.queries[query], inliers_m, len(found_n), self.least)]
+        return found_n[_order_by_inliers(self.queries[query], inliers_m, len(found_n), self.least)]
 
     def inliers(self, query: int, position: int) -> int:
-        """Matches of a query and an image of the database that one transform explains."""
+        """Number of matches of a query and a database image that one transform explains."""
         pair = query, position
         if pair not in self._inliers:
             self._inliers[pair] = self.match(query, position).inliers
         return self._inliers[pair]
 
-    def verified(self, query: int, position: int) -> bool:
-        """Whether they have enough in common to be shown first."""
+    def is_verified(self, query: int, position: int) -> bool:
+        """Whether a query and a database image have enough inliers."""
         return self.inliers(query, position) >= _least(self.queries[query], self.least)
 
     def match(self, query: int, position: int) -> GeometricMatch:
-        """How a query matches one image of the database."""
+        """The match of a query with one database image."""
         return verify(self.queries[query], self.database[position])

@@ -1,1 +1,1 @@
-"""Training: the loop, and what makes a run survive."""
+"""Training: the loop, checkpoints and logs of a run."""

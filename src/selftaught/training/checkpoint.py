@@ -1,10 +1,10 @@
 """Checkpoints that are whole or absent.
 
 RUN/checkpoints/000612/ holds the state after 612 steps: model.safetensors (the method's weights and
-buffers), training.safetensors (the optimizer's state), state.json (numbers), and manifest.json, the
-size and SHA-256 of each. A checkpoint is written under a temporary name and renamed; it is read
-only where every byte is as it was written. A process that is killed at any moment leaves the
-checkpoints that were there, or those and a new one.
+buffers), training.safetensors (the optimizer's state), state.json (numbers), and manifest.json with
+the size and SHA-256 of each. A checkpoint is written under a temporary name and renamed, and read
+only if every byte is as written. A process killed at any moment leaves the earlier checkpoints, or
+those and a new one.
 """
 
 import contextlib
@@ -31,89 +31,89 @@ MODEL, TRAINING, STATE, MANIFEST = (
     "manifest.json",
 )
 _FORMAT = 1
-_MANIFEST_LIMIT = 2**20  # bytes; ours have about 500
+_MANIFEST_LIMIT = 2**20  # bytes; a usual manifest has about 500
 _NAME = re.compile(r"(\d{6,})(\.old)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run is after `step` steps: all that it needs to go on bit for bit."""
+    """The state of a run after `step` steps: all that it needs to continue bit for bit."""
 
     step: int
     state: dict[str, Any]
-    """Plain values: what JSON can say."""
+    """Values that JSON can hold."""
     model: "dict[str, Tensor]"
     training: "dict[str, Tensor]"
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write RUN/checkpoints/000612/, whole or not at all, and keep one good one before it.
+    """Write RUN/checkpoints/000612/, whole or not at all, and keep one intact earlier checkpoint.
 
-    Tensors are copied to the CPU; on reading they come back with the same bits and types. A
-    checkpoint of the same step is replaced. For tests of kills, SELFTAUGHT_CHECKPOINT_PAUSE=0.1 in
-    the environment waits so many seconds after each file that is written.
+    Tensors are copied to the CPU; on reading, they have the same bits and types. A checkpoint of
+    the same step is replaced. For tests of kills, SELFTAUGHT_CHECKPOINT_PAUSE=0.1 in the
+    environment pauses for that many seconds after each file.
 
     Args:
-        folder: RUN/checkpoints; made where it does not exist. RUN must.
-        checkpoint: What to write.
+        folder: RUN/checkpoints; created if missing. RUN must exist.
+        checkpoint: The checkpoint to write.
 
     Returns:
-        The checkpoint's own folder.
+        The folder of the checkpoint.
 
     Raises:
-        StopRun: The disk is full or fails; the checkpoints that were there are untouched.
-        FileError: RUN is gone.
+        StopRun: The disk is full or fails; the earlier checkpoints are untouched.
+        FileError: RUN no longer exists.
     """
     path = folder / f"{checkpoint.step:06d}"
     try:
-        _make(folder)
+        _make_folder(folder)
         with files.new_folder(path) as part:
-            _write(part, checkpoint)
+            _write_files(part, checkpoint)
             _set_aside(path)
     except OSError as error:
-        raise _not_saved(folder, checkpoint.step, error) from error
+        raise _save_error(folder, checkpoint.step, error) from error
     _remove_older(folder, path)
     return path
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a sentence on each newer one that does not.
+def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest intact checkpoint, and a sentence about each newer one that is damaged.
 
     Args:
-        folder: RUN/checkpoints. Where it does not exist there is no checkpoint.
+        folder: RUN/checkpoints; it need not exist.
     """
     damaged: list[str] = []
-    for path in _found(folder):
+    for path in _checkpoint_paths(folder):
         try:
             return _read(path), damaged
         except FileError as error:
-            damaged.append(f"{path} is damaged and left out: {error.what}.")
+            damaged.append(f"{path} is damaged and was skipped: {error.what}.")
     return None, damaged
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir()
         files.sync_folder(folder.parent)
 
 
-def _write(part: Path, checkpoint: Checkpoint) -> None:
-    """The three files, and their manifest last."""
+def _write_files(part: Path, checkpoint: Checkpoint) -> None:
+    """Write the three files, and the manifest last."""
     entries = {}
     for name, data in _contents(checkpoint):
-        _put(part / name, data)
+        _write_file(part / name, data)
         entries[name] = _entry(len(data), hashlib.sha256(data).hexdigest())
-    _put(part / MANIFEST, _manifest(entries))
+    _write_file(part / MANIFEST, _manifest(entries))
 
 
 def _contents(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    """One file's bytes at a time, so that memory holds one copy of the larger file only."""
+    """One file's bytes at a time, so that memory holds only one copy of the larger file."""
     yield MODEL, files.tensors_to_bytes(checkpoint.model)
     yield TRAINING, files.tensors_to_bytes(checkpoint.training)
     yield STATE, files.json_bytes({"step": checkpoint.step, "state": checkpoint.state})
 
 
-def _put(path: Path, data: bytes) -> None:
+def _write_file(path: Path, data: bytes) -> None:
     path.write_bytes(data)  # synced with the folder
     time.sleep(float(os.environ.get("SELFTAUGHT_CHECKPOINT_PAUSE", "0")))
 
@@ -127,18 +127,18 @@ def _manifest(entries: dict[str, dict[str, Any]]) -> bytes:
 
 
 def _set_aside(path: Path) -> None:
-    """Make room for a checkpoint of the same step; `_found` still knows the one that was there."""
+    """Rename an existing checkpoint of the same step; `_checkpoint_paths` still finds it."""
     if path.exists():
-        files.remove(_aside(path))
-        path.rename(_aside(path))
+        files.remove(_aside_path(path))
+        path.rename(_aside_path(path))
 
 
-def _aside(path: Path) -> Path:
+def _aside_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.old")
 
 
-def _found(folder: Path) -> list[Path]:
-    """Checkpoints, whole or damaged, the newest first."""
+def _checkpoint_paths(folder: Path) -> list[Path]:
+    """Folders of checkpoints, intact or damaged, the newest first."""
     paths = [path for path in folder.glob("*") if _NAME.fullmatch(path.name)]
     return sorted(paths, key=lambda path: (_step(path), not path.suffix), reverse=True)
 
@@ -148,9 +148,9 @@ def _step(path: Path) -> int:
 
 
 def _remove_older(folder: Path, new: Path) -> None:
-    """Keep the newest older one that verifies; what is damaged and newer than it stays too."""
-    files.remove(_aside(new))
-    older = [path for path in _found(folder) if _step(path) < _step(new)]
+    """Keep the newest intact older checkpoint, and any damaged ones between it and the new one."""
+    files.remove(_aside_path(new))
+    older = [path for path in _checkpoint_paths(folder) if _step(path) < _step(new)]
     while len(older) > 1 and not _is_intact(older[0]):
         older.pop(0)
     for path in older[1:]:
@@ -158,7 +158,7 @@ def _remove_older(folder: Path, new: Path) -> None:
 
 
 def _is_intact(path: Path) -> bool:
-    """Whether every byte is as it was written, without holding the files in memory."""
+    """Whether every byte is as written; does not hold the files in memory."""
     with contextlib.suppress(OSError, FileError):
         _check_names(path)
         entries = {
@@ -170,80 +170,85 @@ def _is_intact(path: Path) -> bool:
 
 
 def _read(path: Path) -> Checkpoint:
-    """A checkpoint whose every byte is as it was written; each file is read once.
+    """A checkpoint whose every byte is as written; each file is read once.
 
     Raises:
-        FileError: It is damaged; `what` says which file, and how.
+        FileError: It is damaged; `what` says which file and how.
     """
     _check_names(path)
     manifest = files.read_bytes(path / MANIFEST, _MANIFEST_LIMIT)
-    named = _named(files.json_from_bytes(manifest, path / MANIFEST))
+    expected = _manifest_entries(files.json_from_bytes(manifest, path / MANIFEST))
     entries: dict[str, dict[str, Any]] = {}
-    model = files.tensors_from_bytes(_verified(path, MODEL, named, entries), path / MODEL)
-    training = files.tensors_from_bytes(_verified(path, TRAINING, named, entries), path / TRAINING)
-    said = files.json_from_bytes(_verified(path, STATE, named, entries), path / STATE)
+    data = _verified_bytes(path, MODEL, expected, entries)
+    model = files.tensors_from_bytes(data, path / MODEL)
+    data = _verified_bytes(path, TRAINING, expected, entries)
+    training = files.tensors_from_bytes(data, path / TRAINING)
+    data = _verified_bytes(path, STATE, expected, entries)
+    content = files.json_from_bytes(data, path / STATE)
     if manifest != _manifest(entries):
-        raise _damaged(f"{MANIFEST} is not as it was written")
-    return Checkpoint(_step(path), _state(said, _step(path)), model, training)
+        raise _damage_error(f"{MANIFEST} is corrupted")
+    return Checkpoint(_step(path), _state(content, _step(path)), model, training)
 
 
-def _state(said: Any, step: int) -> dict[str, Any]:
-    state = said.get("state") if isinstance(said, dict) else None
+def _state(content: Any, step: int) -> dict[str, Any]:
+    state = content.get("state") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise _damaged(f"{STATE} holds no state")
-    if said.get("step") != step:
-        raise _damaged(f"it was written as step {said.get('step')}")
+        raise _damage_error(f"{STATE} holds no state")
+    if content.get("step") != step:
+        raise _damage_error(f"it was written as step {content.get('step')}")
     return state
 
 
 def _check_names(path: Path) -> None:
-    """Its four files are there, regular files all, and nothing else is."""
+    """Check that the folder holds the four regular files and nothing else."""
     try:
         names, expected = set(os.listdir(path)), {MODEL, TRAINING, STATE, MANIFEST}
     except OSError as error:
-        raise _damaged(f"it cannot be listed ({error.strerror})") from None
+        raise _damage_error(f"it cannot be listed ({error.strerror})") from None
     if missing := [name for name in sorted(expected) if not (path / name).is_file()]:
-        raise _damaged(f"{missing[0]} is missing")
+        raise _damage_error(f"{missing[0]} is missing")
     if extra := names - expected:
-        raise _damaged(f"{min(extra)!r} does not belong to it")
+        raise _damage_error(f"{min(extra)!r} does not belong to a checkpoint")
 
 
-def _named(manifest: Any) -> dict[str, Any]:
-    """What the manifest says of each file, not yet believed."""
-    named = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(named, dict) or named.keys() != {MODEL, TRAINING, STATE}:
-        raise _damaged(f"{MANIFEST} is not as it was written")
+def _manifest_entries(manifest: Any) -> dict[str, Any]:
+    """The manifest's entry for each file, not verified yet."""
+    entries = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(entries, dict) or entries.keys() != {MODEL, TRAINING, STATE}:
+        raise _damage_error(f"{MANIFEST} is corrupted")
     if manifest.get("format") != _FORMAT:
-        raise _damaged(f"{MANIFEST} names another format than {_FORMAT}")
-    return named
+        raise _damage_error(f"the format in {MANIFEST} is not {_FORMAT}")
+    return entries
 
 
-def _verified(
-    path: Path, name: str, named: dict[str, Any], entries: dict[str, dict[str, Any]]
+def _verified_bytes(
+    path: Path, name: str, expected: dict[str, Any], entries: dict[str, dict[str, Any]]
 ) -> bytes:
-    """The bytes of one file where they are what the manifest says; `entries` gets what they are."""
+    """The bytes of one file, if they match the expected entry; adds the actual one to `entries`."""
     data = files.read_bytes(path / name)
     entry = entries[name] = _entry(len(data), hashlib.sha256(data).hexdigest())
-    if named[name] != entry:
-        raise _damaged(f"{name} is not as it was written")
+    if expected[name] != entry:
+        raise _damage_error(f"{name} is corrupted")
     return data
 
 
-def _damaged(how: str) -> FileError:
-    return FileError(how, "the checkpoint before it is taken")
+def _damage_error(how: str) -> FileError:
+    return FileError(how, "the previous checkpoint is used")
 
 
-def _not_saved(folder: Path, step: int, error: OSError) -> Exception:
-    """What the user hears when a checkpoint cannot be written."""
+def _save_error(folder: Path, step: int, error: OSError) -> Exception:
+    """The error for a checkpoint that cannot be written."""
     run, reason = folder.parent, error.strerror or str(error)
     if not run.is_dir():
-        return FileError(f"{run} is gone, step {step} cannot be saved", "start the run again")
-    before = next(filter(_is_intact, _found(folder)), None)
+        return FileError(
+            f"{run} no longer exists and step {step} cannot be saved", "start the run again"
+        )
+    before = next(filter(_is_intact, _checkpoint_paths(folder)), None)
     kept = (
-        f"the checkpoint of step {_step(before)} is untouched: make room or repair it, then "
-        f"selftaught resume {run}"
+        f"the checkpoint of step {_step(before)} is untouched: free some space or repair the disk, "
+        f"then run selftaught resume {run}"
         if before
-        else "there is no earlier checkpoint: make room or repair it, then start again"
+        else "no earlier checkpoint exists: free some space or repair the disk, then start again"
     )
     full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     problem = "is full" if full else "cannot be written to"

@@ -1,7 +1,7 @@
-"""Whether the embeddings still tell images apart: two numbers, and alarms in plain words.
+"""Whether the embeddings still distinguish images: two numbers, and alarms in plain words.
 
-The standard deviation alone misses a collapse into few dimensions, the rank alone does not name a
-narrow cone: both are logged. Rows are normalised to length 1 and not centred.
+The standard deviation alone misses a collapse into few dimensions, the rank alone misses a narrow
+cone, so both are logged. Rows are normalised to length 1 and not centred.
 
 Shapes:  N rows, D dimensions, R the shorter of the two sides.
 """
@@ -16,23 +16,23 @@ from torch import Tensor
 from selftaught.methods.method import at_least_float32
 
 ROWS = 2048
-"""How many rows health is measured on: the newest."""
+"""Health is measured on this many rows, the newest."""
 ENOUGH_ROWS = 256
-"""Alarms wait for this many: a short run of small batches never has all of them."""
+"""Rows needed for an alarm: a short run of small batches never has all 2,048."""
 
-_SPREAD = 0.1  # below: all images look alike
+_SPREAD = 0.1  # below: all outputs are nearly the same
 _RANK, _RANK_SHARE = 5.0, 0.02  # below both: few dimensions are in use
-_FAR, _LINES = 1.5, 5  # divergence: so many times chance, on so many lines in a row
+_FAR, _LINES = 1.5, 5  # divergence: this many times chance, on this many lines in a row
 
 
 class Ring:
-    """The newest 2,048 rows of embeddings, kept on their device; adding never waits for it."""
+    """The newest 2,048 rows of embeddings, on their device; adding never waits for it."""
 
     def __init__(self) -> None:
         self._rows_ND, self._next, self._number = torch.empty(0, 0), 0, 0
 
     def add(self, z_ND: Tensor) -> None:
-        """Take in rows (N, D) of any floating type; rows of another size begin anew."""
+        """Add rows (N, D) of any floating type; rows of another size clear the ring."""
         z_ND = z_ND.detach()[-ROWS:].float()
         if z_ND.shape[1] != self._rows_ND.shape[1]:
             self._rows_ND, self._next, self._number = z_ND.new_empty(ROWS, z_ND.shape[1]), 0, 0
@@ -43,9 +43,9 @@ class Ring:
         self._number = min(self._number + len(z_ND), ROWS)
 
     def rows(self) -> Tensor:
-        """The rows, oldest first, (at most 2,048, D) float32; adding them to a new ring copies it.
+        """The rows, oldest first, (at most 2,048, D) float32; (0, 0) before the first.
 
-        (0, 0) before the first.
+        Adding them to a new ring copies this one.
         """
         if self._number < ROWS:
             return self._rows_ND[: self._number].clone()
@@ -58,9 +58,9 @@ def health(z_ND: Tensor) -> dict[str, float]:
 
     Returns:
         "spread": standard deviation of the normalised rows, times sqrt(D), mean over dimensions:
-        1 in all directions alike, 0 when all rows are the same.
+        1 if spread equally in all directions, 0 if all rows are the same.
         "effective_rank": exp of the entropy of the singular values of the normalised rows (RankMe,
-        Garrido et al. 2023): how many dimensions are in use. Both are NaN where z is not finite.
+        Garrido et al. 2023): the number of dimensions in use. Both are NaN if z is not finite.
     """
     on_cpu = z_ND.device.type == "mps"  # it has no float64
     z_ND = at_least_float32(z_ND.cpu() if on_cpu else z_ND).double()
@@ -74,7 +74,7 @@ def health(z_ND: Tensor) -> dict[str, float]:
 def _effective_rank(z_ND: Tensor) -> float:
     """exp(-sum_r p_r log p_r), p the singular values over their sum, from the smaller Gram matrix.
 
-    Eigenvalues below the rounding of the largest are 0.
+    Eigenvalues below the rounding error of the largest count as 0.
     """
     N, D = z_ND.shape
     gram_RR = z_ND.T @ z_ND if D <= N else z_ND @ z_ND.T
@@ -86,11 +86,11 @@ def _effective_rank(z_ND: Tensor) -> float:
 
 
 def health_alarms(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the newest line shows to be going wrong, a plain paragraph each; none if nothing does.
+    """The problems that the newest line shows, one paragraph each.
 
     Args:
         history: Lines of metrics.jsonl in order, with "loss", "chance", "warmup", "spread",
-            "effective_rank", "embedding_rows" and "embedding_dim" where they are known.
+            "effective_rank", "embedding_rows" and "embedding_dim" if known.
     """
     if not history:
         return []
@@ -101,7 +101,7 @@ def health_alarms(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _collapse(line: Mapping[str, Any]) -> str:
-    """A complete collapse or else one into few dimensions, in words; or nothing."""
+    """The alarm for a complete collapse, or else for one into few dimensions, or an empty text."""
     rows, dim = line.get("embedding_rows", 0), line.get("embedding_dim", 0)
     spread, rank = _number(line.get("spread")), _number(line.get("effective_rank"))
     if rows < ENOUGH_ROWS:
@@ -114,12 +114,12 @@ def _collapse(line: Mapping[str, Any]) -> str:
 
 
 def _least_rank(rows: int, dim: int) -> float:
-    """Below this rank there is an alarm: 5, more for wide embeddings, half of the narrowest."""
+    """The alarm's threshold of the rank: 5, more for wide embeddings, half of very narrow ones."""
     return min(max(_RANK, _RANK_SHARE * min(rows, dim)), dim / 2)
 
 
 def _divergence(history: Sequence[Mapping[str, Any]]) -> str:
-    """A loss that is not finite or stays far above chance, in words; or nothing."""
+    """The alarm for a loss that is not finite or stays far above chance, or an empty text."""
     last = history[-1]
     if "loss" in last and not math.isfinite(_number(last["loss"])):
         return _NOT_FINITE.format(last.get("step", 0))
@@ -132,27 +132,27 @@ def _divergence(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _number(value: float | None) -> float:
-    """A logged number; metrics.jsonl holds null where it was not finite."""
+    """A logged number, NaN for None (metrics.jsonl holds null if it was not finite)."""
     return math.nan if value is None else value
 
 
 _ALIKE = (
-    "The outputs of different images are nearly the same: their spread is {:.3f} (1 is full, below "
-    "{:.1f} is a collapse). The encoder has learnt to ignore its input, and what it gives will be "
-    "of no use. Try a lower --lr or a larger --batch-size, and look at the views with selftaught "
-    "views: each image must still be recognisable."
+    "Different images have nearly the same output: the spread is {:.3f} (1 is full, below {:.1f} "
+    "is a collapse). The encoder has learned to ignore its input, and its features will be "
+    "useless. Try a lower --lr or a larger --batch-size, and check the views with selftaught "
+    "preview: each image must still be recognisable."
 )
 _FEW = (
-    "The outputs use {:.1f} of their {} dimensions (below {:.1f} is a collapse), although they "
-    "differ from image to image. The encoder tells images apart by very few properties. Try a "
-    "lower --lr or a larger --batch-size, and look for one thing that gives the images away, such "
-    "as a frame, a colour cast or a time stamp: selftaught views shows what the network sees."
+    "The outputs differ between images but use only {:.1f} of their {} dimensions (below {:.1f} is "
+    "a collapse): the encoder distinguishes images by very few properties. Try a lower --lr or a "
+    "larger --batch-size, and look for a shortcut that identifies an image, such as a frame, a "
+    "colour cast or a time stamp: selftaught preview shows what the network sees."
 )
 _NOT_FINITE = (
-    "The loss of step {} is not a finite number. Training has diverged, and what comes after it is "
-    "worthless. Try a lower --lr, or start from the last checkpoint."
+    "The loss of step {} is not a finite number. Training has diverged, and all later steps are "
+    "useless. Try a lower --lr, or start from the last checkpoint."
 )
 _ABOVE = (
-    "The loss is {:.3f}, far above {:.3f}, that of one output for all images, and not below "
-    "{:.3f}, where the run began. Training diverges: try a lower --lr."
+    "The loss is {:.3f}, far above chance ({:.3f}, the same output for all images) and not below "
+    "its value at the start ({:.3f}). Training is diverging: try a lower --lr."
 )

@@ -1,8 +1,8 @@
-"""The loop: epochs and steps of any method. It knows methods/method.py and no method's name.
+"""The loop: epochs and steps of any method. It depends on methods/method.py, on no one method.
 
 A run is a function of its configuration and its images alone: the order, the views and torch's own
-numbers are keyed by step, the learning rate is a function of the step, and `Training` holds all
-that changes. So a run may stop after any step and go on from there, bit for bit.
+random numbers are keyed by step, the learning rate is a function of the step, and `Training` holds
+all that changes. So a run can stop after any step and continue from there, bit for bit.
 """
 
 import math
@@ -16,18 +16,18 @@ from typing import Any
 from selftaught.data.batch import Batch
 from selftaught.errors import StopRun
 from selftaught.foundation import distributed
-from selftaught.foundation.files import quoted
+from selftaught.foundation.files import shell_word
 from selftaught.training import checkpoint, health
 from selftaught.training.log import Log
 from selftaught.training.signals import StopSignals
 from selftaught.training.training import Plan, Training
 
 Probe = Callable[[], float]
-"""Measures the encoder on labelled images: a number for the log, never used to choose."""
+"""Measures the encoder on labelled images: a number for the log, never used for a choice."""
 
-_TIMED, _WARM = 20, 3  # steps that are timed, and steps before them for compilation and caches
-_SHORT = 20.0  # seconds before an epoch that may be spent twice, to know them better
-_ALLOWANCE = 0.95  # share of the time asked for that the steps may fill: logs and checkpoints
+_TIMED, _WARM = 20, 3  # timed steps, and steps before them for compilation and caches
+_SHORT = 20.0  # seconds: the work before an epoch is timed again if it took less
+_ALLOWANCE = 0.95  # share of the requested time for steps; the rest is for logs and checkpoints
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         step: Steps done.
-        shortfall: Steps that the deadline left undone.
+        shortfall: Steps not done before the deadline.
         seconds: Wall-clock time in the loop.
         alarms: What went wrong, in words; empty if nothing did.
     """
@@ -48,17 +48,17 @@ class Outcome:
 
 
 class Loop:
-    """A run from where it stands to its end.
+    """A run from its current step to its end.
 
     Args:
-        training: What is trained.
-        run: The run's folder; this process writes there only if it is rank 0.
-        log: The run's log, on rank 0.
-        history: The lines that metrics.jsonl holds so far.
-        remember: What each checkpoint's state.json shall hold besides, such as the configuration.
-        seconds: A deadline, counted from `finish`.
-        probe: Measures the encoder now and then.
-        probe_every: Epochs between two probes; 0: about ten in the run.
+        training: The method in training.
+        run: The run folder; only rank 0 writes to it.
+        log: The log of the run, on rank 0.
+        history: The lines of metrics.jsonl so far.
+        remember: More values for each checkpoint's state.json, such as the configuration.
+        seconds: A deadline, counted from the construction of the loop.
+        probe: Measures the encoder at intervals.
+        probe_every: Epochs between two probes; 0: about ten probes in the run.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Loop:
         self.probe, self.probe_every = probe, probe_every or max(1, self.plan.epochs // 10)
         self.clock, self.started = _Clock(training.step), time.monotonic()
         self.deadline, self.late = math.inf if seconds is None else self.started + seconds, False
-        self.saved: tuple[int, int | None] | None = None  # the step, and the epoch that was begun
+        self.saved: tuple[int, int | None] | None = None  # the step, and the last epoch begun
         self.saved_at, self.save_seconds = self.started, 0.0
 
     def finish(self) -> Outcome:
         """Train to the last step, the deadline or a signal.
 
         Raises:
-            StopRun: A signal, a number that is not finite, a full disk or (if asked for) an alarm
-                stopped the run; what it had is in its newest checkpoint.
+            StopRun: A signal, a number that is not finite, a full disk or (if requested) an alarm
+                stopped the run; its newest checkpoint has the progress so far.
         """
-        self.save()  # a full disk or a folder in the way is found now, not in an hour
+        self.save()  # a full disk or an unwritable folder fails now, not in an hour
         with StopSignals() as stop:
             while not (self.training.done or self.late):
                 self._epoch(stop)
@@ -99,38 +99,38 @@ class Loop:
         return Outcome(self.training.step, shortfall, seconds, tuple(self.alarms))
 
     def _epoch(self, stop: StopSignals) -> None:
-        """What is left of an epoch, or of the time."""
-        self._begin()
+        """Train for the rest of the epoch, or until the deadline."""
+        self._begin_epoch()
         self._stop_if_asked(stop)
         with closing(self.training.batches()) as batches:
             for batch in batches:
                 self.training.take(batch)
                 self.report(batch)
                 self._stop_if_asked(stop)
-                self.late = distributed.agree(time.monotonic() > self.deadline)
+                self.late = distributed.any_process(time.monotonic() > self.deadline)
                 if self.late:
                     return
                 if time.monotonic() - self.saved_at > self.plan.checkpoint_seconds:
                     self.save()
 
     def _stop_if_asked(self, stop: StopSignals) -> None:
-        """End on a signal, with all saved, unless everything is done."""
-        if distributed.agree(stop.asked) and not self.training.done:
+        """Save and stop if a signal came, unless the run is done."""
+        if distributed.any_process(stop.asked) and not self.training.done:
             self.save()
-            raise StopRun(f"stopped by {stop.name} after {self._where()}")
+            raise StopRun(f"stopped by {stop.name} after {self._position()}")
 
-    def _begin(self) -> None:
-        """What comes before an epoch; saved where to do it again takes longer than to write it."""
+    def _begin_epoch(self) -> None:
+        """Begin an epoch; save if repeating the preparation would take longer than saving it."""
         before = self.training.begin_seconds
         self.training.begin_epoch()
         if self.training.begin_seconds - before > self.save_seconds:
             self.save()
 
     def report(self, batch: Batch) -> None:
-        """The step's line, where one is due, and the alarms that it raises."""
+        """Log the step's line if one is due, and the alarms that it raises."""
         step, probed = self.training.step, self._probe_is_due()
         ends = step in (1, self.plan.total_steps)
-        if not (probed or ends or step % self.plan.log_every == 0 or self._has_prepared()):
+        if not (probed or ends or step % self.plan.log_every == 0 or self._is_first_prepared()):
             return
         line = self.training.line(batch) | self.clock.line(step, self.plan)
         line["begin_seconds"] = self.training.begin_seconds
@@ -142,29 +142,29 @@ class Loop:
             self.log.step(self.history[-1])
             for words in new:
                 self.log.say(f"ALARM. {words}")
-        if self.plan.stop_on_alarm and distributed.agree(bool(new)):
+        if self.plan.stop_on_alarm and distributed.any_process(bool(new)):
             self.save()
-            raise StopRun(f"stopped by an alarm after {self._where()}")
+            raise StopRun(f"stopped by an alarm after {self._position()}")
 
     def save(self) -> None:
-        """A checkpoint of where the run stands, if there is none yet."""
+        """Write a checkpoint of the current state, unless there is one."""
         training, began = self.training, time.monotonic()
         training.check_finite()
-        stands = training.step, training.draws_of
-        if distributed.rank() == 0 and self.saved != stands:
+        position = training.step, training.begun_epoch
+        if distributed.rank() == 0 and self.saved != position:
             complete = training.done or self.late
             found = training.checkpoint(complete=complete, **self.remember)
             checkpoint.save_checkpoint(self.run / "checkpoints", found)
             self.save_seconds = time.monotonic() - began
-        self.saved, self.saved_at = stands, time.monotonic()
+        self.saved, self.saved_at = position, time.monotonic()
 
     def _probe_is_due(self) -> bool:
         step, every = self.training.step, self.training.feed.steps_per_epoch
         ended = step % every == 0 and step // every % self.probe_every == 0
         return self.probe is not None and (ended or step == self.plan.total_steps)
 
-    def _has_prepared(self) -> bool:
-        """Whether the step just taken is the first after a `begin_epoch` with something to tell."""
+    def _is_first_prepared(self) -> bool:
+        """Whether the last step is the first after a `begin_epoch` that prepared something."""
         epochs, place = divmod(self.training.step - 1, self.training.feed.steps_per_epoch)
         every = self.training.method.prepares_every
         return every > 0 and place == 0 and epochs % every == 0
@@ -173,32 +173,29 @@ class Loop:
         """Alarms of a kind that this run has not raised yet."""
         history = [*self.history, line]
         raised = [*self.training.method.alarms(history), *health.health_alarms(history)]
-        known = {_kind(words) for words in self.alarms}
-        new = [words for words in raised if _kind(words) not in known]
+        known = {_alarm_kind(words) for words in self.alarms}
+        new = [words for words in raised if _alarm_kind(words) not in known]
         self.alarms += new
         return new
 
-    def _where(self) -> str:
+    def _position(self) -> str:
         step, total = self.training.step, self.plan.total_steps
-        return (
-            f"step {step:,} of {total:,}; selftaught resume {quoted(self.run)} goes on from there"
-        )
+        resume = f"selftaught resume {shell_word(self.run)}"
+        return f"step {step:,} of {total:,}; {resume} continues from there"
 
 
 def seconds_per_step(training: Training) -> float:
-    """Seconds that a step takes here, with its share of a line of the log and of what the method
-    does before an epoch.
+    """Seconds per step here, with its share of a log line and of the method's work before an epoch.
 
-    Measured on 20 steps, a line and the beginning of an epoch; the training is then as it was
-    before.
+    Measured on 20 steps, a line and the beginning of an epoch; afterwards the training is restored.
     """
     before, seconds = training.checkpoint(), 0.0
     for _ in _some_batches(training, 1):
-        pass  # views are compiled once, on no epoch's account
-    beginning = _beginning(training)
-    if distributed.agree(beginning < _SHORT):  # the first may have had code to load
-        training.draws_of = None
-        beginning = _beginning(training)
+        pass  # compile the views before the timing
+    beginning = _begin_seconds(training)
+    if distributed.any_process(beginning < _SHORT):  # the first may have had code to load
+        training.begun_epoch = None
+        beginning = _begin_seconds(training)
     for number, batch in enumerate(_some_batches(training, _WARM + _TIMED)):
         if number == _WARM:
             seconds = -time.perf_counter()
@@ -213,19 +210,19 @@ def seconds_per_step(training: Training) -> float:
     return seconds / _TIMED + line / training.plan.log_every + beginning / preparation
 
 
-def _beginning(training: Training) -> float:
+def _begin_seconds(training: Training) -> float:
     seconds = -time.perf_counter()
     training.begin_epoch()
     return seconds + time.perf_counter()
 
 
-def steps_within(seconds: float, seconds_a_step: float) -> int:
-    """How many steps fit, with some room for logs and checkpoints; at least one."""
-    return max(1, int(_ALLOWANCE * seconds / seconds_a_step))
+def steps_within(seconds: float, step_seconds: float) -> int:
+    """Number of steps that fit, with some room for logs and checkpoints; at least one."""
+    return max(1, int(_ALLOWANCE * seconds / step_seconds))
 
 
 def _some_batches(training: Training, number: int) -> Iterator[Batch]:
-    """Batches of as many epochs as it takes."""
+    """This many batches, of several epochs if needed."""
     while number > 0:
         with closing(training.feed.epoch(training.draws, training.progress)) as batches:
             for batch in batches:
@@ -236,7 +233,7 @@ def _some_batches(training: Training, number: int) -> Iterator[Batch]:
 
 
 class _Clock:
-    """Images a second since the last line, and the time that is left."""
+    """Images per second since the last line, and the remaining time."""
 
     def __init__(self, step: int) -> None:
         self.step, self.time = step, time.monotonic()
@@ -251,6 +248,6 @@ class _Clock:
         return {"images_per_second": images, "seconds_left": left, "seconds": now - self.first_time}
 
 
-def _kind(words: str) -> str:
+def _alarm_kind(words: str) -> str:
     """An alarm without its numbers."""
     return "".join(c for c in words if c.isalpha())

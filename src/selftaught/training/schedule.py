@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone, so that a resumed run needs no state of it.
+"""The learning rate as a function of the step alone, so that it needs no state in a checkpoint.
 
 The rules are google-research/simclr's: batch scaling, linear warm-up, cosine to 0.
 """
@@ -28,7 +28,7 @@ def scaled_lr(lr: float, batch_size: int, scaling: str) -> float:
 
 
 def warmup_steps(total_steps: int, steps_per_epoch: int) -> int:
-    """How many steps the warm-up takes: 10 epochs, but at most 10 % of the run."""
+    """Number of warm-up steps: 10 epochs, but at most 10 % of the run."""
     return min(_WARMUP_EPOCHS * steps_per_epoch, total_steps // _WARMUP_SHARE)
 
 
@@ -37,8 +37,8 @@ def lr_at(
 ) -> float:
     """The learning rate of a step, counted from 0: linear from 0 to the peak, then cosine to 0.
 
-    As in the released code the first step of a warm-up has rate 0, and step `warmup` has the peak.
-    Schedule "constant" has the peak throughout (Caron et al. 2018, section 4).
+    As in the released code, the first warm-up step has rate 0 and step `warmup` has the peak rate.
+    Schedule "constant" is the peak rate throughout (Caron et al. 2018, section 4).
     """
     if schedule == "constant":
         return peak

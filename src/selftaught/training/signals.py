@@ -9,9 +9,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM ask once; a second Ctrl-C ends the program at once.
+    """Ctrl-C and SIGTERM request a stop; a second Ctrl-C ends the program immediately.
 
-    Outside the main thread, where Python takes no signals, nothing is ever asked.
+    Outside the main thread, where Python receives no signals, no stop is ever requested.
 
     Attributes:
         asked: Whether a signal came.

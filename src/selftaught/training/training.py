@@ -1,6 +1,6 @@
-"""What is trained, and one step of it: all that changes in a run and stands in a checkpoint.
+"""The state of a run and one training step: all that changes in a run and is in a checkpoint.
 
-Shapes:  N images of this process in the batch; V views an image; D size of an embedding.
+Shapes:  N images of this process in the batch; V views per image; D size of an embedding.
 """
 
 import time
@@ -30,7 +30,7 @@ from selftaught.vectors.features import features
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run, all of them resolved."""
+    """The resolved settings of a run."""
 
     epochs: int
     batch_size: int
@@ -52,13 +52,13 @@ class Plan:
 
 
 class Training:
-    """A method in training: its weights, its optimizer, and where the run stands.
+    """A method in training: its weights, its optimizer, and the current position in the run.
 
     Args:
         method: Encoder, head and loss.
-        feed: What batches are made of.
-        plan: The run's numbers.
-        device: Where the method computes.
+        feed: Source of the batches.
+        plan: The settings of the run.
+        device: Device of the method.
 
     Raises:
         ConfigError: The precision or the optimizer is unknown.
@@ -67,7 +67,8 @@ class Training:
     def __init__(self, method: Method, feed: Feed, plan: Plan, device: torch.device) -> None:
         if plan.precision not in ("float32", "float64", "bf16"):
             raise ConfigError(
-                f"loop.precision {plan.precision!r} is unknown", "give auto, float32, float64, bf16"
+                f"loop.precision {plan.precision!r} is unknown",
+                "use auto, float32, float64, bf16",
             )
         self.method, self.feed, self.plan, self.device = method.to(device), feed, plan, device
         if plan.precision == "float64":
@@ -79,8 +80,8 @@ class Training:
         distributed.broadcast_([*method.parameters(), *method.buffers()])
         self.step, self.ring = 0, Ring()
         self.draws: Draws | None = None
-        self.draws_of: int | None = None  # the epoch that was begun
-        self.begin_seconds = 0.0  # that the method spent before epochs
+        self.begun_epoch: int | None = None  # the last epoch that has begun
+        self.begin_seconds = 0.0  # time the method has spent before epochs
         self.optimizer = self._new_optimizer()
         self.last_loss: Tensor | None = None
         self._finite: tuple[Tensor, int, Tensor] | None = None
@@ -92,16 +93,16 @@ class Training:
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands, before the next step."""
+        """The position of the next step in the run."""
         return Progress(self.epoch, self.step, self.plan.total_steps, self.plan.seed)
 
     @property
     def done(self) -> bool:
-        """Whether the last step was taken."""
+        """Whether the last step is done."""
         return self.step >= self.plan.total_steps
 
     def batches(self) -> Generator[Batch]:
-        """The batches that are left of this epoch; begins the epoch if it is not begun yet."""
+        """The remaining batches of this epoch; begins the epoch if it has not begun."""
         self.begin_epoch()
         skip = self.step % self.feed.steps_per_epoch
         first = replace(self.progress, step=self.step - skip)
@@ -112,22 +113,22 @@ class Training:
                 yield batch
 
     def begin_epoch(self) -> None:
-        """What the method does before the epoch of the next step, if that is not done yet."""
-        if self.draws_of == self.epoch:
+        """Run the method's preparation for the epoch of the next step, unless it has run."""
+        if self.begun_epoch == self.epoch:
             return
         progress, began = self.progress, time.monotonic()
         of_store = partial(_features, self)
         self.draws = self.method.begin_epoch(of_store, self.feed.labels, progress)
         optimizers.restart(self.optimizer, self.method.param_groups(progress))
-        self.draws_of = progress.epoch
+        self.begun_epoch = progress.epoch
         self.begin_seconds += time.monotonic() - began
 
     def take(self, batch: Batch) -> None:
-        """One step: embed, loss, backward, the mean over processes, update."""
+        """Take one step: embed, loss, backward, the mean over processes, update."""
         progress = batch.step
         self.method.train()
-        embedded, loss = self._backward(self._prepared(batch))
-        self.check_finite()  # of the step before: no device waits for the host
+        embedded, loss = self._backward(self._cast_views(batch))
+        self.check_finite()  # of the previous step, so that the device does not wait for the host
         distributed.average_gradients(self.method.parameters())
         self.method.before_step(progress)
         optimizers.set_lr(self.optimizer, self.lr)
@@ -153,7 +154,7 @@ class Training:
         )
 
     def line(self, batch: Batch) -> dict[str, Any]:
-        """The log's line for the step just taken; it waits for the device."""
+        """The log line of the last step; waits for the device."""
         assert self.last_loss is not None
         self.check_finite()
         own = {"loss": self.last_loss.item(), **self.method.metrics()}
@@ -177,10 +178,10 @@ class Training:
     def check_finite(self) -> None:
         """Stop the run if the last step's loss or gradient was not finite.
 
-        The update was not made then: the weights are those of the step before.
+        In that case the update was skipped: the weights are those of the previous step.
 
         Raises:
-            StopRun: It was not; the message names the step and some rows.
+            StopRun: It was not finite; the message names the step and some rows.
         """
         if self._finite is None:
             return
@@ -189,7 +190,7 @@ class Training:
             raise NotFinite(step, rows.tolist())
 
     def checkpoint(self, **more: Any) -> Checkpoint:
-        """All that is needed to go on from here, as copies."""
+        """All that is needed to continue from here, as copies."""
         training = optimizers.state_tensors(self.optimizer)
         training = {f"optimizer/{name}": tensor for name, tensor in training.items()}
         training["ring"] = self.ring.rows()
@@ -197,15 +198,15 @@ class Training:
             training["draws/rows"] = torch.from_numpy(self.draws.rows)
             if self.draws.boxes is not None:
                 training["draws/boxes"] = torch.from_numpy(self.draws.boxes)
-        state = {"epoch": self.epoch, "step": self.step, "begun": self.draws_of, **more}
+        state = {"epoch": self.epoch, "step": self.step, "begun": self.begun_epoch, **more}
         model = {name: t.detach().clone() for name, t in self.method.state_dict().items()}
         return Checkpoint(self.step, state, model, {n: t.clone() for n, t in training.items()})
 
     def restore(self, found: Checkpoint) -> None:
-        """Stand where the checkpoint stands.
+        """Return to the state of a checkpoint.
 
         Raises:
-            FileError: Its tensors do not belong to this method.
+            FileError: Its tensors do not fit this method.
         """
         self._load_model(found.model)
         training = found.training
@@ -217,7 +218,7 @@ class Training:
         self.ring = Ring()
         if training["ring"].numel():
             self.ring.add(training["ring"].to(self.device))
-        self.step, self.draws_of = found.step, found.state["begun"]
+        self.step, self.begun_epoch = found.step, found.state["begun"]
         self.draws = None
         if "draws/rows" in training:
             boxes = training.get("draws/boxes")
@@ -227,7 +228,7 @@ class Training:
         self.last_loss = self._finite = None
 
     def synchronise(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -241,7 +242,7 @@ class Training:
         )
 
     def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Embeddings and loss; their gradients stand in the parameters."""
+        """Embeddings and loss; leaves the gradients in the parameters."""
         if self.plan.micro_batch:
             from selftaught.training import micro_batches
 
@@ -252,13 +253,14 @@ class Training:
         return embedded, loss
 
     def _embed(self, batch: Batch, micro_batch: int = 0) -> dict[str, Tensor]:
-        """The method's embeddings, with random numbers that the step and the part determine."""
+        """The method's embeddings, with random numbers keyed by the step and the micro-batch."""
         seed = torch_seed(self.plan.seed, self.step, distributed.rank(), micro_batch)
         torch.manual_seed(seed)
         with self._autocast():
             return self.method.embed(batch)
 
-    def _prepared(self, batch: Batch) -> Batch:
+    def _cast_views(self, batch: Batch) -> Batch:
+        """Convert the views in place to the plan's precision and memory format."""
         for number, view in enumerate(batch.views):
             if self.plan.precision == "float64":
                 view = view.double()
@@ -272,16 +274,16 @@ class Training:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
 
     def _all_finite(self, loss: Tensor) -> Tensor:
-        """Whether the loss and every gradient are finite, on all processes; stays on the device."""
+        """Whether loss and all gradients are finite on all processes; stays on the device."""
         grads = [p.grad for p in self.method.parameters() if p.grad is not None]
         norms = torch._foreach_norm(grads)
         flag = torch.stack([loss.detach(), *(n.to(loss.dtype) for n in norms)]).isfinite().all()
         whole = flag.to(torch.float32)
         distributed.all_reduce_mean_([whole])
-        return whole > 1 - 0.5 / distributed.world()  # a mean of ones need not be 1 to the bit
+        return whole > 1 - 0.5 / distributed.world()  # a mean of ones may differ from 1 by rounding
 
     def _load_model(self, tensors: dict[str, Tensor]) -> None:
-        """Weights and buffers; a buffer may have another shape than it was made with."""
+        """Load weights and buffers; a buffer may differ in shape from the one it was built with."""
         buffers = dict(self.method.named_buffers())
         for name, tensor in tensors.items():
             if name in buffers and buffers[name].shape != tensor.shape:
@@ -292,18 +294,18 @@ class Training:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise FileError(
-                f"the checkpoint does not fit the method ({reason})", "restore the run's folder"
+                f"the checkpoint does not fit the method ({reason})", "restore the run folder"
             ) from None
 
 
 class NotFinite(StopRun):
-    """A loss or a gradient was not finite; the update was not made."""
+    """A loss or a gradient was not finite; the update was skipped."""
 
     def __init__(self, step: int, rows: list[int]) -> None:
         some = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
         super().__init__(
-            f"the loss or a gradient of step {step} is not finite (rows {some}); the update was "
-            "not made and the checkpoints are from before it: lower --lr, or look at these images"
+            f"the loss or a gradient of step {step} is not finite (rows {some}); its update was "
+            "skipped and all checkpoints are from before it: lower --lr, or inspect these images"
         )
         self.step, self.rows = step, rows
 
@@ -311,7 +313,7 @@ class NotFinite(StopRun):
 def _features(
     training: Training, encoder: Any = None, policy: Any = None, before_final: bool = False
 ) -> "np.ndarray[Any, Any]":
-    """What a method calls `features`: f(x) of the whole store in row order."""
+    """f(x) of the whole store in row order: the `features` that a method calls."""
     feed = training.feed
     found: np.ndarray[Any, Any] = features(
         encoder or training.method.encoder,

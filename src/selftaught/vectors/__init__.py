@@ -1,0 +1,1 @@
+"""Vectors of images: computed, read, written and opened."""

@@ -1,6 +1,6 @@
-"""f(x) of a whole store: what is clustered, probed, searched and shown.
+"""f(x) of a whole store, for clustering, probing, search and reports.
 
-Shapes:  N images of the store; n of this process's share; B of a batch; D = encoder.dim.
+Shapes:  N images of the store; n in this process's share; B in a batch; D = encoder.dim.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selftaught.data.feed import ahead
+from selftaught.data.feed import make_ahead
 from selftaught.encoders.encoder import Encoder, encoder_id
 from selftaught.errors import FileError
-from selftaught.foundation.distributed import agree, all_gather, rank, world
+from selftaught.foundation.distributed import all_gather, any_process, rank, world
 from selftaught.foundation.files import load_tensors, save_tensors
 from selftaught.foundation.machine import CPU, Machine
 from selftaught.views.engine import Engine, Finish
@@ -43,34 +43,34 @@ def features(
 ) -> NDArray[Any]:
     """h = f(x) of every image, (N, D) in row order, in evaluation mode and float32.
 
-    Pixels are streamed; processes share the work, and each of them gets all of it.
+    Pixels are streamed. Processes share the work, and each returns all features.
 
     Args:
-        encoder: f. It moves to the device; the modes of its modules are as before afterwards.
+        encoder: f. It moves to the device; the modes of its modules are restored.
         images: x.
-        machine: Where f computes, threads that make batches ahead, and the cache for features,
-            keyed by the encoder's identity, the images' content and the policy. The cache is not
-            used with `before_final`.
+        machine: Device of f, threads that prepare batches, and the cache for features, keyed by the
+            encoder's identity, the images' content and the policy. The cache is not used with
+            `before_final`.
         batch_size: B.
-        policy: How images become views; None: that of evaluation. Where it is random, the numbers
-            are keyed by row under seed 0.
-        before_final: f(x) before the encoder's last activation.
-        limit: Bytes of memory that they may take; more become float16 in a file without a name.
+        policy: How images become views; None: the evaluation policy. Random numbers are keyed by
+            row under seed 0.
+        before_final: Return f(x) before the encoder's last activation.
+        limit: Bytes of memory for the result; a larger one is float16 in an unnamed file.
 
     Raises:
-        DataError: A file is damaged, missing or another than the one that was checked.
-        FileError: The disk that holds temporary files is too full.
+        DataError: A file is damaged, missing or has changed since the check.
+        FileError: The disk for temporary files is too full.
     """
     policy = policy or evaluation(encoder.config.image_size)
     cache = None if before_final else machine.cache
-    path = None if cache is None else _path(cache, encoder, images, policy)
-    kept = None if path is None else _kept(path, (len(images.store), encoder.dim))
-    if not agree(kept is None):
-        assert kept is not None
-        return kept
+    path = None if cache is None else _cache_path(cache, encoder, images, policy)
+    cached = None if path is None else _cached_features(path, (len(images.store), encoder.dim))
+    if not any_process(cached is None):
+        assert cached is not None
+        return cached
     shape = (len(images.store), encoder.dim)
     small = limit is None or 4 * math.prod(shape) <= limit
-    h_ND = torch.empty(shape) if small else room(shape, 0)
+    h_ND = torch.empty(shape) if small else float16_buffer(shape, 0)
     encoder = encoder.to(machine.device)
     _compute(h_ND, encoder, images, policy, batch_size, machine.threads, before_final)
     if path is not None and rank() == 0:
@@ -89,24 +89,22 @@ def _compute(
     threads: int,
     before_final: bool,
 ) -> None:
-    """Fill h, batch after batch: each process computes those of one stretch of the rows, and gets
-    those of the others.
-    """
+    """Fill h batch by batch: each process computes one range of the rows and receives the rest."""
     N = len(h_ND)
     n = -(-N // world())
     starts = range(0, n, batch_size)
-    own_n = np.arange(rank() * n, (rank() + 1) * n).clip(max=N - 1)  # the last row, to fill up
-    made = batch_views(
+    own_n = np.arange(rank() * n, (rank() + 1) * n).clip(max=N - 1)  # padded with the last row
+    views = batch_views(
         encoder, images, [own_n[s : s + batch_size] for s in starts], policy, threads=threads
     )
     f = encoder.before_final if before_final else encoder
-    x = next(encoder.parameters(), torch.empty(0))  # raw pixels have none
+    x = next(encoder.parameters(), torch.empty(0))  # the encoder of raw pixels has none
     with (
-        evaluating(encoder),
-        contextlib.closing(made),
+        evaluation_mode(encoder),
+        contextlib.closing(views),
         torch.autocast(x.device.type, enabled=False),
     ):
-        for start, x_BCSS in zip(starts, made, strict=True):
+        for start, x_BCSS in zip(starts, views, strict=True):
             h_BD = f(x_BCSS.to(x.dtype)).float()  # float64 runs too
             for process, part_BD in enumerate(all_gather(h_BD).chunk(world())):
                 first = process * n + start
@@ -114,11 +112,11 @@ def _compute(
                 h_ND[first:last] = part_BD[: max(0, last - first)]
 
 
-def room(shape: tuple[int, int], limit: int) -> Tensor:
-    """Room for float16 numbers: in memory up to so many bytes, else in a file without a name.
+def float16_buffer(shape: tuple[int, int], limit: int) -> Tensor:
+    """An empty float16 tensor: in memory up to `limit` bytes, else in an unnamed file.
 
     Raises:
-        FileError: The disk that holds temporary files is too full.
+        FileError: The disk for temporary files is too full.
     """
     size = 2 * math.prod(shape)
     if size <= limit:
@@ -131,7 +129,7 @@ def room(shape: tuple[int, int], limit: int) -> Tensor:
         except OSError as error:
             raise FileError(
                 f"{tempfile.gettempdir()} cannot hold {size / 2**30:.1f} GiB ({error.strerror})",
-                "let TMPDIR name a folder on a disk with room",
+                "set TMPDIR to a folder on a disk with more space",
             ) from None
 
 
@@ -145,16 +143,16 @@ def batch_views(
     epoch: int = 0,
     threads: int = 2,
 ) -> Generator[Tensor, None, None]:
-    """One view of each row as this encoder takes it, batch by batch; numbers are keyed by row.
+    """One view per row, as input of this encoder, batch by batch; random numbers are keyed by row.
 
     Args:
-        encoder: Its configuration says the size and the range; views come to its device.
-        images: What the rows name.
+        encoder: Its configuration sets the size and the range; views move to its device.
+        images: The images.
         batches: (B,) rows each.
-        policy: What is done.
-        seed: Keys the numbers.
-        epoch: Keys them too.
-        threads: Threads that make batches ahead.
+        policy: How images become views.
+        seed: Key of the random numbers.
+        epoch: Another key of them.
+        threads: Threads that prepare batches.
 
     Yields:
         (B, C, S, S) float32, channels last in memory.
@@ -163,7 +161,7 @@ def batch_views(
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     engine = Engine(config.intensity, device)
 
-    def begun(rows_B: NDArray[np.int64]) -> Finish:
+    def begin(rows_B: NDArray[np.int64]) -> Finish:
         raw = store.read(rows_B)
         params = sample(
             policy,
@@ -176,14 +174,14 @@ def batch_views(
         )
         return engine.begin([raw], [(params, policy)])
 
-    with contextlib.closing(ahead(begun, batches, threads=threads)) as made:
-        for finish in made:
+    with contextlib.closing(make_ahead(begin, batches, threads=threads)) as finishes:
+        for finish in finishes:
             (x_BCSS,) = finish()
             yield x_BCSS.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule's own mode is restored."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -195,13 +193,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _path(cache: Path, encoder: Encoder, images: "Images", policy: Policy) -> Path:
+def _cache_path(cache: Path, encoder: Encoder, images: "Images", policy: Policy) -> Path:
     text = f"{encoder_id(encoder)}/{images.content}/{policy}/{encoder.config.image_size}"
     return cache / "features" / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
 
-def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """What a former call has kept, unless the file is missing or damaged."""
+def _cached_features(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """The features that an earlier call cached; None if the file is missing or damaged."""
     try:
         h_ND = load_tensors(path).get("features") if path.exists() else None
     except FileError:

@@ -1,7 +1,6 @@
-"""Vectors of images, however they came: from an encoder and its images, or from a table.
+"""Vectors of images, from an encoder or a table: the input of clusters, indexes and searches.
 
-What is clustered, indexed and searched. A table is what `selftaught embed` writes, or any with a
-column "vector" of lists of numbers.
+A table is one that `selftaught embed` wrote, or any with a column "vector" of lists of numbers.
 
 Shapes:  N images; D size of a vector.
 """
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from selftaught.data.decode import decode_file
 from selftaught.encoders.encoder import encoder_id
-from selftaught.errors import DataError, shown
+from selftaught.errors import DataError, printable
 from selftaught.foundation.machine import CPU, Machine
 from selftaught.vectors.features import features
 
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
     from selftaught.data.store import Images
     from selftaught.encoders.encoder import Encoder
 
-_LARGEST = 1e15  # squares of larger numbers, summed, may leave float32
+_LARGEST = 1e15  # sums of squares of larger numbers may overflow float32
 
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """A vector for each image.
+    """One vector per image.
 
     Attributes:
         x_ND: f(x), finite float32.
-        row_N: int64: the images' rows in what they came from, each once.
-        paths: The images' names there.
-        labels: A label each, None where there is none; None where there are none at all.
-        encoder: The identity of f (`encoder_id`); "" where the table does not say it.
-        images: The images, row by row, where their pixels can be read.
+        row_N: int64: the images' rows in their source, all different.
+        paths: The images' names in their source.
+        labels: One label per image, None if it has none; None if no image has one.
+        encoder: The identity of f (`encoder_id`); "" if the table does not name it.
+        images: The images, row by row, if their pixels can be read.
     """
 
     x_ND: NDArray[np.float32]
@@ -52,7 +51,7 @@ class Vectors:
         return len(self.x_ND)
 
     def part(self, rows_n: NDArray[np.int64]) -> "Vectors":
-        """Some of them, by their places here, in this order."""
+        """The vectors at these positions, in this order."""
         labels = None if self.labels is None else tuple(self.labels[i] for i in rows_n)
         paths = tuple(self.paths[i] for i in rows_n)
         return replace(
@@ -69,7 +68,7 @@ class Vectors:
 
     @property
     def root(self) -> Path | None:
-        """The folder that paths are relative to; None where they are no files, or none is known."""
+        """The folder that paths are relative to; None if unknown, or if they are not files."""
         return None if self.images is None else self.images.checked.source.root
 
 
@@ -81,7 +80,7 @@ def image_vectors(
     """f(x) of every usable image.
 
     Raises:
-        DataError: The encoder's vectors are not finite, or an image has gone bad.
+        DataError: The encoder's vectors are not finite, or an image can no longer be read.
     """
     x_ND = features(encoder, images, machine)
     check_vectors(x_ND, "the encoder's vectors", "choose another encoder")
@@ -90,7 +89,7 @@ def image_vectors(
         x_ND,
         np.arange(len(x_ND)),
         tuple(checked.images["path"].to_pylist()),
-        None if column is None else gaps_as_none(column[checked.index_N].tolist()),
+        None if column is None else nan_to_none(column[checked.index_N].tolist()),
         encoder_id(encoder),
         images,
     )
@@ -99,11 +98,11 @@ def image_vectors(
 def file_vectors(
     encoder: "Encoder", paths: Sequence[Path], *, device: str = "cpu"
 ) -> NDArray[np.float32]:
-    """f(x) of a few image files, (n, D): pictures that are asked about, of any size and colour.
+    """f(x) of a few image files of any size and colour, (n, D), such as queries.
 
     Raises:
-        BadImage: A file is missing or no image.
-        DataError: The encoder does not take such an image, or its vector is not finite.
+        BadImage: A file is missing or not an image.
+        DataError: The encoder does not accept an image, or its vector is not finite.
     """
     encoder = encoder.eval().to(device)
     x_nD = np.empty((len(paths), encoder.dim), np.float32)
@@ -111,14 +110,21 @@ def file_vectors(
         for i, path in enumerate(paths):
             pixels_HWC = decode_file(path, str(path))
             x_nD[i] = encoder(encoder.preprocess(pixels_HWC)).float().cpu().numpy()[0]
-            check_vectors(x_nD[i : i + 1], f"{shown(str(path))}: vectors", "choose another encoder")
+            check_vectors(
+                x_nD[i : i + 1], f"{printable(str(path))}: vectors", "choose another encoder"
+            )
     return x_nD
 
 
 def check_vectors(x_ND: NDArray[np.float32], what: str, remedy: str) -> None:
+    """Check that vectors are finite, not too long and not all 0.
+
+    Raises:
+        DataError: They are not.
+    """
     bad = np.flatnonzero(~np.isfinite(x_ND).all(1))
     if len(bad):
-        found = f"{what} are not finite in {len(bad):,} rows, the first of them {bad[0]}"
+        found = f"{what} are not finite in {len(bad):,} rows, first in {bad[0]}"
         raise DataError(found, remedy)
     high_N, low_N = x_ND.max(axis=1, initial=0), x_ND.min(axis=1, initial=0)
     long = np.flatnonzero(np.maximum(high_N, -low_N) > _LARGEST)
@@ -129,6 +135,6 @@ def check_vectors(x_ND: NDArray[np.float32], what: str, remedy: str) -> None:
         raise DataError(f"{what} are all 0", remedy)
 
 
-def gaps_as_none(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Labels with None where there is none."""
-    return tuple(None if value != value else value for value in values)  # NaN is no label
+def nan_to_none(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Labels with None in place of NaN."""
+    return tuple(None if value != value else value for value in values)  # only NaN

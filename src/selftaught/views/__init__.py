@@ -1,1 +1,1 @@
-"""Views: what is done (policy), which numbers (sample), and how pixels change (tensors)."""
+"""Views: their operations (policy), their random parameters (sample), their pixels (tensors)."""

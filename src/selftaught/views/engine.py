@@ -1,7 +1,7 @@
-"""From pixels to views: on a CPU in the thread that asks, for a GPU in two parts.
+"""From pixels to views: on a CPU in the calling thread, for a GPU in two parts.
 
-On a CPU the fused kernel makes what it can, and PyTorch the rest. To a GPU pixels travel, from
-pinned memory and once for all views of an image, and become views there.
+On a CPU the fused kernel makes the views that it supports, and PyTorch the rest. For a GPU, pixels
+are copied from pinned memory, once for all views of an image, and become views there.
 
 Shapes:  N images; H, W height and width, C channels; S side of a view.
 """
@@ -24,26 +24,26 @@ from selftaught.views.sample import ViewParams
 T = TypeVar("T")
 
 Wanted = tuple[ViewParams, Policy]
-"""One view of each image: the numbers, and the policy that they were drawn from."""
+"""One view of each image: the parameters, and the policy that they were drawn from."""
 
 Finish = Callable[[], list[Tensor]]
-"""Hands over the views that were wanted, (N, C, S, S) float32 each, on their device."""
+"""Returns the requested views, (N, C, S, S) float32 each, on their device."""
 
 
 class Buffers:
-    """Memory for views, handed out again once nothing holds it; asked by several threads.
+    """Memory for views, reused once nothing holds it; thread-safe.
 
-    Fresh memory comes from the system page by page, and each is cleared at its first touch.
+    Reuse is faster: the system clears each page of fresh memory at its first use.
     """
 
     def __init__(self) -> None:
         self._free: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
-        """A float32 tensor of any content.
+        """A float32 tensor with undefined content.
 
-        It is made from an array, which lives as long as anything holds the memory: other tensors
-        and autograd's graph too. When the array goes, the buffer is free.
+        It wraps an array that lives as long as anything holds the memory, including other tensors
+        and autograd's graph. When the array is deleted, the buffer is free.
         """
         free = self._free[shape]
         try:
@@ -55,7 +55,7 @@ class Buffers:
         return torch.from_numpy(array)
 
 
-def make(
+def make_views(
     raw: Raw,
     params: ViewParams,
     policy: Policy,
@@ -67,13 +67,13 @@ def make(
 
     Args:
         raw: The images.
-        params: What was drawn for them.
-        policy: What it was drawn from.
+        params: Their parameters.
+        policy: The policy of these parameters.
         intensity: Range of the raw values; mean and standard deviation of each channel.
-        buffers: Where the kernel may take memory from; None: it takes fresh memory.
+        buffers: Memory for the kernel; None: it allocates fresh memory.
 
     Raises:
-        ConfigError: The intensity has not one mean, or one a channel.
+        ConfigError: The intensity does not have one mean, or one per channel.
     """
     from selftaught.views import kernels, tensors
 
@@ -89,8 +89,8 @@ class Engine:
 
     Args:
         intensity: Range of the raw values; mean and standard deviation of each channel.
-        device: Where the views are wanted.
-        compiled: Whether torch compiles what a GPU does.
+        device: Device of the views.
+        compiled: Whether torch compiles the operations on a GPU.
     """
 
     def __init__(
@@ -100,54 +100,54 @@ class Engine:
         self.buffers = Buffers()
 
     def begin(self, pixels: Sequence[Raw], wanted: Sequence[Wanted]) -> Finish:
-        """What a thread does ahead of time; calling the result does the rest.
+        """Do a thread's work ahead of time; calling the result does the rest.
 
-        On a CPU views are made now. For a GPU, which is at the step, pixels are made ready.
+        On a CPU this makes the views. For a GPU, which is busy with a step, it packs the pixels.
 
         Args:
-            pixels: Those of each view, or one for all of them.
-            wanted: The views.
+            pixels: The pixels for each view, or one for all views.
+            wanted: The requested views.
 
         Raises:
-            ConfigError: The intensity has not one mean, or one a channel.
+            ConfigError: The intensity does not have one mean, or one per channel.
         """
         if self.device.type != "cpu":
-            packed = [_Packed.of(raw, pinned=self.device.type == "cuda") for raw in pixels]
+            packed = [_PackedPixels.of(raw, pinned=self.device.type == "cuda") for raw in pixels]
             return lambda: self.finish(packed, wanted)
         views = [
-            make(raw, params, policy, self.intensity, buffers=self.buffers)
-            for raw, (params, policy) in zip(_of_each(pixels, wanted), wanted, strict=True)
+            make_views(raw, params, policy, self.intensity, buffers=self.buffers)
+            for raw, (params, policy) in zip(_one_per_view(pixels, wanted), wanted, strict=True)
         ]
         return lambda: views
 
-    def finish(self, packed: "Sequence[_Packed]", wanted: Sequence[Wanted]) -> list[Tensor]:
-        """Pixels go to the device, and become views there."""
+    def finish(self, packed: "Sequence[_PackedPixels]", wanted: Sequence[Wanted]) -> list[Tensor]:
+        """Copy the pixels to the device and make the views there."""
         from selftaught.views import tensors
 
         pixels = [one.on(self.device) for one in packed]
         return [
             tensors.apply_policy(images, params, policy, self.intensity, compiled=self.compiled)
-            for images, (params, policy) in zip(_of_each(pixels, wanted), wanted, strict=True)
+            for images, (params, policy) in zip(_one_per_view(pixels, wanted), wanted, strict=True)
         ]
 
 
-def _of_each(pixels: Sequence[T], wanted: Sequence[Wanted]) -> Sequence[T]:
+def _one_per_view(pixels: Sequence[T], wanted: Sequence[Wanted]) -> Sequence[T]:
     return pixels if len(pixels) > 1 else [pixels[0]] * len(wanted)
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """Pixels of some images, one after the other, as they travel."""
+class _PackedPixels:
+    """Pixels of some images in one tensor, ready to be copied to a device."""
 
     flat: Tensor
     shapes: list[tuple[int, int, int]]
 
     @classmethod
-    def of(cls, raw: Raw, *, pinned: bool) -> "_Packed":
-        """A copy in memory that a GPU can read by itself.
+    def of(cls, raw: Raw, *, pinned: bool) -> "_PackedPixels":
+        """A copy, in memory that a GPU can read directly if `pinned`.
 
-        torch keeps pinned memory that was freed and hands it out again, but not before the copies
-        from it are over. So buffers are reused, and no image is overwritten on its way.
+        torch reuses freed pinned memory, but only after the copies from it have finished. So no
+        image is overwritten during its copy.
         """
         rows = [image.reshape(-1) for image in raw.images()]
         dtype = getattr(torch, raw.flat.dtype.name)
@@ -156,7 +156,7 @@ class _Packed:
         return cls(flat, [(height, width, raw.channels) for height, width in raw.sizes_N2.tolist()])
 
     def on(self, device: torch.device) -> Tensor | list[Tensor]:
-        """(N, H, W, C) or N tensors (H, W, C), on their way while this returns."""
+        """(N, H, W, C) or N tensors (H, W, C); the copy may still be running on return."""
         flat = self.flat.to(device, non_blocking=True)
         if len(set(self.shapes)) == 1:
             return flat.view(-1, *self.shapes[0])

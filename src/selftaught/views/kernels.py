@@ -1,8 +1,8 @@
 """From pixels and parameters to one batch of views in compiled code, on a CPU.
 
-The same views as `tensors.apply` makes, for policies in the canonical order, many times as fast:
-see `views.fused` for how. Any number of threads may be inside at once, each with its own part of a
-batch; the global interpreter lock is not held.
+Makes the same views as `tensors.apply_policy` for policies in the canonical order, many times as
+fast (see `views.fused`). Any number of threads can call it at once, each with its own part of a
+batch; it does not hold the global interpreter lock.
 
 Shapes:  N images; C channels; S side of a view. A box is top, left, height, width in pixels.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.views.fused.compiled import call
-from selftaught.views.fused.view import Drawn, Pixels, Setting, make, scratch_for
+from selftaught.views.fused.view import DrawnParams, Pixels, Setting, make, scratch_for
 from selftaught.views.policy import (
     FUSED,
     Blur,
@@ -39,9 +39,9 @@ _T = TypeVar("_T")
 
 
 def fuses(policy: Policy) -> bool:
-    """Whether `apply` can make a policy's views: some of `policy.FUSED`, in its order.
+    """Whether `apply_compiled` supports a policy: any of `policy.FUSED`, in that order.
 
-    Where the mirror stands does not matter: both backends do it with the box.
+    The place of the mirror does not matter: both backends apply it with the box.
     """
     kinds = [type(operation) for operation in policy.operations if not isinstance(operation, Flip)]
     return kinds == [kind for kind in FUSED if kind in kinds]
@@ -56,30 +56,30 @@ def apply_compiled(
     out: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Make one view of each image: (N, C, S, S), as `tensors.apply` does.
+    """Make one view of each image: (N, C, S, S), like `tensors.apply_policy`.
 
-    Compiles when a type of pixels is met for the first time, and says so on stderr; the code is
-    kept on disk where that is possible. Pixels that are not finite give values without meaning in
-    their own view.
+    Compiles on the first use of each pixel type, with a message on stderr; the code is cached on
+    disk if possible. Pixels that are not finite give undefined values in their own view.
 
     Args:
         raw: The images: uint8, uint16 or float32.
-        params: What `sample` drew for them.
-        policy: What it drew from; `fuses` it.
+        params: Their parameters from `sample`.
+        policy: The policy of these parameters; `fuses(policy)` must hold.
         intensity: Range of the raw values; mean and standard deviation of each channel.
-        out: Where to put the views: (N, C, S, S), contiguous, on the CPU.
-        dtype: float32, or bfloat16: the same rounded once. Not looked at if `out` is given.
+        out: Output: (N, C, S, S), contiguous, on the CPU.
+        dtype: float32, or bfloat16: the same values, rounded once. Ignored if `out` is given.
 
     Raises:
-        ConfigError: The intensity has not one mean, or one a channel, or an operation makes no
-            sense for this number of channels.
-        ValueError: `out` has another shape or type, or is not contiguous, or the policy is not one
-            that it fuses.
-        IndexError: A box, or an image, is not within the pixels, or there is not one box an image.
+        ConfigError: The intensity does not have one mean, or one per channel, or an operation does
+            not suit this number of channels.
+        ValueError: `out` has another shape or type, or is not contiguous, or `fuses(policy)` is
+            false.
+        IndexError: A box is outside its image or an image outside the pixels, or there is not one
+            box per image.
     """
     check_channels(policy, raw.channels)
     if not fuses(policy):
-        raise ValueError("the policy has operations that the kernel does not do in this order")
+        raise ValueError("the kernel does not support the policy's operations in this order")
     shape = (len(raw), raw.channels, params.size, params.size)
     out = torch.empty(shape, dtype=dtype) if out is None else out
     if out.shape != shape or not out.is_contiguous() or out.dtype not in _TYPES:
@@ -87,24 +87,26 @@ def apply_compiled(
     pixels = _pixels(raw, params)
     setting = _setting(raw, params, policy, intensity)
     scratch = scratch_for(pixels, setting, out.dtype is torch.bfloat16)
-    _run(pixels, _drawn(params, policy), setting, scratch, *_places(out))
+    _run(pixels, _drawn_params(params, policy), setting, scratch, *_output_arrays(out))
     return out
 
 
 _TYPES = (torch.float32, torch.bfloat16)
 
 
-def _places(out: Tensor) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-    """The flat float32 and the flat uint16 array that the views go to; one of them is empty."""
+def _output_arrays(out: Tensor) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """The flat float32 and the flat uint16 array for the views; one of them is empty."""
     if out.dtype is torch.float32:
         return out.view(-1).numpy(), np.empty(0, np.uint16)
     return np.empty(0, np.float32), out.view(-1).view(torch.int16).numpy().view(np.uint16)
 
 
 def _pixels(raw: Raw, params: ViewParams) -> Pixels:
-    """Checked here, for the kernel checks no index."""
+    """The kernel's pixels, checked here because the kernel checks no index."""
     if not len(raw) == len(params) == len(raw.sizes_N2):
-        raise IndexError(f"{len(raw)} images of {len(raw.sizes_N2)} sizes, {len(params)} boxes")
+        raise IndexError(
+            f"{len(raw)} images have {len(raw.sizes_N2)} sizes and {len(params)} boxes"
+        )
     if raw.flat.ndim != 1 or not raw.flat.flags.c_contiguous:
         raise IndexError("the pixels are not one contiguous axis")
     height_N, width_N = raw.sizes_N2.T
@@ -113,15 +115,15 @@ def _pixels(raw: Raw, params: ViewParams) -> Pixels:
     inside_N &= (top_N + rows_N <= height_N) & (left_N + columns_N <= width_N)
     end_N = raw.starts_N + height_N * width_N * raw.channels
     if not (inside_N & (raw.starts_N >= 0) & (end_N <= len(raw.flat))).all():
-        raise IndexError("a box is not within its image, or an image not within the pixels")
+        raise IndexError("a box is outside its image, or an image outside the pixels")
     flat = np.asarray(raw.flat).view()
-    flat.flags.writeable = False  # as a mapped file is: for numba that is another type
+    flat.flags.writeable = False  # like a mapped file: for numba, writeable is another type
     contiguous = (raw.starts_N, width_N, params.box_N4, params.flip_N)
     return Pixels(flat, *map(np.ascontiguousarray, contiguous))
 
 
-def _drawn(params: ViewParams, policy: Policy) -> Drawn:
-    """What does not happen under this policy is not done, whatever was drawn."""
+def _drawn_params(params: ViewParams, policy: Policy) -> DrawnParams:
+    """The parameters for the kernel; operations that the policy lacks are switched off."""
     gray, noise = (_find(policy, kind) is not None for kind in (Gray, Noise))
     drawn: tuple[NDArray[Any], ...] = (
         params.draws_N,
@@ -132,7 +134,7 @@ def _drawn(params: ViewParams, policy: Policy) -> Drawn:
         params.sigma_N,
         params.noise_N * np.float32(noise),
     )
-    return Drawn(*map(np.ascontiguousarray, drawn))
+    return DrawnParams(*map(np.ascontiguousarray, drawn))
 
 
 def _setting(raw: Raw, params: ViewParams, policy: Policy, intensity: Intensity) -> Setting:
@@ -176,7 +178,7 @@ _FIRST = threading.Lock()
 
 
 def _run(pixels: Pixels, *rest: Any) -> None:
-    """One thread at a time while there may be something to compile."""
+    """Call the kernel, in one thread at a time until it is compiled for this type of pixels."""
     dtype = pixels.flat.dtype
     if dtype in _READY:
         make(pixels, *rest)
@@ -186,26 +188,28 @@ def _run(pixels: Pixels, *rest: Any) -> None:
         call(make, pixels, *rest)
         _READY.add(dtype)
         if announcer.begun:
-            _say(f"Compiled in {announcer.ended - announcer.begun:.1f} s.")
+            _print_notice(f"Compiled in {announcer.ended - announcer.begun:.1f} s.")
 
 
 class _Announcer(Listener):
-    """Says that the kernel is compiled: nothing when it comes from the disk."""
+    """Announces the compilation of the kernel; silent if it is loaded from the disk."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype, self.begun, self.ended = dtype, 0.0, 0.0
 
     def on_start(self, event: Any) -> None:
-        """numba tells of every function; only the outermost is of interest."""
+        """Announce the outermost function; numba reports every function."""
         if event.data["dispatcher"] is make:
             self.begun = time.perf_counter()
-            _say(f"Compiling the views of {self.dtype} images, to be kept for the next time.")
+            _print_notice(
+                f"Compiling the augmentations for {self.dtype} images (once per machine)."
+            )
 
     def on_end(self, event: Any) -> None:
-        """The outermost function is the last."""
+        """Note the time; the outermost function ends last."""
         self.ended = time.perf_counter()
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it any more
+def _print_notice(text: str) -> None:
+    with contextlib.suppress(OSError):  # the reader has closed it
         print(text, file=sys.stderr, flush=True)

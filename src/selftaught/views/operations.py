@@ -1,8 +1,8 @@
-"""What can be done to a batch of views, one operation at a time, in batched PyTorch on any device.
+"""The operations on a batch of views, each a function in batched PyTorch for any device.
 
-Definitions are torchvision's functional forms, on floats in [0, 1], where it has them. Each takes
-one parameter an image (or a channel of an image), returns a new tensor and waits for no device. An
-operation that needs three channels says so.
+Where torchvision has a functional form, the definition is the same, on floats in [0, 1]. Each takes
+one parameter per image (or per channel of an image), returns a new tensor and never waits for the
+device. The docstring says if an operation needs three channels.
 
 Shapes:  N images; C channels; H, W height and width; K taps of a kernel; E pixels and channels of
          an image; B blocks of four of them.
@@ -18,7 +18,7 @@ _LUMINANCE = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R BT.601
 
 
 def _column(values: Tensor) -> Tensor:
-    """(N,) or (N, C) beside (N, C, H, W)."""
+    """(N,) or (N, C), shaped to broadcast with (N, C, H, W)."""
     return values.reshape(len(values), -1, 1, 1)
 
 
@@ -26,14 +26,14 @@ def _column(values: Tensor) -> Tensor:
 
 
 def brightness(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
-    """Times the factor, clipped to [0, 1]."""
+    """Multiply by the factor; clipped to [0, 1]."""
     return (x_NCHW * _column(factor_N)).clamp_(0, 1)
 
 
 def contrast(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
-    """Away from the image's mean, clipped to [0, 1].
+    """Scale the difference from the image's mean by the factor; clipped to [0, 1].
 
-    The mean is that of the luminance for 3 channels and that of all channels otherwise.
+    The mean is that of the luminance for 3 channels, and of all channels otherwise.
     """
     mean_NC11 = x_NCHW.mean(dim=(2, 3), keepdim=True)
     three = x_NCHW.shape[1] == 3
@@ -42,15 +42,15 @@ def contrast(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
 
 
 def saturation(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
-    """Away from the luminance, clipped to [0, 1]. Three channels."""
+    """Scale the difference from the luminance by the factor; clipped to [0, 1]. Three channels."""
     return _blend(x_NCHW, _luminance(x_NCHW), factor_N)
 
 
 def hue(x_NCHW: Tensor, turns_N: Tensor) -> Tensor:
-    """The hue of HSV shifted, in turns; saturation and value stay. Three channels in [0, 1].
+    """Shift the hue of HSV, in turns; saturation and value stay. Three channels in [0, 1].
 
-    A channel is V - V S clip(2 - 6 d, 0, 1), where d is the distance in turns of the hue from the
-    one where that channel is lowest: 1/2 for red, 5/6 for green, 1/6 for blue.
+    A channel is V - V S clip(2 - 6 d, 0, 1), where d is the distance in turns between the hue and
+    the hue at which that channel is lowest: 1/2 for red, 5/6 for green, 1/6 for blue.
     """
     red, green, blue = _planes(x_NCHW)
     value = torch.maximum(red, green).maximum(blue)
@@ -62,7 +62,7 @@ def hue(x_NCHW: Tensor, turns_N: Tensor) -> Tensor:
 
 
 def _hue(x_NCHW: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
-    """Hue in turns; of gray, which has none, 0."""
+    """Hue in turns; 0 for gray, which has no hue."""
     red, green, blue = _planes(x_NCHW)
     sixth = chroma.clamp(min=torch.finfo(x_NCHW.dtype).tiny).mul_(6).reciprocal_()
     from_red = (green - blue).mul_(sixth)
@@ -73,7 +73,7 @@ def _hue(x_NCHW: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
 
 
 def _equal(a: Tensor, b: Tensor) -> Tensor:
-    """1 where equal, 0 elsewhere: lerp with it chooses, faster than torch.where on a CPU."""
+    """1 where equal, 0 elsewhere; lerp with it is faster than torch.where on a CPU."""
     return torch.eq(a, b, out=torch.empty_like(a))
 
 
@@ -101,21 +101,21 @@ def _blend(x_NCHW: Tensor, other: Tensor, factor_N: Tensor) -> Tensor:
 
 
 def channel_jitter(x_NCHW: Tensor, gain_NC: Tensor, gamma_NC: Tensor, offset_NC: Tensor) -> Tensor:
-    """gain * x ** gamma + offset of each channel, clipped to [0, 1].
+    """gain * x ** gamma + offset for each channel, clipped to [0, 1].
 
-    Rounding may have left x a hair below 0, of which there is no power.
+    x is clamped first: rounding may have left it slightly below 0, where the power is undefined.
     """
     x = x_NCHW.clamp(min=0).pow_(_column(gamma_NC)).mul_(_column(gain_NC))
     return x.add_(_column(offset_NC)).clamp_(0, 1)
 
 
 def band_drop(x_NCHW: Tensor, keep_NC: Tensor) -> Tensor:
-    """0 in the channels that are not kept."""
+    """Set the channels that are not kept to 0."""
     return x_NCHW * _column(keep_NC)
 
 
 def solarise(x_NCHW: Tensor, threshold: float) -> Tensor:
-    """1 - x from the threshold on."""
+    """1 - x for values from the threshold on."""
     return torch.where(x_NCHW < threshold, x_NCHW, 1 - x_NCHW)
 
 
@@ -125,8 +125,8 @@ def solarise(x_NCHW: Tensor, threshold: float) -> Tensor:
 def blur(x_NCHW: Tensor, sigma_N: Tensor, width: int) -> Tensor:
     """Gaussian blur with a kernel of `width` (odd) pixels, reflected at the border.
 
-    sigma is in pixels, above 0. Down the columns, then along the rows: the two pixels at the same
-    distance are added first, for they have the same weight.
+    sigma is in pixels, above 0. Down the columns, then along the rows; the two pixels at the same
+    distance have the same weight and are added first.
     """
     reach = width // 2
     assert reach < min(x_NCHW.shape[2:]), "the border is reflected once"
@@ -138,7 +138,7 @@ def blur(x_NCHW: Tensor, sigma_N: Tensor, width: int) -> Tensor:
 
 
 def _weighted(x_NCHW: Tensor, weight_NK: Tensor, *, dim: int) -> Tensor:
-    """Sums of the pixels up to K - 1 away along one axis, weighted by their distance."""
+    """Sums of the pixels up to K - 1 away along one axis, weighted by distance."""
     reach, size = weight_NK.shape[1] - 1, x_NCHW.shape[dim]
     padding = (reach, reach, 0, 0) if dim == 3 else (0, 0, reach, reach)
     padded = F.pad(x_NCHW, padding, mode="reflect")
@@ -150,12 +150,12 @@ def _weighted(x_NCHW: Tensor, weight_NK: Tensor, *, dim: int) -> Tensor:
 
 
 def needed_width(sigma: float, width: int) -> int:
-    """The pixels of a kernel of `width` (odd) whose weight is 1e-7 of the largest or more."""
+    """Width (odd) of the part of the kernel whose weights are at least 1e-7 of the largest."""
     return min(width, 2 * int(sigma * math.sqrt(-2 * math.log(1e-7))) + 1)
 
 
 def sobel(x_NCHW: Tensor) -> Tensor:
-    """The magnitude of Sobel's gradient over 4, clipped to [0, 1]; the border is repeated."""
+    """The magnitude of Sobel's gradient divided by 4, clipped to [0, 1]; the border is repeated."""
     x = F.pad(x_NCHW, (1, 1, 1, 1), mode="replicate")
     smooth_rows = x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]
     smooth_columns = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
@@ -165,9 +165,9 @@ def sobel(x_NCHW: Tensor) -> Tensor:
 
 
 def cutout(x_NCHW: Tensor, box_N4: Tensor, fill_C11: Tensor) -> Tensor:
-    """A box (top, left, height, width in pixels) of each image filled, each channel with its value.
+    """Fill a box (top, left, height, width in pixels) of each image with a value per channel.
 
-    A box of no height or width changes nothing.
+    A box with height or width 0 changes nothing.
     """
     row_H1 = torch.arange(x_NCHW.shape[2], device=x_NCHW.device)[:, None]
     column_W = torch.arange(x_NCHW.shape[3], device=x_NCHW.device)
@@ -183,10 +183,10 @@ def cutout(x_NCHW: Tensor, box_N4: Tensor, fill_C11: Tensor) -> Tensor:
 def noise(
     x_NCHW: Tensor, sigma_N: Tensor, draws_N: Tensor, key: tuple[int, int] | Tensor
 ) -> Tensor:
-    """Gaussian noise, clipped to [0, 1]: the same for the same key, draw and pixel everywhere.
+    """Add Gaussian noise, a function of key, draw and pixel on any device; clipped to [0, 1].
 
-    Four values at a time have the words of one Philox counter (draw, block), and are made normal by
-    Box and Muller's method in float32.
+    Four values at a time use the words of one Philox counter (draw, block), and become normal by
+    the Box-Muller method in float32.
     """
     n, size = len(x_NCHW), x_NCHW[0].numel()
     words = torch.stack(_philox(draws_N, -(-size // 4), key), dim=2)  # (N, B, 4)
@@ -204,12 +204,12 @@ _MULTIPLIERS = (0xD2511F53 - (1 << 32), 0xCD9E8D57 - (1 << 32))
 
 
 def _philox(draws_N: Tensor, blocks: int, key: tuple[int, int] | Tensor) -> list[Tensor]:
-    """Philox4x32-10 of the counters (draw, block), the words of `rng.philox`: four of (N, B) int64.
+    """Philox4x32-10 of the counters (draw, block), as in `rng.philox`: four words, (N, B) int64.
 
-    A multiplier less 2^32 keeps every product within int64: its low word is the same, its high word
-    is less by the factor.
+    Multipliers are reduced by 2^32 to keep every product within int64: the low word is the same,
+    the high word is less by the factor.
     """
-    # Without the mask a compiled range would be multiplied as int32 (pytorch issue 175966).
+    # Without the mask, a compiled range would be multiplied as int32 (pytorch issue 175966).
     block_B = torch.arange(blocks, device=draws_N.device) & _LOW
     c0, c1 = draws_N[:, None] & _LOW, draws_N[:, None] >> 32
     c2, c3 = block_B.expand(len(draws_N), -1), torch.zeros_like(block_B)

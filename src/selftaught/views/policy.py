@@ -1,10 +1,10 @@
-"""What may be done to an image to make a view of it: data only, no pixels and no numbers drawn.
+"""Policies of views: operations with their probabilities and ranges, as data only.
 
-A policy is a box rule (which part of the image) and a tuple of operations, each with the
-probability and the ranges it is drawn from. Sources: Chen et al. 2020, section 3 and appendix A,
-and google-research/simclr for what the paper leaves open; docs/methods/simclr.md names the
-deviations. The paper's figure 4 shows rotation, cutout, noise and Sobel filtering without their
-parameters: those are ours, said where they stand.
+A policy is a box rule (which part of the image) and a tuple of operations, each with its
+probability and the ranges of its parameters. Sources: Chen et al. 2020, section 3 and appendix A,
+and google-research/simclr for what the paper leaves open; docs/methods/simclr.md lists the
+deviations. The paper's figure 4 shows rotation, cutout, noise and Sobel filtering without
+parameters; ours are marked below.
 
 Units: sides and thresholds of pixel values are shares; pixel values are in [0, 1].
 """
@@ -41,14 +41,14 @@ class CornerCrop:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirror left and right. It belongs to the box: it comes first wherever the policy names it."""
+    """Mirror left to right. Part of the box: it comes first, wherever the policy lists it."""
 
     p: float = 0.5
 
 
 @dataclass(frozen=True)
 class Rotate:
-    """A turn by 90, 180 or 270 degrees, each as likely (the angles of the paper's figure 4)."""
+    """A turn by 90, 180 or 270 degrees, equally likely (the angles of the paper's figure 4)."""
 
     p: float = 0.5
 
@@ -58,7 +58,7 @@ class Jitter:
     """Colour jitter in random order, clipped to [0, 1] after each operation.
 
     Factors are drawn from [max(0, 1 - b), 1 + b] for brightness, contrast and saturation, shifts of
-    the hue from [-hue, hue] in turns. Saturation and hue apply to images of three channels only.
+    the hue from [-hue, hue] in turns. Saturation and hue apply only to images of three channels.
     """
 
     brightness: float = 0.8
@@ -68,16 +68,16 @@ class Jitter:
     p: float = 0.8
 
     def live(self, channels: int) -> list[int]:
-        """Those of the four, in the order of the fields, that change anything."""
+        """Indices of the operations, in the order of the fields, that change anything."""
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         return [k for k in range(4 if channels == 3 else 2) if strengths[k]]
 
 
 @dataclass(frozen=True)
 class ChannelJitter:
-    """For channels that are no colours: gain * x ** gamma + offset, drawn for each channel apart.
+    """For channels that are not colours: gain * x ** gamma + offset, drawn for each channel.
 
-    Clipped to [0, 1]. The ranges are ours: a fifth up or down, and a tenth of the range.
+    Clipped to [0, 1]. The ranges are ours: about a fifth up or down, and a tenth of the range.
     """
 
     gain: tuple[float, float] = (0.8, 1.25)
@@ -103,7 +103,7 @@ class Gray:
 
 @dataclass(frozen=True)
 class Solarise:
-    """Values from the threshold on are inverted: 1 - x (Grill et al. 2020, appendix B)."""
+    """Inversion of values from the threshold on: 1 - x (Grill et al. 2020, appendix B)."""
 
     threshold: float = 0.5
     p: float = 0.2
@@ -123,7 +123,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise for every value apart, clipped to [0, 1]. The range of sigma is ours."""
+    """Independent Gaussian noise on every value, clipped to [0, 1]. The range of sigma is ours."""
 
     sigma: tuple[float, float] = (0.02, 0.1)
     p: float = 0.5
@@ -131,9 +131,9 @@ class Noise:
 
 @dataclass(frozen=True)
 class Sobel:
-    """The gradient's magnitude, each channel apart, over 4 and clipped to [0, 1].
+    """The gradient's magnitude of each channel, divided by 4 and clipped to [0, 1].
 
-    A quarter brings a step from 0 to 1 to full scale. The paper says no more than "Sobel".
+    With the divisor 4, a step from 0 to 1 has full scale. The paper says only "Sobel".
     """
 
     p: float = 0.5
@@ -143,7 +143,8 @@ class Sobel:
 class Cutout:
     """A square filled with the channel's mean, its centre anywhere (DeVries and Taylor 2017).
 
-    `side` is a range in sides of the view; theirs is 1/2 for CIFAR-10. What sticks out is cut off.
+    `side` is a range, as a share of the view's side; theirs is 1/2 for CIFAR-10. Clipped to the
+    view.
     """
 
     side: tuple[float, float] = (0.25, 0.5)
@@ -167,22 +168,22 @@ Operation = (
 """In the order in which a configuration applies them."""
 
 FUSED = (Flip, Jitter, Gray, Blur, Noise)
-"""What the fused kernel can do, in its order."""
+"""The operations that the fused kernel supports, in its order."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A box rule and the operations that follow it, in order; `normalise` ends the chain.
+    """A box rule, the operations that follow it in order, and the final normalisation.
 
     Attributes:
-        box: Which part of the image is seen.
-        operations: Each kind once at most.
+        box: Which part of the image becomes the view.
+        operations: At most one of each kind.
         normalise: Whether the chain ends with (x - mean) / std.
         interpolation: How the box is resized, with antialiasing: bilinear (torchvision's default)
             or bicubic with a = -0.5, clipped to [0, 1] (google-research/simclr).
 
     Raises:
-        ConfigError: An operation stands there twice.
+        ConfigError: An operation is listed twice.
     """
 
     box: Box
@@ -194,7 +195,7 @@ class Policy:
         kinds = [type(operation).__name__ for operation in self.operations]
         for kind in kinds:
             if kinds.count(kind) > 1:
-                raise ConfigError(f"a policy names {kind} twice", "name each operation once")
+                raise ConfigError(f"a policy lists {kind} twice", "list each operation once")
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,10 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class Intensity:
-    """How raw pixel values become the network's input; travels with the encoder's weights.
+    """How raw pixel values become the network's input; stored with the encoder's weights.
 
     `low` and `high` are the raw values that become 0 and 1 (0 and 255 for ordinary 8-bit images);
-    what lies outside is clipped. `mean` and `std` are in units of that [0, 1] range, one a channel.
+    other values are clipped. `mean` and `std` are in units of that [0, 1] range, one per channel.
     """
 
     low: float = 0.0
@@ -223,21 +224,21 @@ class Intensity:
         """Mean and standard deviation of each channel.
 
         Raises:
-            ConfigError: There is not one of each, or one a channel.
+            ConfigError: There is not one of each, or one of each per channel.
         """
         given = len(self.mean)
         if given not in (1, channels) or len(self.std) != given:
             raise ConfigError(
-                f"the intensity has {given} means and {len(self.std)} standard deviations, "
+                f"the intensity has {given} means and {len(self.std)} standard deviations, but "
                 f"the images have {channels} channels",
-                "give one of each a channel",
+                "use one of each per channel",
             )
         repeat = channels // given
         return self.mean * repeat, self.std * repeat
 
 
 def check_channels(policy: Policy, channels: int) -> None:
-    """Refuse what makes no sense for images of this many channels.
+    """Check that the operations suit images of this many channels.
 
     Raises:
         ConfigError: Colour drop needs three channels, dropping bands two or more.
@@ -245,13 +246,13 @@ def check_channels(policy: Policy, channels: int) -> None:
     for operation in policy.operations:
         if isinstance(operation, Gray) and channels != 3:
             raise ConfigError(
-                f"colour drop needs images of 3 channels, these have {channels}",
-                "leave it out (views.gray=0)",
+                f"colour drop needs images of 3 channels, but these have {channels}",
+                "switch it off (views.gray=0)",
             )
         if isinstance(operation, BandDrop) and channels < 2:
             raise ConfigError(
-                "dropping bands needs images of 2 channels or more, these have 1",
-                "leave it out (views.band_drop=0)",
+                "dropping bands needs images of 2 channels or more, but these have 1",
+                "switch it off (views.band_drop=0)",
             )
 
 
@@ -273,12 +274,12 @@ def simclr_gray(strength: float = 0.5) -> Policy:
 
 
 def evaluation(size: int) -> Policy:
-    """The view for evaluation: the central 87.5 % of the shorter side, all of it up to 32 px."""
+    """The view for evaluation: the central 87.5 % of the shorter side, or all of it up to 32 px."""
     return Policy(CenterCrop(1.0 if size <= 32 else 0.875))
 
 
 def ten_crop(size: int, fraction: float = 0.875) -> tuple[ViewSpec, ...]:
-    """Ten views of an image: the centre and the corners, and all of them mirrored.
+    """Ten views of an image: the corners and the centre, each also mirrored.
 
     Krizhevsky et al. 2012 cut 224 px from 256 px: the fraction 0.875 of the shorter side.
     """
@@ -295,7 +296,7 @@ def ten_crop(size: int, fraction: float = 0.875) -> tuple[ViewSpec, ...]:
 def multi_crop(
     policy: Policy, *, sizes: tuple[int, int] = (224, 96), counts: tuple[int, int] = (2, 6)
 ) -> tuple[ViewSpec, ...]:
-    """Views of two sizes: large ones of most of the image, small ones of little.
+    """Views of two sizes: large views of large areas, small views of small areas.
 
     Areas from 0.14 to 1 and from 0.05 to 0.14 of the image (Caron et al. 2020, appendix A).
     """

@@ -1,4 +1,4 @@
-"""Raw pixels of some images in one flat array: what a store reads and what views are made from.
+"""Raw pixels of some images in one flat array, as read from a store and turned into views.
 
 Shapes:  N images; H, W height and width; C channels.
 """
@@ -17,11 +17,11 @@ Pixels = NDArray[Any]
 
 @dataclass(frozen=True)
 class Raw:
-    """N images of C channels. They may lie anywhere in the flat array, also some of them twice.
+    """N images of C channels, anywhere in the flat array; they may overlap or repeat.
 
     Attributes:
         flat: uint8, uint16 or float32, one axis, contiguous.
-        starts_N: int64: where the numbers of each image begin.
+        starts_N: int64: index of the first number of each image.
         sizes_N2: int64: height and width of each image in pixels.
         channels: C of every image.
     """
@@ -33,9 +33,9 @@ class Raw:
 
     @classmethod
     def of(cls, images: Pixels | Sequence[Pixels]) -> "Raw":
-        """From (N, H, W, C), or from N arrays (H, W, C) of one type; one at least.
+        """From (N, H, W, C), or from N arrays (H, W, C) of one type; at least one.
 
-        Without a copy where they are one contiguous array.
+        Not copied if they are one contiguous array.
         """
         sizes_N2 = np.array([image.shape[:2] for image in images], np.int64)
         channels = images[0].shape[2]
@@ -62,7 +62,7 @@ class Raw:
         return self.flat[start:end].reshape(height, width, self.channels)
 
     def images(self) -> list[Pixels]:
-        """All of them, without a copy."""
+        """All images, without a copy."""
         return [self.image(k) for k in range(len(self))]
 
     @property
@@ -71,7 +71,7 @@ class Raw:
         return bool((self.sizes_N2 == self.sizes_N2[:1]).all())
 
     def tensors(self) -> Tensor | list[Tensor]:
-        """(N, H, W, C), a copy, if they have one size; else N tensors (H, W, C) without a copy."""
+        """(N, H, W, C), a copy, if all have one size; else N tensors (H, W, C) without a copy."""
         if self.one_size and len(self):
             return torch.from_numpy(np.stack(self.images()))
         return [torch.from_numpy(image) for image in self.images()]

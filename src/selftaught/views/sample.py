@@ -1,7 +1,7 @@
-"""Which numbers: the parameters of a batch of views, drawn at once, each keyed by its own draw.
+"""The random parameters of a batch of views, drawn at once, each keyed by its own draw.
 
-An image's parameters depend on (seed, epoch, draw, view) and its size, never on the batch it is in
-or on what else the policy does: each operation draws under a purpose of its own.
+An image's parameters depend on (seed, epoch, draw, view) and its size, never on its batch or on the
+policy's other operations: each operation draws under its own purpose.
 
 Shapes:  N images; C channels; A attempts at a box. A box is top, left, height, width in pixels.
 """
@@ -34,16 +34,16 @@ from selftaught.views.policy import (
     check_channels,
 )
 
-_FEW = 32  # draws that are not worth loading compiled code
+_FEW = 32  # for fewer draws, loading compiled code is not worthwhile
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop
 _SAME = (1.0, 1.0, 1.0, 0.0)  # factors and hue shift that change nothing
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Numbers in [0, 1) for some purpose, n for each image, or for some of them: (N, n).
+    """Numbers in [0, 1) for a purpose, n for each image or for some images: (N, n).
 
-    Up to four for each image are there from the start, for all purposes of a policy.
+    `draw` prepares the first four per image for all purposes of a policy.
     """
 
     seed: int
@@ -55,7 +55,7 @@ class _Numbers:
     fours: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def draw(self, purposes: Sequence[str]) -> None:
-        """The first four numbers of some purposes, all at once."""
+        """Draw the first four numbers of some purposes, all at once."""
         keys = [self.key(purpose) for purpose in purposes]
         self.fours.update(zip(purposes, self._uniform(keys, self.draws_N, 4), strict=True))
 
@@ -70,7 +70,7 @@ class _Numbers:
     def _uniform(
         self, keys: Sequence[Key], draws_N: NDArray[np.int64], n: int
     ) -> list[NDArray[np.float64]]:
-        """n numbers under each key for some draws, (K, N, n): the same bits from both."""
+        """n numbers under each key for some draws, (K, N, n); both ways give the same bits."""
         if len(self.draws_N) < _FEW:
             return [uniform(key, draws_N, n) for key in keys]
         from selftaught.views.fused import draws
@@ -88,14 +88,14 @@ class _Numbers:
 
 @dataclass(frozen=True)
 class ViewParams:
-    """How N views of size x size are made; identity values where an operation does not happen.
+    """The parameters of N views of size x size; identity values if an operation does not happen.
 
     Attributes:
         size: Height and width of the views in pixels.
         draws_N: int64: position of each image in the epoch's global order.
-        noise_key: Philox key of the field of noise; the draw and the pixel are its counter.
-        box_N4: int64: top, left, height, width of what is seen, in pixels of the stored image.
-        flip_N: bool: mirrored left and right.
+        noise_key: Philox key of the noise; the draw and the pixel are its counter.
+        box_N4: int64: top, left, height, width of the crop, in pixels of the stored image.
+        flip_N: bool: whether the view is mirrored left to right.
         quarters_N: int64: turns by 90 degrees, counter-clockwise, 0 to 3.
         jitter_N: bool: whether the colours are jittered.
         order_N4: int64: a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue; the first
@@ -105,10 +105,10 @@ class ViewParams:
         keep_NC: bool: whether a channel is kept.
         gray_N: bool: whether the colours are dropped.
         solarise_N: bool: whether bright values are inverted.
-        sigma_N: float32: of the blur, in pixels of the view; 0: none.
+        sigma_N: float32: sigma of the blur, in pixels of the view; 0: none.
         noise_N: float32: sigma of the noise, in units of [0, 1]; 0: none.
-        sobel_N: bool: whether the gradient's magnitude is seen.
-        cutout_N4: int64: top, left, height, width of what is cut out, in pixels of the view.
+        sobel_N: bool: whether the view is the gradient's magnitude.
+        cutout_N4: int64: top, left, height, width of the cutout, in pixels of the view.
     """
 
     size: int
@@ -135,7 +135,7 @@ class ViewParams:
         return len(self.box_N4)
 
     def __getitem__(self, part: slice) -> "ViewParams":
-        """The same for a part of the batch."""
+        """The parameters of a part of the batch."""
         arrays = {name: value[part] for name, value in self._arrays().items()}
         return ViewParams(size=self.size, noise_key=self.noise_key, **arrays)
 
@@ -156,21 +156,21 @@ def sample(
     boxes_N4: NDArray[np.int64] | None = None,
     channels: int = 3,
 ) -> ViewParams:
-    """Draw how one view of each image is made.
+    """Draw the parameters of one view of each image.
 
     Args:
-        policy: What may be done.
+        policy: The operations and their ranges.
         size: Height and width of the views in pixels.
         sizes_N2: Height and width of each image in pixels.
         draws_N: Position of each image in the epoch's global order.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        view: Which of the views of an image, from 0.
-        boxes_N4: What to cut from each image first; the policy's box is one inside it.
+        view: Number of the view among those of an image, from 0.
+        boxes_N4: A first crop of each image; the policy's box is inside it.
         channels: C of the images.
 
     Raises:
-        ConfigError: An operation makes no sense for this number of channels.
+        ConfigError: An operation does not suit this number of channels.
     """
     check_channels(policy, channels)
     numbers = _Numbers(seed, epoch, view, draws_N, size, channels)
@@ -187,7 +187,7 @@ def sample(
 
 
 def _identity(n: int, channels: int) -> dict[str, NDArray[Any]]:
-    """What changes nothing, for each operation."""
+    """The parameters with which no operation changes anything."""
     return {
         "flip_N": np.zeros(n, bool),
         "quarters_N": np.zeros(n, np.int64),
@@ -212,25 +212,25 @@ def _boxes(box: Box, sizes_N2: NDArray[np.int64], numbers: _Numbers) -> NDArray[
         return _fixed_boxes(box, sizes_N2)
     first_N14 = numbers("crop", 4)[:, None]
     box_N4, fits_N = _first_fit(box, sizes_N2, first_N14)
-    if not fits_N.all():  # most fit at once: the other attempts are drawn for the rest only
-        again_N = ~fits_N
-        tries_NA4 = numbers("crop", 4 * _ATTEMPTS, again_N).reshape(-1, _ATTEMPTS, 4)
-        tried_N4, fits_N = _first_fit(box, sizes_N2[again_N], tries_NA4)
+    if not fits_N.all():  # most boxes fit at once: draw more attempts for the rest only
+        rest_N = ~fits_N
+        tries_NA4 = numbers("crop", 4 * _ATTEMPTS, rest_N).reshape(-1, _ATTEMPTS, 4)
+        tried_N4, fits_N = _first_fit(box, sizes_N2[rest_N], tries_NA4)
         if not fits_N.all():
-            largest_N4 = _largest_boxes(box, sizes_N2[again_N], tries_NA4[:, -1, 2:])
+            largest_N4 = _largest_boxes(box, sizes_N2[rest_N], tries_NA4[:, -1, 2:])
             tried_N4 = np.where(fits_N[:, None], tried_N4, largest_N4)
-        box_N4[again_N] = tried_N4
+        box_N4[rest_N] = tried_N4
     return box_N4
 
 
 def _first_fit(
     crop: RandomCrop, sizes_N2: NDArray[np.int64], uniform_NA4: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The first of A random boxes that lies inside the image, and whether there is one."""
+    """The first of A random boxes that fits in the image, and whether one fits."""
     u_area, u_ratio, u_top, u_left = np.moveaxis(uniform_NA4, 2, 0)
-    area = sizes_N2.prod(axis=1)[:, None] * _between(crop.scale, u_area)
+    area = sizes_N2.prod(axis=1)[:, None] * _scale_to(crop.scale, u_area)
     log_low, log_high = np.log(crop.ratio)
-    ratio = np.exp(_between((log_low, log_high), u_ratio))
+    ratio = np.exp(_scale_to((log_low, log_high), u_ratio))
     h, w = np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))
     height, width = sizes_N2[:, :1], sizes_N2[:, 1:]
     fits_NA = (h > 0) & (h <= height) & (w > 0) & (w <= width)
@@ -243,10 +243,10 @@ def _first_fit(
 def _largest_boxes(
     crop: RandomCrop, sizes_N2: NDArray[np.int64], uniform_N2: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The largest box whose aspect ratio is allowed, anywhere: the views of a long image differ."""
+    """The largest box with an allowed aspect ratio, at a random place, so that views differ."""
     height, width = sizes_N2.T
     low, high = min(crop.ratio), max(crop.ratio)
-    narrow, flat = np.rint(width / low), np.rint(height * high)  # 0 of an extreme ratio
+    narrow, flat = np.rint(width / low), np.rint(height * high)  # 0 if the ratio is extreme
     h = np.where(width / height < low, np.maximum(1, narrow), height).astype(np.int64)
     w = np.where(width / height > high, np.maximum(1, flat), width).astype(np.int64)
     top, left = np.floor(uniform_N2.T * (height - h + 1, width - w + 1)).astype(np.int64)
@@ -276,7 +276,7 @@ def _jitter(jitter: Jitter, numbers: _Numbers) -> dict[str, NDArray[Any]]:
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     ranges = [(max(0.0, 1 - s), 1 + s) for s in strengths] + [(-jitter.hue, jitter.hue)]
     low, high = np.array(ranges).T
-    factors_N4 = _between((low, high), numbers("jitter/factors", 4))
+    factors_N4 = _scale_to((low, high), numbers("jitter/factors", 4))
     happens_N1 = happens_N[:, None]
     return {
         "jitter_N": happens_N,
@@ -292,7 +292,7 @@ def _channel_jitter(jitter: ChannelJitter, numbers: _Numbers) -> dict[str, NDArr
     )
     ranges = {"gain_NC": jitter.gain, "gamma_NC": jitter.gamma, "offset_NC": jitter.offset}
     return {
-        name: np.where(happens_N1, _between(bounds, u_NC), float(name != "offset_NC")).astype(
+        name: np.where(happens_N1, _scale_to(bounds, u_NC), float(name != "offset_NC")).astype(
             np.float32
         )
         for (name, bounds), u_NC in zip(ranges.items(), u_3NC, strict=True)
@@ -324,7 +324,7 @@ def _noise(noise: Noise, numbers: _Numbers) -> dict[str, NDArray[Any]]:
 
 def _sigma(operation: Blur | Noise, purpose: str, numbers: _Numbers) -> NDArray[np.float32]:
     happens, u = numbers(purpose, 2).T
-    sigma_N = np.where(happens < operation.p, _between(operation.sigma, u), 0)
+    sigma_N = np.where(happens < operation.p, _scale_to(operation.sigma, u), 0)
     return sigma_N.astype(np.float32)
 
 
@@ -333,9 +333,9 @@ def _sobel(sobel: Sobel, numbers: _Numbers) -> dict[str, NDArray[Any]]:
 
 
 def _cutout(cutout: Cutout, numbers: _Numbers) -> dict[str, NDArray[Any]]:
-    """Squares around a pixel anywhere in the view, without what sticks out of it."""
+    """Squares centred on any pixel of the view, clipped to the view."""
     size, (happens, u_side, u_row, u_column) = numbers.size, numbers("cutout", 4).T
-    side_N1 = np.rint(_between(cutout.side, u_side) * size)[:, None]
+    side_N1 = np.rint(_scale_to(cutout.side, u_side) * size)[:, None]
     center_N2 = np.floor(np.stack([u_row, u_column], axis=1) * size)
     first_N2 = center_N2 - side_N1 // 2
     low_N2, high_N2 = first_N2.clip(0, size), (first_N2 + side_N1).clip(0, size)
@@ -343,7 +343,7 @@ def _cutout(cutout: Cutout, numbers: _Numbers) -> dict[str, NDArray[Any]]:
     return {"cutout_N4": np.where((happens < cutout.p)[:, None], box_N4, 0)}
 
 
-def _between(bounds: tuple[Any, Any], u: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scale_to(bounds: tuple[Any, Any], u: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = bounds
     between: NDArray[np.float64] = low + (high - low) * u
     return between
@@ -362,4 +362,4 @@ _DRAW: dict[type, tuple[Callable[[Any, _Numbers], dict[str, NDArray[Any]]], tupl
     Sobel: (_sobel, ("sobel",)),
     Cutout: (_cutout, ("cutout",)),
 }
-"""How an operation is drawn, and the purposes of which it takes up to four numbers an image."""
+"""The function that draws an operation, and its purposes with up to four numbers per image."""

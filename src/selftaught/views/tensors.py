@@ -1,8 +1,8 @@
 """From pixels and parameters to one float batch of views, in batched PyTorch on any device.
 
-`apply` does a whole policy, each operation (`views/operations.py`) for the images that it happens
-to. `everywhere` is the part of it that can be compiled: all operations for all images, of which the
-right ones are kept, so that shapes do not change from batch to batch.
+`apply_policy` applies a whole policy, each operation (`views/operations.py`) to the images chosen
+for it. `apply_everywhere` is the part that can be compiled: it applies all operations to all images
+and selects the right results, so that shapes do not change from batch to batch.
 
 Shapes:  N images, n some of them; C channels; H, W height and width; S side of a view; B side of a
          box; F pixels of an image along one axis. A box is top, left, height, width in pixels.
@@ -39,11 +39,11 @@ from selftaught.views.policy import (
 )
 from selftaught.views.sample import ViewParams
 
-_WHOLE = {"cpu": 48 * 48, "cuda": 1 << 24}  # pixels up to which products beat cutting each box
-_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 28}  # numbers worked on at once: a core's cache, a GPU
+_WHOLE = {"cpu": 48 * 48, "cuda": 1 << 24}  # up to this many pixels, products beat single crops
+_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 28}  # numbers processed at once: a core's cache, a GPU
 
 Numbers = Mapping[str, Any]
-"""The fields of a ViewParams: NumPy's arrays, or tensors on a device."""
+"""The fields of a ViewParams, as NumPy arrays or as tensors on a device."""
 
 
 def apply_policy(
@@ -57,54 +57,57 @@ def apply_policy(
     """Make one view of each image: (N, C, S, S) float32 on the images' device.
 
     Raw values between the intensity's low and high become 0 to 1, the rest is clipped; then come
-    the box, resized with antialiasing, and the policy's operations in their order. Mirroring
-    belongs to the box: it comes first, wherever the policy names it. On a device nothing waits for
-    a result: what depends on the parameters is decided on the host.
+    the box, resized with antialiasing, and the policy's operations in their order. Mirroring is
+    part of the box: it comes first, wherever the policy lists it. The host never waits for the
+    device: all choices that depend on the parameters are made on the host.
 
     Args:
-        images: (N, H, W, C) or N tensors (H, W, C) of uint8, uint16 or float32; one at least.
-        params: What `sample` drew for them.
-        policy: What it drew from.
+        images: (N, H, W, C) or N tensors (H, W, C) of uint8, uint16 or float32; at least one.
+        params: Their parameters from `sample`.
+        policy: The policy of these parameters.
         intensity: Range of the raw values; mean and standard deviation of each channel.
-        compiled: Do the operations by `everywhere`, compiled by torch. Worth it on a GPU.
+        compiled: Use `apply_everywhere`, compiled by torch. Worthwhile on a GPU.
 
     Raises:
-        ConfigError: The intensity has not one mean, or one a channel.
+        ConfigError: The intensity does not have one mean, or one per channel.
     """
     device = images[0].device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        x = _boxes(images, params, policy, intensity)
+        x = _crops(images, params, policy, intensity)
         if compiled:
-            return _compiled()(x, policy, on_device(params, device), intensity)
-        return _operate(x, policy, vars(params), intensity, _some)
+            return _compiled_operations()(x, policy, on_device(params, device), intensity)
+        return _operate(x, policy, vars(params), intensity, _change_some)
 
 
 def on_device(params: ViewParams, device: torch.device) -> dict[str, Tensor]:
-    """The parameters as tensors; they are on their way to a GPU while this returns."""
+    """The parameters as tensors; the copy to a GPU may still be running on return."""
     fields = {name: value for name, value in vars(params).items() if name != "size"}
-    return {name: _to(value, device) for name, value in fields.items()}
+    return {name: _device_tensor(value, device) for name, value in fields.items()}
 
 
-def everywhere(x_NCSS: Tensor, policy: Policy, numbers: Numbers, intensity: Intensity) -> Tensor:
-    """The policy's operations in their order, after the box and the mirror, and `normalise`.
+def apply_everywhere(
+    x_NCSS: Tensor, policy: Policy, numbers: Numbers, intensity: Intensity
+) -> Tensor:
+    """Apply the policy's operations in order, after the box and the mirror, and `normalise`.
 
-    Every operation is done to every image; the parameters (`on_device`) choose. For torch.compile.
+    Computes every operation for every image and selects by the parameters (from `on_device`). For
+    torch.compile.
     """
-    return _operate(x_NCSS, policy, numbers, intensity, _all)
+    return _operate(x_NCSS, policy, numbers, intensity, _change_all)
 
 
 @cache
-def _compiled() -> Callable[..., Tensor]:
-    compiled: Callable[..., Tensor] = torch.compile(everywhere, dynamic=False)
+def _compiled_operations() -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(apply_everywhere, dynamic=False)
     return compiled
 
 
-def _to(values: Any, device: torch.device) -> Tensor:
+def _device_tensor(values: Any, device: torch.device) -> Tensor:
     return torch.tensor(values).to(device, non_blocking=True)
 
 
 def to_unit(raw: Tensor, intensity: Intensity) -> Tensor:
-    """Raw values as float32: the intensity's low is 0, its high is 1, the rest is clipped."""
+    """Raw values as float32: the intensity's low becomes 0, its high 1, the rest is clipped."""
     low, high = intensity.low, intensity.high
     x = raw.to(torch.float32)
     return ((x - low) if low else x).mul(1 / (high - low)).clamp_(0, 1)
@@ -114,7 +117,7 @@ def standardise(x_NCHW: Tensor, intensity: Intensity) -> Tensor:
     """(x - mean) / std for each channel.
 
     Raises:
-        ConfigError: The intensity has not one mean, or one a channel.
+        ConfigError: The intensity does not have one mean, or one per channel.
     """
     mean_C11, std_C11 = _statistics(x_NCHW, intensity)
     return (x_NCHW - mean_C11).div_(std_C11)
@@ -149,10 +152,10 @@ def resized_crop(
     flip_N: Tensor | None = None,
     interpolation: str = "bilinear",
 ) -> Tensor:
-    """Each image's box as size x size pixels: antialiased, and nothing outside the box is seen.
+    """Each image's box as size x size pixels, antialiased; pixels outside the box have no effect.
 
-    Two products with banded matrices, W_rows x W_columns^T; a mirrored view has its columns turned.
-    What bicubic weights bring beyond [0, 1] is clipped.
+    Two products with banded matrices, W_rows x W_columns^T; mirrored views have reversed columns.
+    Bicubic results are clipped to [0, 1].
     """
     top, left, height, width = box_N4.to(torch.float32).T
     kernel = _KERNELS[interpolation]
@@ -167,7 +170,7 @@ def _triangle(distance: Tensor) -> Tensor:
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys 1981 with a = -1/2, as Pillow has it: polynomials up to 1 and from there to 2."""
+    """Keys 1981 with a = -1/2, as in Pillow: one polynomial up to 1, another from 1 to 2."""
     d = distance.clamp_(max=2)
     near = d.mul(1.5).sub_(2.5).mul_(d).mul_(d).add_(1)
     far = d.mul(-0.5).add_(2.5).mul_(d).sub_(4).mul_(d).add_(2)
@@ -187,8 +190,8 @@ def resampling(
 ) -> Tensor:
     """Weights (N, size, full) that resize pixels start .. start + length - 1 to `size` pixels.
 
-    The kernel's values at distances in pixels of the coarser grid, normalised to a sum of 1: that
-    is antialiased resizing. Where `flip_N` is set the last pixel comes first.
+    The kernel's values at distances in pixels of the coarser grid, normalised to a sum of 1, which
+    gives antialiasing. If `flip_N` is set, the last pixel comes first.
     """
     center_NS = torch.arange(size, device=start_N.device).add(0.5).expand(len(start_N), -1)
     if flip_N is not None:
@@ -201,15 +204,15 @@ def resampling(
     return weights_NSF.div_(weights_NSF.sum(dim=2, keepdim=True))
 
 
-def _boxes(
+def _crops(
     images: Tensor | Sequence[Tensor], params: ViewParams, policy: Policy, intensity: Intensity
 ) -> Tensor:
     pixels = images[0].shape[0] * images[0].shape[1]
     if isinstance(images, Tensor) and pixels <= _limit(_WHOLE, images.device):
-        return _batched_boxes(images, params, policy, intensity)
+        return _batched_crops(images, params, policy, intensity)
     return torch.stack(
         [
-            _one_box(image, box, params.size, mirrored, policy, intensity)
+            _one_crop(image, box, params.size, mirrored, policy, intensity)
             for image, box, mirrored in zip(
                 images, params.box_N4.tolist(), params.flip_N.tolist(), strict=True
             )
@@ -217,11 +220,11 @@ def _boxes(
     )
 
 
-def _batched_boxes(
+def _batched_crops(
     images_NHWC: Tensor, params: ViewParams, policy: Policy, intensity: Intensity
 ) -> Tensor:
     device = images_NHWC.device
-    box_N4, flip_N = _to(params.box_N4, device), _to(params.flip_N, device)
+    box_N4, flip_N = _device_tensor(params.box_N4, device), _device_tensor(params.flip_N, device)
     out = []
     for part in _chunks(len(images_NHWC), images_NHWC):
         x_NHWC = to_unit(images_NHWC[part], intensity)
@@ -232,7 +235,7 @@ def _batched_boxes(
 
 
 def _chunks(count: int, x: Tensor) -> list[slice]:
-    """So many at a time as are quickest, of `count` things as large as an element of x."""
+    """Slices of `count` things as large as an element of x, of the size that is fastest."""
     step = max(1, _limit(_CHUNK, x.device) // x[0].numel())
     return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -241,7 +244,7 @@ def _limit(limits: dict[str, int], device: torch.device) -> int:
     return limits["cpu" if device.type == "cpu" else "cuda"]
 
 
-def _one_box(
+def _one_crop(
     image_HWC: Tensor,
     box: list[int],
     size: int,
@@ -263,7 +266,7 @@ def _interpolate(x_NCHW: Tensor, height: int, width: int, mode: str = "bilinear"
     return x.clamp_(0, 1) if mode == "bicubic" else x
 
 
-# --- a policy's operations, each for the images that it happens to
+# --- a policy's operations, each for the images chosen for it
 
 
 def _operate(
@@ -279,29 +282,31 @@ def _operate(
     return standardise(x, intensity) if policy.normalise else x
 
 
-def _some(
+def _change_some(
     x: Tensor, happens_N: NDArray[np.bool_], change: Callable[..., Tensor], *numbers: NDArray[Any]
 ) -> Tensor:
-    """Where it happens, x becomes change(x, *numbers); the other images are not touched."""
+    """Replace x by change(x, *numbers) where it happens; the other images are not computed."""
     rows = np.flatnonzero(happens_N)
     for part in _chunks(len(rows), x):
-        index_n = _to(rows[part], x.device)
-        numbers_n = [_to(values_N[rows[part]], x.device) for values_N in numbers]
+        index_n = _device_tensor(rows[part], x.device)
+        numbers_n = [_device_tensor(values_N[rows[part]], x.device) for values_N in numbers]
         x.index_copy_(0, index_n, change(x[index_n], *numbers_n))
     return x
 
 
-def _all(x: Tensor, happens_N: Tensor, change: Callable[..., Tensor], *numbers: Tensor) -> Tensor:
-    """Where it happens, x becomes change(x, *numbers), which is worked out for all images."""
+def _change_all(
+    x: Tensor, happens_N: Tensor, change: Callable[..., Tensor], *numbers: Tensor
+) -> Tensor:
+    """Replace x by change(x, *numbers) where it happens; it is computed for all images."""
     return torch.where(happens_N[:, None, None, None], change(x, *numbers), x)
 
 
 def _changes(
     operation: Operation, numbers: Numbers, x: Tensor, intensity: Intensity
 ) -> Iterator[tuple[Any, ...]]:
-    """An operation in steps: which images it happens to, what is done, by which parameters."""
+    """The steps of an operation: the images it happens to, the function, and its parameters."""
     match operation:
-        case Flip():  # done with the box
+        case Flip():  # applied with the box
             return
         case Rotate():
             for quarters in (1, 2, 3):
@@ -337,10 +342,10 @@ _JITTER = (op.brightness, op.contrast, op.saturation, op.hue)
 
 
 def _jitter(jitter: Jitter, numbers: Numbers, channels: int) -> Iterator[tuple[Any, ...]]:
-    """Saturation and hue need three channels; what has no strength changes nothing.
+    """The steps of the colour jitter; saturation and hue need three channels.
 
-    On the host, images with the same order are done together. On a device all that comes first is
-    done, each for the images where it does, then all that comes second.
+    On the host, images with the same order are processed together. On a device, each of the four
+    places in the order has one step per operation, for the images with that operation there.
     """
     live = jitter.live(channels)
     if not live:
@@ -352,20 +357,20 @@ def _jitter(jitter: Jitter, numbers: Numbers, channels: int) -> Iterator[tuple[A
         order_NL = order_N4[np.isin(order_N4, live)].reshape(len(order_N4), len(live))
         for order_L in np.unique(order_NL, axis=0):
             happens_N = jitter_N & (order_NL == order_L).all(1)
-            yield happens_N, partial(_in_order, order=order_L.tolist()), factors_N4
+            yield happens_N, partial(_jitter_in_order, order=order_L.tolist()), factors_N4
         return
     for place, k in product(range(4), live):
         yield jitter_N & (order_N4[:, place] == k), _JITTER[k], factors_N4[:, k]
 
 
-def _in_order(x: Tensor, factors_N4: Tensor, order: list[int]) -> Tensor:
+def _jitter_in_order(x: Tensor, factors_N4: Tensor, order: list[int]) -> Tensor:
     for k in order:
         x = _JITTER[k](x, factors_N4[:, k])
     return x
 
 
 def _blur(sigma_N: Any, width: int) -> Iterator[tuple[Any, ...]]:
-    """On the host, images whose sigma needs the same width are done together."""
+    """The steps of the blur; on the host, images that need the same width are together."""
     if isinstance(sigma_N, Tensor):
         yield sigma_N > 0, partial(op.blur, width=width), sigma_N
         return

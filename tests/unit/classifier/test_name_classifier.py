@@ -11,10 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selftaught.classifier import name_classifier as kept
-from selftaught.classifier.learn import Members, confident, dealt, learn, members
+from selftaught.classifier.learn import (
+    Members,
+    confident_members,
+    members,
+    random_ranks,
+    train_classifier,
+)
 from selftaught.classifier.name_classifier import Classifier
 from selftaught.clusters.clusters import Clusters
-from selftaught.clusters.fit import group
+from selftaught.clusters.fit import cluster_vectors
 from selftaught.errors import DataError, FileError
 from selftaught.evaluation.protocols import linear
 from selftaught.vectors.vectors import Vectors
@@ -32,7 +38,7 @@ def vectors() -> Vectors:
 
 @pytest.fixture(scope="module")
 def clusters(vectors: Vectors) -> Clusters:
-    return group(vectors, 4, seed=1).clusters
+    return cluster_vectors(vectors, 4, seed=1).clusters
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def found(vectors: Vectors, clusters: Clusters) -> Members:
 
 @pytest.fixture(scope="module")
 def made(vectors: Vectors, found: Members) -> Classifier:
-    return learn(vectors, found, run="a run", seed=3)
+    return train_classifier(vectors, found, run="a run", seed=3)
 
 
 # --- which image has which name
@@ -106,7 +112,7 @@ def test_confident_members_are_the_surer_half_that_is_not_far_out(
 ) -> None:
     own, confidence, distance = zip(*images, strict=True)
     columns = np.array(own), np.array(confidence, "f4"), np.array(distance, "f4")
-    sure_N = confident(*columns)
+    sure_N = confident_members(*columns)
     assert sure_N.tolist() == slow_confident(*(c.tolist() for c in columns))
     for id_ in set(own):
         mine = columns[0] == id_
@@ -115,14 +121,14 @@ def test_confident_members_are_the_surer_half_that_is_not_far_out(
 
 def test_members_are_dealt_into_fifths(vectors: Vectors, clusters: Clusters) -> None:
     found = members(vectors.x_ND, clusters, NAMES, {5: "newt", 6: "newt"})
-    rank_N = dealt(found, 0)
+    rank_N = random_ranks(found, 0)
     assert rank_N[[5, 6]].tolist() == [0, 0]
     for k in (0, 1):
         pile = (found.name_N == k) & found.confident_N
         assert sorted(rank_N[pile]) == list(range(pile.sum()))
         shares = np.bincount(rank_N[pile] % 5, minlength=5)
         assert shares.max() - shares.min() <= 1
-    assert (dealt(found, 1) != rank_N).any()
+    assert (random_ranks(found, 1) != rank_N).any()
 
 
 # --- what is learnt
@@ -130,7 +136,7 @@ def test_members_are_dealt_into_fifths(vectors: Vectors, clusters: Clusters) -> 
 
 def parts(found: Members, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that are fitted to, that calibrate and that judge."""
-    part_N = np.where(found.answered_N, 0, dealt(found, seed) % 5)
+    part_N = np.where(found.answered_N, 0, random_ranks(found, seed) % 5)
     named_N = found.name_N >= 0
     fitted_N = (found.confident_N | found.answered_N) & (part_N < 3)
     calibrate_N, judge_N = named_N & (part_N == 3), named_N & (part_N == 4)
@@ -146,7 +152,7 @@ def test_the_fit_is_scikit_learns(
     rows, _, _ = parts(found, 3)
     scaler = StandardScaler().fit(vectors.x_ND[rows].astype(float))
     monkeypatch.setattr(linear, "STRENGTHS", (1e-2,))
-    made = learn(vectors, found, seed=3)
+    made = train_classifier(vectors, found, seed=3)
     C = 1 / (1e-2 * len(rows))
     peer = LogisticRegression(C=C * 2, tol=1e-10, max_iter=10_000)  # of 2 classes it has one w
     peer.fit(scaler.transform(vectors.x_ND[rows]), found.name_N[rows])
@@ -162,7 +168,7 @@ def test_images_that_judge_and_others_that_are_unsure_teach_nothing(
     seen = np.concatenate(parts(found, 3)[:2])
     moved_ND = vectors.x_ND + 100
     moved_ND[seen] = vectors.x_ND[seen]
-    again = learn(vectors_of(moved_ND), found, seed=3)
+    again = train_classifier(vectors_of(moved_ND), found, seed=3)
     assert torch.equal(again.weight_KD, made.weight_KD) and torch.equal(again.bias_K, made.bias_K)
     assert again.temperature == made.temperature and again.facts != made.facts
 
@@ -205,10 +211,10 @@ def test_what_is_told_is_counted_on_the_images_that_judge(
 
 def test_names_of_one_image_are_learnt_and_nothing_is_judged() -> None:
     vectors = vectors_of(np.eye(3, dtype=np.float32) * 5)
-    clusters = group(vectors, 3).clusters
+    clusters = cluster_vectors(vectors, 3).clusters
     found = members(vectors.x_ND, clusters, {0: "a", 1: "b", 2: "c"}, {})
-    made = learn(vectors, found)
-    assert [made.names[k] for k in made.say(vectors.x_ND).first_N] == [
+    made = train_classifier(vectors, found)
+    assert [made.names[k] for k in made.predict(vectors.x_ND).first_N] == [
         found.names[k] for k in found.name_N
     ]
     assert made.temperature == 1
@@ -219,11 +225,11 @@ def test_names_of_one_image_are_learnt_and_nothing_is_judged() -> None:
 def test_far_blobs_are_told_apart_and_new_vectors_get_their_names() -> None:
     x_ND, label_N = blobs(each=50)
     vectors = vectors_of(x_ND[:120])
-    clusters = group(vectors, 4).clusters
+    clusters = cluster_vectors(vectors, 4).clusters
     ids = clusters.assign(vectors.x_ND).cluster_N
     names = {int(id_): f"blob {label}" for id_, label in zip(ids, label_N[:120], strict=True)}
-    made = learn(vectors, members(vectors.x_ND, clusters, names, {}))
-    said = made.say(x_ND[120:])
+    made = train_classifier(vectors, members(vectors.x_ND, clusters, names, {}))
+    said = made.predict(x_ND[120:])
     assert [made.names[k] for k in said.first_N] == [f"blob {label}" for label in label_N[120:]]
     assert (said.confidence_N > 0.5).all() and made.facts["agreement"]["share"] == 1
 
@@ -231,26 +237,26 @@ def test_far_blobs_are_told_apart_and_new_vectors_get_their_names() -> None:
 def test_answers_teach_a_name_that_no_cluster_has() -> None:
     x_ND, label_N = blobs(each=50)
     vectors = vectors_of(x_ND)
-    clusters = group(vectors, 4).clusters
+    clusters = cluster_vectors(vectors, 4).clusters
     newt = np.flatnonzero(label_N == 2)
     own = clusters.assign(x_ND).cluster_N
     names = {id_: f"n{id_}" for id_ in range(4) if id_ != own[newt[0]]}
     found = members(x_ND, clusters, names, dict.fromkeys(newt[:5].tolist(), "newt"))
-    said = learn(vectors, found).say(x_ND[newt[5:]])
+    said = train_classifier(vectors, found).predict(x_ND[newt[5:]])
     assert np.mean([found.names[k] == "newt" for k in said.first_N]) > 0.9
 
 
 def test_one_name_is_nothing_to_learn(vectors: Vectors, clusters: Clusters) -> None:
     with pytest.raises(DataError, match="fewer than two names"):
-        learn(vectors, members(vectors.x_ND, clusters, {0: "cat", 1: "cat"}, {}))
+        train_classifier(vectors, members(vectors.x_ND, clusters, {0: "cat", 1: "cat"}, {}))
 
 
 def test_vectors_that_are_all_alike_are_a_guess() -> None:
     x_ND = np.ones((20, 3), np.float32)
-    clusters = group(vectors_of(blobs(size=3)[0]), 4).clusters
+    clusters = cluster_vectors(vectors_of(blobs(size=3)[0]), 4).clusters
     found = members(x_ND, clusters, {0: "a"}, dict.fromkeys(range(8), "b"))
     only = members(x_ND, clusters, {int(found.own_N[0]): "a"}, dict.fromkeys(range(8), "b"))
-    said = learn(vectors_of(x_ND), only).say(x_ND)
+    said = train_classifier(vectors_of(x_ND), only).predict(x_ND)
     assert np.isfinite(said.confidence_N).all() and len(set(said.first_N.tolist())) == 1
 
 
@@ -262,7 +268,7 @@ def test_the_two_best_names_and_their_probabilities(vectors: Vectors) -> None:
     weight_KD = torch.from_numpy(numbers.normal(size=(5, 6)).astype("f4"))
     mean_D, bias_K = torch.arange(6.0), torch.arange(5.0)
     made = Classifier(tuple("abcde"), mean_D, weight_KD, bias_K, 2.0, "", "", {})
-    said = made.say(vectors.x_ND)
+    said = made.predict(vectors.x_ND)
     for i, x_D in enumerate(vectors.x_ND.astype(float)):
         scores = [
             (float(w @ (x_D - np.arange(6))) + k) / 2 for k, w in enumerate(weight_KD.numpy())
@@ -281,16 +287,16 @@ def test_the_two_best_names_and_their_probabilities(vectors: Vectors) -> None:
 def test_blocks_do_not_change_what_is_said(
     vectors: Vectors, made: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = made.say(vectors.x_ND)
+    whole = made.predict(vectors.x_ND)
     monkeypatch.setattr(kept, "_BLOCK", 6 * 7)
-    blocks = made.say(vectors.x_ND)
+    blocks = made.predict(vectors.x_ND)
     assert (whole.first_N == blocks.first_N).all()
     np.testing.assert_allclose(whole.confidence_N, blocks.confidence_N, atol=1e-6)
 
 
 def test_vectors_of_another_size_are_refused(made: Classifier) -> None:
-    with pytest.raises(DataError, match="7 numbers, and a classifier of vectors of 6"):
-        made.say(np.zeros((2, 7), np.float32))
+    with pytest.raises(DataError, match="vectors have 7 dimensions, the classifier 6: use the"):
+        made.predict(np.zeros((2, 7), np.float32))
 
 
 # --- on disk

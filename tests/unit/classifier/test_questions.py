@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selftaught.classifier.learn import Members
-from selftaught.classifier.name_classifier import Said
+from selftaught.classifier.name_classifier import Predictions
 from selftaught.classifier.questions import questions, uncovered_order, usual_similarity
 
 
@@ -15,10 +15,10 @@ def unit(x_NP: np.ndarray) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.from_numpy(np.asarray(x_NP, "f4")), dim=1)
 
 
-def said_of(p_N: np.ndarray) -> Said:
+def said_of(p_N: np.ndarray) -> Predictions:
     """Two names, of which the first has this probability, 0.5 or more."""
     p_N, zero_N = p_N.astype("f4"), np.zeros(len(p_N), np.int64)
-    return Said(zero_N, zero_N + 1, p_N, 1 - p_N)
+    return Predictions(zero_N, zero_N + 1, p_N, 1 - p_N)
 
 
 def members_of(own_N, name_N, sure_N=None, answered_N=None, confidence_N=None) -> Members:
@@ -35,7 +35,7 @@ def members_of(own_N, name_N, sure_N=None, answered_N=None, confidence_N=None) -
 
 
 @pytest.fixture
-def scattered() -> tuple[torch.Tensor, Said, Members]:
+def scattered() -> tuple[torch.Tensor, Predictions, Members]:
     """200 images in 4 clusters, the last two without a name."""
     numbers = np.random.default_rng(0)
     own_N = np.sort(numbers.integers(0, 4, 200))
@@ -51,7 +51,7 @@ def test_half_are_uncertain_and_half_uncovered(scattered) -> None:
     assert [q.uncertain for q in asked] == [True] * 6 + [False] * 5
     assert asked[0].place == int(said.gap_N.argmin())
     assert len({q.place for q in asked}) == 11
-    assert not any(found.sure_N[q.place] for q in asked if not q.uncertain)
+    assert not any(found.reliable_N[q.place] for q in asked if not q.uncertain)
 
 
 def test_reasons_are_words(scattered) -> None:
@@ -61,9 +61,10 @@ def test_reasons_are_words(scattered) -> None:
             assert q.why.startswith(f"cat ({said.confidence_N[q.place]:.0%}) or dog (")
         elif found.name_N[q.place] == -1:
             size = (found.own_N == found.own_N[q.place]).sum()
-            assert q.why == f"in cluster {found.own_N[q.place]} of {size} images, which has no name"
+            id_ = found.own_N[q.place]
+            assert q.why == f"in cluster {id_}, which has {size} images and no name"
         else:
-            assert "unlike all that have a name" in q.why
+            assert "unlike all named images" in q.why
 
 
 def test_what_was_answered_is_not_asked_again(scattered) -> None:

@@ -96,7 +96,7 @@ def test_sizes_count_empty_clusters_too():
 @pytest.mark.parametrize("labels", [[], [0.5, 1.0], [[0], [1]]])
 def test_what_is_no_labelling_is_refused(labels):
     for figure in (lambda x: nmi(x, x), lambda x: entropy(x, 2)):
-        with pytest.raises(UserError, match="give one whole number an image"):
+        with pytest.raises(UserError, match="pass one whole number per image"):
             figure(labels)
-    with pytest.raises(UserError, match="2 labels beside 3: give as many"):
+    with pytest.raises(UserError, match="there are 2 labels and 3: pass two for each image"):
         best_match_accuracy([0, 1], [0, 1, 1])

@@ -70,7 +70,7 @@ def test_round_clusters_are_counted(k: int, D: int, apart: float) -> None:
     found = choose_k(blobs(k, D, apart), seed=0)
     check(found)
     assert (found.k, found.clear) == (k, True)
-    assert f"k = {k}: " in found.sentence and "come out the same again" in found.sentence
+    assert f"k = {k}: " in found.sentence and "reproducible with other images" in found.sentence
 
 
 def test_of_many_clusters_the_number_is_about_right() -> None:
@@ -90,7 +90,7 @@ def test_data_without_clusters_have_no_clear_number(name: str) -> None:
         found = choose_k(without_clusters(name, seed), seed=seed)
         check(found)
         assert not found.clear
-        assert found.sentence.startswith("There is no clear number of clusters")
+        assert found.sentence.startswith("No number of clusters ")
 
 
 def test_real_digits_have_about_ten() -> None:
@@ -111,9 +111,9 @@ def test_copies_are_one_cluster_each() -> None:
     ("x", "why"),
     [
         (np.ones((50, 3)), "k = 1: all 50 vectors are equal."),
-        (np.ones((1, 3)), "k = 1: there is one vector."),
-        (np.eye(9), "k = 1: 9 vectors are too few to look for clusters; 10 are the least."),
-        (np.eye(2), "k = 1: 2 vectors are too few to look for clusters; 10 are the least."),
+        (np.ones((1, 3)), "k = 1: only one vector."),
+        (np.eye(9), "k = 1: 9 vectors are too few to look for clusters (10 are needed)."),
+        (np.eye(2), "k = 1: 2 vectors are too few to look for clusters (10 are needed)."),
     ],
 )
 def test_where_there_is_nothing_to_choose_it_says_so(x: NDArray, why: str) -> None:
@@ -134,23 +134,22 @@ def point(k: int, stability: float, silhouette: float = 0.5) -> Point:
 def test_the_sentences() -> None:
     points = (point(2, 0.5), point(8, 0.9, 0.4), point(10, 0.93), point(14, 0.85, 0.4))
     assert module._choice((*points, point(20, 0.4)), 100, 100).sentence == (
-        "k = 10: from 8 to 14 clusters come out the same again from other images (ARI 0.93 at 10), "
-        "with gaps between them (silhouette 0.50; data without clusters would have 0.20); "
-        "20 or more do not."
+        "k = 10: 8 to 14 clusters are reproducible with other images (ARI 0.93 at 10) and "
+        "separated by gaps (silhouette 0.50, compared with 0.20 for data without clusters); "
+        "20 or more are not."
     )
     again = (*points, point(20, 0.4), point(30, 0.9, 0.45))
     assert module._choice(again, 100, 2000).sentence.endswith(
-        "; finer ones that do are 30. 100 of 2,000 vectors were looked at."
+        "; the same holds for 30. Based on 100 of 2,000 vectors."
     )
     assert module._choice((point(3, 0.5), point(5, 0.6)), 9, 9).sentence == (
-        "There is no clear number of clusters, from 3 to 5: there are gaps, but other images give "
-        "other clusters. k = 5 is a number to begin with, where they are most alike (ARI 0.60; "
-        "0.8 would be clear)."
+        "No number of clusters from 3 to 5 stands out: there are gaps, but other images give "
+        "other clusters. Start with k = 5, where they agree best (ARI 0.60; 0.8 would be clear)."
     )
     assert module._choice((point(2, 0.99, 0.21),), 9, 9).sentence == (
-        "There is no clear number of clusters, at 2: no gaps come out again that data without "
-        "clusters would not have (silhouette 0.21 and 0.20 at 2). k = 2 is no more than a number "
-        "to begin with."
+        "No number of clusters (only 2 tried) stands out: no reproducible gaps exceed those of "
+        "data without clusters (silhouette 0.21 compared with 0.20 at 2). k = 2 is only a starting "
+        "point."
     )
 
 
@@ -170,7 +169,7 @@ def test_what_stands_out(silhouette: float, reference: float, stands: bool) -> N
 
 def test_a_point_holds_what_scikit_learn_and_k_means_say() -> None:
     x = torch.from_numpy(blobs(4, 6, 5, n=301))
-    found = module._Looked(x, 3).at(4)
+    found = module._Candidates(x, 3).point(4)
     whole = kmeans(x, 4, seed=3, start="k-means++", restarts=6)
     assert found.objective == whole.objective
     assert found.silhouette == pytest.approx(silhouette_score(x, whole.labels_N), abs=1e-6)
@@ -187,14 +186,14 @@ def test_a_point_holds_what_scikit_learn_and_k_means_say() -> None:
 
 def test_data_without_clusters_have_the_spread_of_the_vectors() -> None:
     x = torch.from_numpy(blobs(3, 4, 9, n=5000)) * torch.tensor([5.0, 1, 1, 1]) + 30
-    normal, box = module.plain(x, 0)
+    normal, box = module.unclustered_data(x, 0)
     np.testing.assert_allclose(np.cov(normal.T), np.cov(x.T), atol=0.05 * np.cov(x.T).max())
     np.testing.assert_allclose(normal.mean(0), x.mean(0), atol=0.06 * x.std(0).max())
     axes = np.linalg.svd((x - x.mean(0)).numpy(), full_matrices=False)[2].T
     along, boxed = (x - x.mean(0)).numpy() @ axes, (box - x.mean(0)).numpy() @ axes
     np.testing.assert_allclose(boxed.min(0), along.min(0), atol=0.01 * np.ptp(along[:, 0]))
     np.testing.assert_allclose(boxed.max(0), along.max(0), atol=0.01 * np.ptp(along[:, 0]))
-    on_sphere = module.plain(torch.nn.functional.normalize(x) * 2, 0)
+    on_sphere = module.unclustered_data(torch.nn.functional.normalize(x) * 2, 0)
     for y in on_sphere:
         np.testing.assert_allclose(torch.linalg.vector_norm(y, dim=1), 2, rtol=1e-5)
 
@@ -203,7 +202,7 @@ def test_candidates_close_in_on_the_best(monkeypatch: pytest.MonkeyPatch) -> Non
     """The lead falls to both sides of 37, whatever the coarse candidates were."""
 
     class Peaked:
-        def at(self, k: int) -> Point:
+        def point(self, k: int) -> Point:
             return point(k, 1.0, 0.9 - abs(np.log(k / 37)) / 9)
 
     for largest in (45, 90, 128):
@@ -227,7 +226,7 @@ def test_of_many_vectors_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "_ROWS", 60)
     found = choose_k(blobs(3, 4, 7, n=900), seed=0)
     assert (found.k, found.rows) == (3, 60)
-    assert found.sentence.endswith(" 60 of 900 vectors were looked at.")
+    assert found.sentence.endswith(" Based on 60 of 900 vectors.")
     monkeypatch.setattr(module, "_NUMBERS", 400)
     assert choose_k(blobs(3, 8, 7, n=900), seed=0, most=4).rows == 50
 
@@ -239,10 +238,10 @@ def test_the_largest_candidate_may_be_given() -> None:
 @pytest.mark.parametrize(
     ("x", "most", "complaint"),
     [
-        (np.zeros(4), None, "one row a vector"),
-        (np.zeros((0, 4)), None, "one row a vector"),
+        (np.zeros(4), None, "one row per vector"),
+        (np.zeros((0, 4)), None, "one row per vector"),
         (np.full((20, 2), np.nan), None, "not finite"),
-        (np.eye(20), 1, "at most 1 clusters: give 2 or more"),
+        (np.eye(20), 1, "at most 1 clusters leave no choice: use 2 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(x: NDArray, most: int | None, complaint: str) -> None:

@@ -201,10 +201,10 @@ def test_what_is_moved_comes_from_somewhere() -> None:
 def test_large_clusters_are_split_more_often() -> None:
     """In proportion to the size less 1: never that of one vector."""
     weight_K = np.array([0.0, 1, 3, 0, 4])
-    drawn = [module._drawn(weight_K, 1, Key(seed, "test"))[0] for seed in range(2000)]
+    drawn = [module._weighted_draw(weight_K, 1, Key(seed, "test"))[0] for seed in range(2000)]
     share = np.bincount(drawn, minlength=5) / 2000
     np.testing.assert_allclose(share, weight_K / 8, atol=0.04)
-    both = module._drawn(weight_K, 9, Key(0, "test")).tolist()
+    both = module._weighted_draw(weight_K, 9, Key(0, "test")).tolist()
     assert sorted(both) == [1, 2, 4]
 
 
@@ -275,7 +275,8 @@ def test_k_means_plus_plus_draws_by_the_squared_distance(monkeypatch: pytest.Mon
     vectors, runs = VectorBlocks(x, torch.device("cpu"), False), 1500
     monkeypatch.setattr(module, "min", lambda *numbers: 4, raising=False)  # candidates at once
     drawn = Counter(
-        tuple(module._plus_plus(vectors, 3, Key(seed, "test")).tolist()) for seed in range(runs)
+        tuple(module._plus_plus_rows(vectors, 3, Key(seed, "test")).tolist())
+        for seed in range(runs)
     )
     chi = sum((drawn[order] - runs * p) ** 2 / (runs * p) for order, p in exact.items())
     assert set(drawn) <= set(exact) and chi < 100  # 59 degrees of freedom; 99.9 % lie below 98
@@ -356,13 +357,14 @@ def test_the_precision_that_training_chose_does_not_matter() -> None:
 
 def test_vectors_far_from_the_origin_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of such numbers alone would have no digit right, and leave all to float64."""
-    x, unsure, decide = blobs(1000, 8, 6) + np.float32(2000), [], nearest_centroid.Nearest._decided
+    x, unsure = blobs(1000, 8, 6) + np.float32(2000), []
+    decide = nearest_centroid.Nearest._decisions
 
     def counted(self: nearest_centroid.Nearest, x_UD: torch.Tensor) -> torch.Tensor:
         unsure.append(len(x_UD))
         return decide(self, x_UD)
 
-    monkeypatch.setattr(nearest_centroid.Nearest, "_decided", counted)
+    monkeypatch.setattr(nearest_centroid.Nearest, "_decisions", counted)
     found = kmeans(x, 10, seed=0, iterations=10)
     assert sum(unsure) < 50  # of 11,000
     check_nearest(x, found)
@@ -423,12 +425,12 @@ def test_of_a_memory_map_one_block_at_a_time_is_in_memory(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"k": 6}, "5 vectors in 6 clusters: choose 1 to 5"),
+        ({"k": 6}, "5 vectors cannot form 6 clusters: choose 1 to 5"),
         ({"k": 0}, "choose 1 to 5"),
         ({"iterations": -1}, "-1 iterations"),
         ({"restarts": 0}, "0 restarts"),
         ({"start": "kmeans++"}, r"choose random or k-means\+\+"),
-        ({"start": np.zeros((2, 3))}, r"give \(2, 2\)"),
+        ({"start": np.zeros((2, 3))}, r"pass shape \(2, 2\)"),
         ({"start": np.zeros((2, 2)), "restarts": 2}, "restarts from one start"),
         ({"start": np.full((2, 2), np.nan)}, "start is not finite"),
     ],
@@ -442,7 +444,7 @@ def test_vectors_too_long_to_be_squared_are_refused() -> None:
     x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     expected = kmeans(x, 3, seed=0).labels_N
     assert torch.equal(kmeans(x * np.float32(2.0**50), 3, seed=0).labels_N, expected)
-    with pytest.raises(UserError, match=r"as long as .*divide all of them by that"):
+    with pytest.raises(UserError, match=r"too long .*divide all vectors by this length"):
         kmeans(x * np.float32(2.0**100), 3, seed=0)
     assert torch.equal(kmeans(x.astype(float) * 2.0**100, 3, seed=0).labels_N, expected)
 
@@ -457,7 +459,7 @@ def test_vectors_that_are_not_finite_are_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("shape", [(5,), (5, 2, 2), (0, 3), (3, 0)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="one row a vector"):
+    with pytest.raises(UserError, match="one row per vector"):
         kmeans(np.zeros(shape), 1, seed=0)
 
 

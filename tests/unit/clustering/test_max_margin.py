@@ -38,7 +38,7 @@ def test_it_is_nearly_the_best_of_all_balanced_labellings(seed: int) -> None:
     """Vectors without any clusters, where alternating is at its worst."""
     N = 7 + seed % 4
     x = np.random.default_rng(seed).normal(size=(N, 2)) * 0.7
-    least, _ = oracle.best(x, module._most(0.3, N), 1.0)
+    least, _ = oracle.best(x, module._size_difference(0.3, N), 1.0)
     found = max_margin(x, seed=0, balance=0.3)
     assert found.objective == pytest.approx(oracle.objective(x, signs(found.labels_N), 1.0), 1e-3)
     assert least * (1 - 1e-3) <= found.objective <= least * 1.1
@@ -155,9 +155,9 @@ def test_what_cannot_be_is_refused(arguments: dict, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("x", "complaint"),
     [
-        (np.zeros(3), "one row a vector"),
-        (np.zeros((1, 3)), "give 2 to 5,000"),
-        (np.zeros((5001, 1)), "give 2 to 5,000"),
+        (np.zeros(3), "one row per vector"),
+        (np.zeros((1, 3)), "use 2 to 5,000"),
+        (np.zeros((5001, 1)), "use 2 to 5,000"),
         (np.full((4, 2), np.inf), "not finite"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selftaught.clustering.sampling import as_released, uniform_over_clusters, weights
+from selftaught.clustering.sampling import released_code_rows, uniform_over_clusters, weights
 from selftaught.foundation.rng import Key
 
 KEY = Key(3, "draws", 5)
@@ -33,7 +33,7 @@ def test_the_released_code_follows_the_data_where_the_paper_is_uniform() -> None
         for rows in (
             np.arange(20_000),
             uniform_over_clusters(labels_N, KEY),
-            as_released(labels_N, KEY),
+            released_code_rows(labels_N, KEY),
         )
     )
     assert data.max() == pytest.approx(0.270, abs=0.01)
@@ -44,12 +44,15 @@ def test_the_released_code_follows_the_data_where_the_paper_is_uniform() -> None
 
 def test_sorted_by_cluster_both_agree() -> None:
     labels_N = np.sort(unequal(np.random.default_rng(1)))
-    assert np.array_equal(uniform_over_clusters(labels_N, KEY), as_released(labels_N, KEY))
+    assert np.array_equal(uniform_over_clusters(labels_N, KEY), released_code_rows(labels_N, KEY))
 
 
 def test_both_repeat_images_alike() -> None:
     labels_N = unequal(np.random.default_rng(2))
-    seen = [len(set(draw(labels_N, KEY).tolist())) for draw in (uniform_over_clusters, as_released)]
+    seen = [
+        len(set(draw(labels_N, KEY).tolist()))
+        for draw in (uniform_over_clusters, released_code_rows)
+    ]
     assert seen[0] == seen[1] and 7_000 < seen[0] < 8_000
 
 
@@ -74,7 +77,7 @@ def test_as_released_is_a_draw_of_positions(labels_N: NDArray[np.int64]) -> None
     lists = [[n for n, label in enumerate(labels_N) if label == k] for k in range(7)]
     images = [image for one in lists for image in one]
     expected = [images[position] for position in uniform_over_clusters(labels_N, KEY)]
-    assert as_released(labels_N, KEY).tolist() == expected
+    assert released_code_rows(labels_N, KEY).tolist() == expected
 
 
 def test_epochs_and_seeds_draw_differently() -> None:

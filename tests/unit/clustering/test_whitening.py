@@ -127,10 +127,10 @@ def test_rows_that_differ_by_a_rounding_are_equal(dtype):
 def test_what_is_no_table_of_vectors_is_refused():
     x = rows(20, 4)
     for wrong, size in ((x[0], 2), (x[:0], 2), (x[:, :0], 2), (x, 0)):
-        with pytest.raises(UserError, match="give one row a vector"):
+        with pytest.raises(UserError, match="pass one row per vector"):
             Whitening.fit(wrong, size)
     for wrong in (x[0], x[:, :3]):
-        with pytest.raises(UserError, match="give rows of 4 numbers"):
+        with pytest.raises(UserError, match="pass rows of 4 numbers"):
             Whitening.fit(x)(wrong)
     whole = np.rint(9 * x).astype(np.int32)
     torch.testing.assert_close(
@@ -158,7 +158,7 @@ def test_signs_do_not_follow_rounding(seed):
 
 
 def test_no_rows_and_no_numbers_are_refused():
-    with pytest.raises(UserError, match="give one row a vector"):
+    with pytest.raises(UserError, match="pass one row per vector"):
         Whitening.fit(np.zeros((0, 3)))
     for wrong in (np.nan, np.inf):
         x = rows(5, 3)

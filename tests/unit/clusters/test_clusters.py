@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selftaught.clusters import clusters as kept
-from selftaught.clusters.clusters import Assigned, Clusters
-from selftaught.clusters.fit import group
-from selftaught.clusters.folders import lay_out, plain_names
+from selftaught.clusters.clusters import Assignment, Clusters
+from selftaught.clusters.fit import cluster_vectors
+from selftaught.clusters.folders import folder_names, sort_into_folders
 from selftaught.clusters.match import matched_ids
-from selftaught.clusters.names import differ_in_case, groups_of, read_names, write_names
+from selftaught.clusters.names import merged_ids, names_differing_in_case, read_names, write_names
 from selftaught.errors import DataError, FileError
 from selftaught.vectors.vectors import Vectors
 
@@ -37,7 +37,7 @@ def vectors_of(x_ND: np.ndarray, labels: tuple[str, ...] | None = None) -> Vecto
 
 @pytest.fixture(scope="module", params=["unit", "whitened"])
 def found(request: pytest.FixtureRequest) -> Clusters:
-    return group(vectors_of(blobs()[0]), 4, seed=1, space=request.param).clusters
+    return cluster_vectors(vectors_of(blobs()[0]), 4, seed=1, space=request.param).clusters
 
 
 def slow_assignment(
@@ -88,7 +88,7 @@ def test_blocks_do_not_change_what_is_assigned(
 
 def test_far_blobs_are_found_and_new_vectors_join_them() -> None:
     x_ND, label_N = blobs(each=40)
-    made = group(vectors_of(x_ND[:80]), 4, seed=0)
+    made = cluster_vectors(vectors_of(x_ND[:80]), 4, seed=0)
     ids_80 = made.assigned.cluster_N
     of = {int(label): {int(i) for i in ids_80[label_N[:80] == label]} for label in range(4)}
     assert all(len(ids) == 1 for ids in of.values()) and len(set(map(tuple, of.values()))) == 4
@@ -102,23 +102,23 @@ def test_confidence_is_1_at_a_centroid_0_half_way_and_negative_beyond() -> None:
         np.array([0, 1, 1.5, 0.5], np.float32),
         np.array([2, 0, -0.5, np.inf], np.float32),
     )
-    np.testing.assert_allclose(Assigned(*numbers).confidence_N, [1, 0, -1 / 3, 1], atol=1e-6)
+    np.testing.assert_allclose(Assignment(*numbers).confidence_N, [1, 0, -1 / 3, 1], atol=1e-6)
 
 
 def test_the_largest_cluster_comes_first() -> None:
     x_ND, label_N = blobs(each=40)
-    made = group(vectors_of(x_ND[(label_N != 1) | (np.arange(160) < 50)]), 4)
+    made = cluster_vectors(vectors_of(x_ND[(label_N != 1) | (np.arange(160) < 50)]), 4)
     assert made.sizes_K.tolist() == sorted(made.sizes_K.tolist(), reverse=True)
     assert (made.assigned.cluster_N == made.clusters.assign(made.vectors.x_ND).cluster_N).all()
 
 
 def test_all_vectors_equal_are_one_cluster() -> None:
-    made = group(vectors_of(np.ones((20, 3), np.float32)), 4)
+    made = cluster_vectors(vectors_of(np.ones((20, 3), np.float32)), 4)
     assert made.sizes_K.tolist() == [20] and not made.assigned.distance_N.any()
 
 
 def test_vectors_of_another_size_are_refused(found: Clusters) -> None:
-    with pytest.raises(DataError, match="7 numbers, and clusters of vectors of 6"):
+    with pytest.raises(DataError, match="the vectors have 7 dimensions, the clusters 6: use the"):
         found.assign(np.zeros((2, 7), np.float32))
 
 
@@ -126,7 +126,7 @@ def test_vectors_of_another_size_are_refused(found: Clusters) -> None:
 
 
 def test_saved_clusters_come_back_bit_for_bit(found: Clusters, tmp_path: Path) -> None:
-    kept.save_clusters(found.renamed(np.array([5, 0, 9, 2])), tmp_path)
+    kept.save_clusters(found.with_ids(np.array([5, 0, 9, 2])), tmp_path)
     again = kept.load_clusters(tmp_path)
     assert again.ids_K.tolist() == [5, 0, 9, 2] and again.encoder == "an encoder"
     assert torch.equal(again.centroids_KP, found.centroids_KP)
@@ -203,21 +203,21 @@ def test_names_are_utf_8_and_spreadsheets_see_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "no columns cluster and name"),
-        ("cluster,title\n0,x\n", "no columns cluster and name"),
-        ("cluster,name\n4,x\n", "line 2: there is no cluster '4'"),
-        ("cluster,name\n0,x\nzero,y\n", "line 3: there is no cluster 'zero'"),
+        ("", "does not have the columns cluster and name"),
+        ("cluster,title\n0,x\n", "does not have the columns cluster and name"),
+        ("cluster,name\n4,x\n", "line 2: cluster '4' does not exist"),
+        ("cluster,name\n0,x\nzero,y\n", "line 3: cluster 'zero' does not exist"),
         ("cluster,name\n0,x\n0,y\n", "cluster 0 has two names"),
-        ("cluster,name\n" + "1" * 5000 + ",x\n", "line 2: there is no cluster '1{20}'"),
-        ('cluster,name\n0,"' + "x" * 200_000, "is no table"),
-        ("cluster,name\n1.5,x\n", "line 2: there is no cluster '1.5'"),
-        ("cluster,name\n-0.0,x\n", "line 2: there is no cluster '-0.0'"),
+        ("cluster,name\n" + "1" * 5000 + ",x\n", "line 2: cluster '1{20}' does not exist"),
+        ('cluster,name\n0,"' + "x" * 200_000, "is not a table"),
+        ("cluster,name\n1.5,x\n", "line 2: cluster '1.5' does not exist"),
+        ("cluster,name\n-0.0,x\n", "line 2: cluster '-0.0' does not exist"),
         ("cluster,name\n0,x\n0.0,X\n", "line 3: cluster 0 has two names"),
-        ("cluster,name\n1,cluster 2\n", "line 2: the name of cluster 1 is 'cluster 2', which is"),
-        ("cluster,name\n1,CLUSTER  02\n", "line 2: the name of cluster 1 is 'CLUSTER 02', which"),
-        ("cluster,name\n1,cluster 7\n", "'cluster 7', which is another cluster"),
-        ("cluster,name\n0,=cmd|calc\n", "the name =cmd|calc is a formula.*not begin with ="),
-        ("cluster,name\n0, @x\n", "the name @x is a formula to a spreadsheet: let it not begin"),
+        ("cluster,name\n1,cluster 2\n", "line 2: the name 'cluster 2' of cluster 1 is the number"),
+        ("cluster,name\n1,CLUSTER  02\n", "line 2: the name 'CLUSTER 02' of cluster 1 is the num"),
+        ("cluster,name\n1,cluster 7\n", "'cluster 7' of cluster 1 is the number of another clust"),
+        ("cluster,name\n0,=cmd|calc\n", "run the name =cmd|calc as a formula.*not begin with ="),
+        ("cluster,name\n0, @x\n", "a spreadsheet would run the name @x as a formula: choose one"),
     ],
 )
 def test_names_that_cannot_be_meant(tmp_path: Path, text: str, complaint: str) -> None:
@@ -244,11 +244,11 @@ def test_names_that_can_be_meant(tmp_path: Path, text: str, names: dict[int, str
 
 def test_names_that_differ_in_case_are_found() -> None:
     names = ["horn", "fish", "Stra\u00dfe", "HORN", "strasse", "fish", "Horn", "bird"]
-    assert differ_in_case(names) == [["HORN", "Horn", "horn"], ["Stra\u00dfe", "strasse"]]
+    assert names_differing_in_case(names) == [["HORN", "Horn", "horn"], ["Stra\u00dfe", "strasse"]]
 
 
 def test_clusters_of_one_name_are_one_group() -> None:
-    assert groups_of({4: "a", 1: "b", 2: "a", 3: "c"}) == {1: 1, 2: 2, 3: 3, 4: 2}
+    assert merged_ids({4: "a", 1: "b", 2: "a", 3: "c"}) == {1: 1, 2: 2, 3: 3, 4: 2}
 
 
 # --- ids that stay
@@ -297,7 +297,7 @@ def test_images_are_laid_out(tmp_path: Path, how) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(bytes([number]))
     out = tmp_path / "out"
-    lay_out(root, paths, ["../up", "0", "../up"], out, how)
+    sort_into_folders(root, paths, ["../up", "0", "../up"], out, how)
     laid = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*.png")}
     assert laid == {"___up/a.png": b"\0", "0/deep/a.png": b"\1", "___up/it's <b>.png": b"\2"}
     assert all(p.is_symlink() == (how == "link") for p in out.rglob("*.png"))
@@ -310,14 +310,14 @@ def test_nothing_is_written_over_and_nothing_is_left_half_done(tmp_path: Path) -
     taken.mkdir()
     (taken / "b.png").write_bytes(b"2")
     with pytest.raises(FileError, match="exists"):
-        lay_out(tmp_path, ["a.png"], ["x"], taken, "copy")
+        sort_into_folders(tmp_path, ["a.png"], ["x"], taken, "copy")
     with pytest.raises(DataError, match=r"b\.png is missing"):
-        lay_out(tmp_path, ["a.png", "b.png"], ["x", "x"], tmp_path / "out", "copy")
+        sort_into_folders(tmp_path, ["a.png", "b.png"], ["x", "x"], tmp_path / "out", "copy")
     with pytest.raises(FileError, match="leads out"):
-        lay_out(tmp_path / "taken", ["../a.png"], ["x"], tmp_path / "out", "copy")
+        sort_into_folders(tmp_path / "taken", ["../a.png"], ["x"], tmp_path / "out", "copy")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "taken"]
     (tmp_path / "empty").mkdir()
-    lay_out(tmp_path, ["a.png"], ["x"], tmp_path / "empty", "copy")
+    sort_into_folders(tmp_path, ["a.png"], ["x"], tmp_path / "empty", "copy")
     assert (tmp_path / "empty/x/a.png").read_bytes() == b"1"
     assert (taken / "b.png").read_bytes() == b"2"
 
@@ -325,12 +325,12 @@ def test_nothing_is_written_over_and_nothing_is_left_half_done(tmp_path: Path) -
 def test_folders_of_long_names_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     names = ["\u7dda" * 90, "\u7dda" * 89, "x" * 300]
-    lay_out(tmp_path, ["a.png"] * 3, names, tmp_path / "out", "copy")
+    sort_into_folders(tmp_path, ["a.png"] * 3, names, tmp_path / "out", "copy")
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_different_names_are_different_harmless_folders(names: list[str]) -> None:
-    plain = plain_names(names)
+    plain = folder_names(names)
     assert all(p and p not in (".", "..") and "/" not in p and "\0" not in p for p in plain)
     assert len({p.casefold() for p in plain}) == len(set(names))

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from selftaught.clusters import outliers
-from selftaught.clusters.gray import SIDE, correlations, detail, gray
+from selftaught.clusters.gray import SIDE, crop_correlations, detail_scores, gray_pictures
 from selftaught.clusters.outliers import (
     duplicate_groups,
     near_duplicates,
@@ -159,11 +159,11 @@ def test_a_changed_picture_is_the_same_and_another_is_not(change: str) -> None:
     images = patches(20, 128)
     originals = as_gray(images)
     changed = np.stack([square(CHANGES[change](image)) for image in images])
-    assert (correlations(originals, changed) >= outliers.SAME).mean() >= 0.95
+    assert (crop_correlations(originals, changed) >= outliers.SAME).mean() >= 0.95
     np.testing.assert_allclose(
-        correlations(changed, originals), correlations(originals, changed), atol=1e-6
+        crop_correlations(changed, originals), crop_correlations(originals, changed), atol=1e-6
     )
-    assert correlations(originals, np.roll(changed, 1, axis=0)).max() < outliers.SAME
+    assert crop_correlations(originals, np.roll(changed, 1, axis=0)).max() < outliers.SAME
 
 
 def test_correlation_is_pearsons_at_the_best_place() -> None:
@@ -190,13 +190,13 @@ def test_correlation_is_pearsons_at_the_best_place() -> None:
         for t in range(33 - side)
         for x in range(33 - side)
     )
-    found = correlations(whole[None], cropped[None])[0]
+    found = crop_correlations(whole[None], cropped[None])[0]
     assert found == pytest.approx(max(expected, other), abs=1e-4)
 
 
 def test_a_flat_picture_is_like_nothing() -> None:
     flat, photograph = np.full((1, 64, 64), 0.5, np.float32), as_gray(patches(1, 64))
-    assert correlations(flat, photograph) == correlations(flat, flat) == 0
+    assert crop_correlations(flat, photograph) == crop_correlations(flat, flat) == 0
 
 
 def test_pictures_decide_between_close_vectors() -> None:
@@ -216,15 +216,17 @@ def test_detail_orders_blurred_sharp_and_noisy_pictures_whatever_their_contrast(
     blurred = square(small.resize((128, 128), Image.Resampling.BILINEAR))
     sharp = square(Image.fromarray(image))
     noise = np.random.default_rng(0).random((128, 128), np.float32)
-    detail_n = detail(np.stack([blurred, sharp, noise]))
+    detail_n = detail_scores(np.stack([blurred, sharp, noise]))
     assert detail_n[0] + 0.5 < detail_n[1] and detail_n[1] + 0.1 < detail_n[2]
-    np.testing.assert_allclose(detail(np.stack([0.3 * sharp + 0.1])), detail_n[1:2], rtol=1e-3)
+    np.testing.assert_allclose(
+        detail_scores(np.stack([0.3 * sharp + 0.1])), detail_n[1:2], rtol=1e-3
+    )
 
 
 def test_a_flat_picture_has_the_usual_detail() -> None:
     shown = np.concatenate([as_gray(patches(9, 64)), np.zeros((2, 64, 64), np.float32)])
-    assert (detail(shown)[9:] == np.median(detail(shown[:9]))).all()
-    assert (detail(shown[9:]) == 0).all()
+    assert (detail_scores(shown)[9:] == np.median(detail_scores(shown[:9]))).all()
+    assert (detail_scores(shown[9:]) == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -233,7 +235,7 @@ def test_gray_pictures_of_a_store(dtype: Any, tmp_path: Path) -> None:
     images[3] = 9  # flat
     np.savez(tmp_path / "x.npz", images=images)
     store = open_images(str(tmp_path / "x.npz"), machine=Machine(cache=tmp_path / "cache")).store
-    made = gray(store, np.array([4, 3, 0]))
+    made = gray_pictures(store, np.array([4, 3, 0]))
     assert made.shape == (3, SIDE, SIDE) and made.dtype == np.float32
     assert (made[1] == 0).all()
     for picture, row in zip(made[[0, 2]], (4, 0), strict=True):
@@ -252,7 +254,7 @@ def test_scores_are_those_of_the_definition() -> None:
     unit_ND = x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
     y_NF = PCA(6, svd_solver="full").fit_transform(unit_ND.astype(float))
     kth_N = NearestNeighbors(n_neighbors=21).fit(y_NF).kneighbors(y_NF)[0][:, -1]
-    detail_N = detail(shown)
+    detail_N = detail_scores(shown)
     middle, high = np.quantile(kth_N, (0.5, 0.9))
     sigma = (high - middle) / norm.ppf(0.9)
     distance_N = -norm.logsf(np.maximum(kth_N, middle), middle, sigma)
@@ -281,7 +283,8 @@ def test_of_normal_and_of_exponential_values_less_than_a_few_are_surprising() ->
         for value in rng.normal(3, 2, (200, 2000))
     ]
     exponential = [
-        outlier_flags(outliers._surprise(rng.exponential(2, 2000))).sum() for _ in range(200)
+        outlier_flags(outliers._exponential_surprise(rng.exponential(2, 2000))).sum()
+        for _ in range(200)
     ]
     assert 0.3 < np.mean(normal) < 2 and 0.3 < np.mean(exponential) < 2
 
@@ -311,8 +314,8 @@ def test_new_images_are_as_surprising_as_they_are_among_the_known_ones():
     rng = np.random.default_rng(4)
     known_MD = rng.normal(size=(600, 8)).astype(np.float32) + 3
     new_ND = np.concatenate([known_MD[:300], np.full((3, 8), -3, np.float32)])
-    among_N = outliers.scores_among(new_ND, known_MD)
+    among_N = outliers.outlier_scores_against(new_ND, known_MD)
     np.testing.assert_allclose(among_N[:300], outlier_scores(known_MD, k=19)[:300], atol=0.4)
     flagged_N = outlier_flags(among_N, known=600)
     assert flagged_N[300:].all() and flagged_N[:300].sum() <= 3
-    assert not outliers.scores_among(new_ND, known_MD[:39]).any()
+    assert not outliers.outlier_scores_against(new_ND, known_MD[:39]).any()

@@ -14,10 +14,10 @@ from sklearn.datasets import load_digits
 
 import selftaught
 from selftaught.clustering import max_margin
-from selftaught.clusters.folders import lay_out
-from selftaught.clusters.match import kept_names
+from selftaught.clusters.folders import sort_into_folders
+from selftaught.clusters.match import surviving_names
 from selftaught.clusters.names import write_names
-from selftaught.clusters.standouts import apart
+from selftaught.clusters.standouts import find_standouts
 from selftaught.commands import assign, cluster
 from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
@@ -116,7 +116,7 @@ def test_ids_and_names_are_kept_when_clustering_anew(home: Path) -> None:
         for t in (read_table(home / n / "assignments.parquet") for n in ("older", "anew"))
     )
     kept = sum(older[path] == anew[path] for path in older) / len(older)
-    assert f"{kept:.0%} of the images of older that are here too keep their id" in answer.text
+    assert f"{kept:.0%} of the images of older keep their cluster id." in answer.text
     assert kept > 0.4
     assert (home / "anew/names.csv").read_text("utf-8-sig") == "cluster,name\n1,one\n"
     sort(home, "as_older.parquet", clusters="anew", match=home / "older")
@@ -128,11 +128,11 @@ def test_names_need_images_in_common() -> None:
     old = {f"{i}": i % 2 for i in range(20)}
     new = {path: id_ for path, id_ in old.items() if int(path) < 6}
     names = {0: "even", 1: "odd"}
-    assert kept_names(names, old, new) == names
+    assert surviving_names(names, old, new) == names
     few = new | {f"new{i}": i % 2 for i in range(80)}  # 3 of 43 are known
-    assert kept_names(names, old, few) == {}
+    assert surviving_names(names, old, few) == {}
     other = {path: (0 if path in ("0", "1", "3") else 1) for path in new}  # one of three was even
-    assert kept_names(names, old, other) == {}
+    assert surviving_names(names, old, other) == {}
 
 
 def test_a_report_is_renewed_with_the_names_and_the_choice(home: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_report_is_renewed_with_the_names_and_the_choice(home: Path) -> None:
     assert "the first" in page.read_text() and "the first" not in before
     table = read_table(folder / "assignments.parquet")
     write_table(folder / "assignments.parquet", table.slice(1))
-    with pytest.raises(DataError, match="not those that it was made from any more"):
+    with pytest.raises(DataError, match=r"the images that .* was made from have changed"):
         selftaught.report(folder, cache=home / "cache")
 
 
@@ -168,8 +168,8 @@ def test_vectors_without_a_direction_are_said_and_too_long_ones_refused(tmp_path
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)
         write_table(tmp_path / f"{name}.parquet", pa.table({"vector": vectors}))
     told = selftaught.cluster(str(tmp_path / "zero.parquet"), out=tmp_path / "c", k=9).value
-    assert any(note.startswith("1 vector is all 0") for note in told["notes"])
-    assert any(note.startswith("There are not 9 different vectors") for note in told["notes"])
+    assert any(note.startswith("1 vector is all zeros") for note in told["notes"])
+    assert any(note.startswith("Fewer than 9 vectors are different") for note in told["notes"])
     with pytest.raises(DataError, match=r"long\.parquet: vectors have numbers above"):
         selftaught.cluster(str(tmp_path / "long.parquet"), out=tmp_path / "l", k=2)
     with pytest.raises(DataError, match=r"nothing\.parquet: vectors are all 0"):
@@ -189,7 +189,7 @@ def test_vectors_of_an_unknown_encoder_are_taken_and_said(home: Path, tmp_path: 
     selftaught.embed(str(home / "encoder"), str(home / "images"), out=table, cache=home / "cache")
     write_table(table, read_table(table).replace_schema_metadata(None))
     selftaught.assign(home / "clusters", str(table), out=tmp_path / "t.csv")
-    assert "do not say which encoder made them" in capsys.readouterr().err
+    assert "do not name their encoder" in capsys.readouterr().err
 
 
 def test_a_cluster_without_a_name_is_not_taken_for_one_whose_name_is_its_number(home: Path) -> None:
@@ -218,7 +218,7 @@ def test_labels_without_names_are_told(home: Path) -> None:
 def test_names_of_which_none_is_a_label_are_told(home: Path, tmp_path: Path) -> None:
     made = with_names(home, tmp_path / "made", "cluster,name\n0,one\n1,two\n")
     answer = sort(home, "codes.csv", clusters=made, label="folders")
-    note = "No name is one of the labels (digit0, digit1, digit2, ...): name clusters as"
+    note = "No name is one of the labels (digit0, digit1, digit2, ...): name clusters like"
     assert note in answer.text and "0.0%" not in answer.text and note in answer.value["notes"][0]
     (made / "names.csv").write_text("cluster,name\n0,one\n1,digit9\n")
     answer = sort(home, "codes.csv", clusters=made, label="folders")
@@ -289,12 +289,12 @@ def test_of_too_few_images_outliers_are_not_told(tmp_path: Path, n: int) -> None
     few, out = n < 40, tmp_path / "clusters"
     given = vectors_table(tmp_path / "vectors.parquet", n)
     answer = selftaught.cluster(given, out=out, k=2, device="cpu")
-    told = ["Too few images to tell outliers (40 are the least)."]
+    told = ["Too few images to find outliers (at least 40 are needed)."]
     assert answer.value["notes"] == (told if few else [])
-    assert (answer.value["outliers"] is None) == few and ("unlike" in answer.text) != few
+    assert (answer.value["outliers"] is None) == few and ("outliers: " in answer.text) != few
     page = (out / "report.html").read_text()
-    assert ("Outliers are not told" in page) == few
-    assert not (few and "No image stands out." in page)
+    assert ("too few images to detect outliers" in page) == few
+    assert not (few and "No outliers." in page)
     selftaught.assign(out, given, out=tmp_path / "sorted.parquet", device="cpu")
     for name in (out / "assignments.parquet", tmp_path / "sorted.parquet"):
         table = read_table(name)
@@ -311,9 +311,9 @@ def test_too_few_images_and_pixels_that_are_gone_are_both_told(tmp_path: Path) -
     x_ND = np.repeat(np.random.default_rng(0).normal(size=(3, 48)), 2, axis=0).astype("f4")
     paths = tuple(images.checked.images["path"].to_pylist())
     (tmp_path / "images/0000.png").unlink()
-    found = apart(Vectors(x_ND, np.arange(6), paths, None, "", images))
-    assert found.note.startswith("Near-duplicates and outliers are told by vectors alone: ")
-    few = " is gone or bad. Too few images to tell outliers (40 are the least)."
+    found = find_standouts(Vectors(x_ND, np.arange(6), paths, None, "", images))
+    assert found.note.startswith("Near-duplicates and outliers were found by vectors alone, ")
+    few = " is missing or damaged. Too few images to find outliers (at least 40 are needed)."
     assert found.note.endswith(f"0000.png{few}")
     assert sorted(group.tolist() for group in found.duplicates) == [[0, 1], [2, 3], [4, 5]]
 
@@ -357,12 +357,13 @@ def test_labels_that_are_lists_are_none(tmp_path: Path) -> None:
 def test_too_many_images_for_max_margin_are_refused_before_any_is_encoded(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"5,001 vectors for maximum margin: give 2 to 5,000"):
+    complaint = "maximum margin cannot cluster 5,001 vectors: use 2 to 5,000"
+    with pytest.raises(UserError, match=complaint):
         given = vectors_table(tmp_path / "many.parquet", 5001)
         selftaught.cluster(given, out=home / "never", by="max-margin", device="cpu")
     monkeypatch.setattr(max_margin, "_MOST", 59)
     cache = tmp_path / "empty"
-    with pytest.raises(UserError, match="60 vectors for maximum margin: give 2 to 59"):
+    with pytest.raises(UserError, match="maximum margin cannot cluster 60 vectors: use 2 to 59"):
         make(home, "never", by="max-margin", k=2, cache=cache)
     assert not (cache / "features").exists() and not (home / "never").exists()
     make(home, "encoded", cache=cache)
@@ -375,7 +376,7 @@ def test_another_encoder_is_refused(home: Path) -> None:
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
     save_encoder(other, home / "other")
-    with pytest.raises(DataError, match="give the encoder that it was made with"):
+    with pytest.raises(DataError, match="use the encoder it was made with"):
         sort(home, "x.csv", encoder=str(home / "other"))
     assert not (home / "x.csv").exists()
 
@@ -387,7 +388,7 @@ def test_an_encoder_that_has_moved_is_named(home: Path) -> None:
     )
     assert made.value["k"] == 3
     (home / "moved").rename(home / "moved_again")
-    with pytest.raises(FileError, match="say with --encoder where it is now"):
+    with pytest.raises(FileError, match="pass its new location as --encoder"):
         sort(home, "x.csv", clusters="of_moved")
     sort(home, "moved.csv", clusters="of_moved", encoder=str(home / "moved_again"))
 
@@ -395,7 +396,7 @@ def test_an_encoder_that_has_moved_is_named(home: Path) -> None:
 def test_vectors_that_are_not_finite_are_named(home: Path) -> None:
     x = [[1.0, 2.0], [float("nan"), 1.0], [2.0, 3.0]]
     write_table(home / "nan.parquet", pa.table({"vector": pa.array(x, pa.list_(pa.float32()))}))
-    with pytest.raises(DataError, match="not finite in 1 rows, the first of them 1"):
+    with pytest.raises(DataError, match="not finite in 1 rows, first in 1"):
         selftaught.cluster(str(home / "nan.parquet"), out=home / "x", k=2)
     assert not (home / "x").exists()
 
@@ -403,7 +404,7 @@ def test_vectors_that_are_not_finite_are_named(home: Path) -> None:
 def test_names_are_not_lost_to_overwrite(home: Path) -> None:
     shutil.copytree(home / "clusters", home / "mine")
     (home / "mine/names.csv").write_text("cluster,name\n1,one\n")
-    with pytest.raises(FileError, match="names or answers that people gave"):
+    with pytest.raises(FileError, match="names or answers entered by hand"):
         make(home, "mine", overwrite=True)
     assert (home / "mine/clusters.json").exists()
 
@@ -412,9 +413,9 @@ def test_what_is_read_is_not_written_over(home: Path) -> None:
     table, out = home / "kept.parquet", home / "clusters"
     shutil.copy(out / "assignments.parquet", table)
     before = table.read_bytes()
-    with pytest.raises(FileError, match="which is read"):
+    with pytest.raises(FileError, match="contains the input"):
         sort(home, "kept.parquet", data="kept.parquet")
-    with pytest.raises(FileError, match="holds an encoder, not a classifier"):
+    with pytest.raises(FileError, match="contains an encoder, not a classifier"):
         selftaught.classify(named(home, "read"), out=home / "encoder", device="cpu", overwrite=True)
     assert table.read_bytes() == before and (home / "encoder/config.json").exists()
 
@@ -426,14 +427,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_clusters_and_encoders_are_not_replaced_by_other_things(home: Path) -> None:
     named(home, "guarded")
     before = contents(home / "guarded") | contents(home / "encoder")
-    with pytest.raises(FileError, match="holds an encoder, not clusters"):
+    with pytest.raises(FileError, match="contains an encoder, not clusters"):
         selftaught.cluster(
             str(home / "clusters/assignments.parquet"), out=home / "encoder", overwrite=True
         )
     for name in ("names.csv", "assignments.parquet"):
-        with pytest.raises(FileError, match="is a part of clusters"):
+        with pytest.raises(FileError, match="is part of clusters"):
             sort(home, f"guarded/{name}")
-    with pytest.raises(FileError, match="is a part of clusters"):
+    with pytest.raises(FileError, match="is part of clusters"):
         selftaught.embed(
             str(home / "encoder"), str(home / "images"), out=home / "guarded/names.csv"
         )
@@ -444,7 +445,7 @@ def test_a_table_that_is_read_is_not_replaced_by_vectors(home: Path) -> None:
     table = home / "list.parquet"
     write_table(table, pa.table({"path": ["images/digit1/001.png"]}))
     before = table.read_bytes()
-    with pytest.raises(FileError, match="which is read"):
+    with pytest.raises(FileError, match="contains the input"):
         selftaught.embed(str(home / "encoder"), str(table), out=table, overwrite=True)
     assert table.read_bytes() == before
 
@@ -456,22 +457,22 @@ def never(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("folders", "complaint"),
     [
-        ({"copy_to": "x", "link_to": "x"}, "--copy-to .*x and --link-to .*x are one folder"),
-        ({"copy_to": "x", "link_to": "clusters/../x"}, "are one folder"),
-        ({"copy_to": "x/y", "link_to": "x"}, "lies in the other"),
-        ({"copy_to": "x", "link_to": "x/y"}, "lies in the other"),
-        ({"copy_to": "images/x"}, "--copy-to .* lies in .*images, which is read"),
-        ({"link_to": "images/digit1/x"}, "--link-to .* lies in .*images, which is read"),
-        ({"copy_to": "clusters"}, "--copy-to .*clusters exists: name a new folder"),
-        ({"link_to": "encoder"}, "--link-to .*encoder exists: name a new folder"),
-        ({"copy_to": "/"}, "--copy-to / exists: name a new folder"),
+        ({"copy_to": "x", "link_to": "x"}, "--copy-to .*x and --link-to .*x are the same folder"),
+        ({"copy_to": "x", "link_to": "clusters/../x"}, "are the same folder or nested"),
+        ({"copy_to": "x/y", "link_to": "x"}, "are the same folder or nested"),
+        ({"copy_to": "x", "link_to": "x/y"}, "are the same folder or nested"),
+        ({"copy_to": "images/x"}, "--copy-to .* is inside the input folder .*images"),
+        ({"link_to": "images/digit1/x"}, "--link-to .* is inside the input folder .*images"),
+        ({"copy_to": "clusters"}, "--copy-to .*clusters exists: choose a new folder"),
+        ({"link_to": "encoder"}, "--link-to .*encoder exists: choose a new folder"),
+        ({"copy_to": "/"}, "--copy-to / exists: choose a new folder"),
         ({"link_to": "encoder/config.json/x"}, "choose another --link-to"),
     ],
 )
 def test_folders_that_cannot_be_laid_out_are_refused_before_any_work(
     home: Path, monkeypatch: pytest.MonkeyPatch, folders: dict[str, str], complaint: str
 ) -> None:
-    monkeypatch.setattr(assign, "labelled_vectors", never)
+    monkeypatch.setattr(assign, "_labelled_vectors", never)
     before = sorted(home.rglob("*"))
     with pytest.raises(FileError, match=complaint):
         sort(home, "refused.csv", **{name: home / folder for name, folder in folders.items()})
@@ -488,8 +489,8 @@ def test_of_two_that_lay_images_out_in_one_folder_one_says_so(
         (tmp_path / "out/of_the_other").mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(shutil, "copy2", later)
-    with pytest.raises(FileError, match=r"--copy-to .*out exists: name a new folder"):
-        lay_out(tmp_path, ["a.png"], ["one"], tmp_path / "out", "copy")
+    with pytest.raises(FileError, match=r"--copy-to .*out exists: choose a new folder"):
+        sort_into_folders(tmp_path, ["a.png"], ["one"], tmp_path / "out", "copy")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["of_the_other"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "out"]
 
@@ -505,11 +506,11 @@ def test_answers_are_not_lost_to_another_command(home: Path) -> None:
     selftaught.classify(named(home, "asked"), out=home / "answered", device="cpu", ask=4)
     ask = home / "answered/ask.csv"
     first, *rest = ask.read_text().splitlines()
-    with pytest.raises(FileError, match="holds a classifier, not clusters"):
+    with pytest.raises(FileError, match="contains a classifier, not clusters"):
         make(home, "answered", overwrite=True)
     selftaught.classify(home / "asked", out=home / "answered", device="cpu", ask=4, overwrite=True)
     ask.write_text("\n".join([first, rest[0] + "three", *rest[1:]]) + "\n")
-    with pytest.raises(FileError, match="names or answers that people gave"):
+    with pytest.raises(FileError, match="names or answers entered by hand"):
         selftaught.classify(home / "asked", out=ask.parent, device="cpu", overwrite=True)
     assert "three" in ask.read_text()
 
@@ -536,9 +537,9 @@ def test_an_older_output_stays_until_the_new_one_is_whole(
         ({"k": 0}, "k is 0"),
         ({"k": 3, "by": "max-margin"}, "max-margin makes 2 clusters"),
         ({"k": 3, "by": "power-iteration"}, "finds the number of clusters itself"),
-        ({"k": 61}, "60 vectors in 61 clusters"),
+        ({"k": 61}, "60 vectors cannot form 61 clusters"),
         ({"label": "colour"}, "no column 'colour'"),
-        ({"match": "images"}, "holds no clusters"),
+        ({"match": "images"}, "is not a clusters folder"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(home: Path, how, complaint: str) -> None:

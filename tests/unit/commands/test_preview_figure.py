@@ -10,7 +10,7 @@ from PIL import Image
 from selftaught.commands.preview import draw_figure, operations_figure
 from selftaught.recipe.config import ViewSettings
 from selftaught.recipe.view_settings import OPERATIONS
-from selftaught.reports.run.run_page import sheet
+from selftaught.reports.run.run_page import preview_sheet
 from selftaught.views.policy import CenterCrop, Flip, Jitter, Policy, RandomCrop, ViewSpec
 from tests.support.sets import array_set
 
@@ -109,7 +109,7 @@ def test_the_sheet_of_views_without_normalisation_is_the_same_picture(tmp_path: 
     images, sheets = array_set(tmp_path, 4, side=32), []
     for normalise in (True, False):
         spec = ViewSpec(Policy(CenterCrop(), normalise=normalise), 32)
-        drawn = sheet(images, spec, images.checked.intensity, seed=0, number=2)
+        drawn = preview_sheet(images, spec, images.checked.intensity, seed=0, number=2)
         with Image.open(io.BytesIO(drawn)) as file:
             sheets.append(np.asarray(file).astype(int))
     assert np.abs(sheets[0] - sheets[1]).max() <= 1

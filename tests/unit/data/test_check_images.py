@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from selftaught.data import check_images as module
-from selftaught.data.check_images import Checked, check_images, encodable, read_index, write_index
+from selftaught.data.check_images import Checked, check_images, read_index, utf8_name, write_index
 from selftaught.data.decode import decode
 from selftaught.data.sources import Source, find_images
 from selftaught.errors import DataError, FileError
@@ -58,11 +58,11 @@ def test_the_bad_are_named_with_their_reasons_and_the_good_are_kept(tmp_path):
     good, expected = write_good(folder), write_bad(folder)
     checked = check_folder(folder, tmp_path / "cache")
     rejected = {row["path"]: row["reason"] for row in checked.rejected.to_pylist()}
-    bad = {encodable(name): reason for name, reason in expected.items() if reason}
+    bad = {utf8_name(name): reason for name, reason in expected.items() if reason}
     assert rejected.keys() == bad.keys() and len(bad) == 20
     assert {path: why for path, why in rejected.items() if not why.startswith(bad[path])} == {}
     names = sorted([*good, *(name for name, reason in expected.items() if not reason)])
-    assert checked.images["path"].to_pylist() == [encodable(name) for name in names]
+    assert checked.images["path"].to_pylist() == [utf8_name(name) for name in names]
     assert [checked.source.names[i] for i in checked.index_N] == names
     assert checked.images["row"].to_pylist() == list(range(len(names))) and len(checked) == 216
     assert (checked.channels, checked.dtype) == (3, "uint8")
@@ -160,7 +160,7 @@ def test_odd_names_reach_the_tables_and_back(tmp_path):
     (tmp_path / "run").mkdir()
     write_index(checked, tmp_path / "run")
     paths = read_index(tmp_path / "run")["path"].to_pylist()
-    assert paths == [encodable(name) for name in sorted(ODD_NAMES)]
+    assert paths == [utf8_name(name) for name in sorted(ODD_NAMES)]
     assert "caf\\xe9.png" in paths and "line\nbreak.png" in paths
     for i in checked.index_N:
         assert os.path.exists(checked.source.root / checked.source.names[i])
@@ -226,7 +226,7 @@ def test_sixteen_bits_get_the_percentiles_as_range(tmp_path):
     assert abs(checked.intensity.mean[0] - scaled.mean()) < 0.005
     assert abs(checked.intensity.std[0] - scaled.std()) < 0.005
     assert checked.dtype == "uint16" and len(checked.notes) == 1
-    assert "the images hold 0 to 65535, about 0.15%" in checked.notes[0]
+    assert "The images range from 0 to 65535; about 0.15%" in checked.notes[0]
 
 
 def test_few_large_images_are_sampled_evenly(tmp_path):
@@ -296,13 +296,13 @@ def test_array_images_that_are_not_finite_are_left_out(tmp_path):
 
 def counted(monkeypatch) -> list[str]:
     """The names of files that are decoded from now on."""
-    names, decode_noting = [], module.decode_noting
+    names, decode_with_notes = [], module.decode_with_notes
 
     def count(data, name):
         names.append(name)
-        return decode_noting(data, name)
+        return decode_with_notes(data, name)
 
-    monkeypatch.setattr(module, "decode_noting", count)
+    monkeypatch.setattr(module, "decode_with_notes", count)
     return names
 
 
@@ -364,7 +364,7 @@ def test_a_cache_that_cannot_be_written_to_is_not_needed(tmp_path):
 def test_an_interrupted_check_goes_on_where_it_was(tmp_path, monkeypatch):
     folder, cache = tmp_path / "d", tmp_path / "c"
     write_good(folder, 100)
-    look_at, count = module._look_at, []
+    look_at, count = module._check_file, []
 
     def interrupt(*arguments):
         count.append(1)
@@ -372,7 +372,7 @@ def test_an_interrupted_check_goes_on_where_it_was(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return look_at(*arguments)
 
-    monkeypatch.setattr(module, "_look_at", interrupt)
+    monkeypatch.setattr(module, "_check_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         check_folder(folder, cache, threads=1)
     monkeypatch.undo()

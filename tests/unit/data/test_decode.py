@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from selftaught.data import decode as module
-from selftaught.data.decode import as_channels, decode, decode_file, decode_noting
+from selftaught.data.decode import as_channels, decode, decode_file, decode_with_notes
 from selftaught.errors import BadImage
 from tests.support.bad_files import (
     JPEG,
@@ -183,11 +183,11 @@ def test_bilevel_is_black_and_white():
 
 @pytest.mark.parametrize(("kind", "note"), [("GIF", "animated"), ("WEBP", "animated")])
 def test_the_first_frame_is_used_and_it_is_said(kind, note):
-    found = decode_noting(animation(kind), "x")
+    found = decode_with_notes(animation(kind), "x")
     assert found.notes == (note,)
     alone = encoded(photograph(8), kind)
     assert np.abs(found.pixels.astype(int) - decode(alone, "x")).mean() < 4  # lossy both
-    assert decode_noting(alone, "x").notes == ()
+    assert decode_with_notes(alone, "x").notes == ()
 
 
 def test_the_first_page_is_used_and_it_is_said():
@@ -197,7 +197,7 @@ def test_the_first_page_is_used_and_it_is_said():
         save_all=True,
         append_images=[Image.fromarray(photograph(2))],
     )
-    found = decode_noting(data, "x")
+    found = decode_with_notes(data, "x")
     assert found.notes == ("pages",)
     assert np.array_equal(found.pixels, photograph(1))
 
@@ -222,7 +222,7 @@ def test_float_and_32_bits_stay_what_they_are():
 
 
 def test_sixteen_bit_colour_is_read_as_eight_and_it_is_said():
-    found = decode_noting(png_of_sixteen_bit_colour([256, 40_000, 65_535]), "x")
+    found = decode_with_notes(png_of_sixteen_bit_colour([256, 40_000, 65_535]), "x")
     assert found.pixels.dtype == np.uint8 and found.pixels.ravel().tolist() == [1, 156, 255]
     assert found.notes == ("16 bits read as 8",)
 
@@ -347,8 +347,8 @@ def test_a_file_that_becomes_a_pipe_after_it_was_looked_at_is_not_waited_for(tmp
         os.mkfifo(path)
         return open_now(name, flags)
 
-    open_now = module._open_now
-    monkeypatch.setattr(module, "_open_now", swap)
+    open_now = module._open_nonblocking
+    monkeypatch.setattr(module, "_open_nonblocking", swap)
     with pytest.raises(BadImage, match="not a regular file"):
         decode_file(path, "x")
 
@@ -365,7 +365,7 @@ def test_missing_forbidden_and_huge_files(tmp_path, monkeypatch):
     def refuse(name, flags):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module, "_open_now", refuse)
+    monkeypatch.setattr(module, "_open_nonblocking", refuse)
     with pytest.raises(BadImage, match=r"unreadable \(Permission denied\)"):
         decode_file(path, "a.jpg")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from selftaught.data.batch import Batch, Draws, Progress
-from selftaught.data.feed import Feed, ahead
+from selftaught.data.feed import Feed, make_ahead
 from selftaught.data.store import Form, Images
 from selftaught.errors import ConfigError, DataError
 from selftaught.foundation.machine import Machine
@@ -124,7 +124,7 @@ def test_each_thread_computes_with_one_core_and_others_as_before(number: int) ->
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(number)
-        for inside in ahead(lambda item: torch.get_num_threads(), range(9), threads=3):
+        for inside in make_ahead(lambda item: torch.get_num_threads(), range(9), threads=3):
             assert (inside, torch.get_num_threads(), elsewhere()) == (1, number, number)
     finally:
         torch.set_num_threads(before)
@@ -190,7 +190,7 @@ def test_a_row_drawn_twice_gets_two_views(tmp_path: Path) -> None:
 
 def test_a_batch_of_more_than_all_images_is_refused(tmp_path: Path) -> None:
     images = array_set(tmp_path, 40)
-    with pytest.raises(ConfigError, match=r"--batch-size 41 is more than the 40 images: give"):
+    with pytest.raises(ConfigError, match=r"--batch-size 41 is more than the 40 images: pass"):
         feed(images, batch_size=41)
     assert feed(images, batch_size=40).steps_per_epoch == 1
     with pytest.raises(ConfigError):
@@ -346,7 +346,7 @@ def test_the_queue_is_bounded_and_ordered() -> None:
         return item
 
     got = []
-    for item in ahead(make, range(40), threads=3):
+    for item in make_ahead(make, range(40), threads=3):
         got.append(item)
         time.sleep(0.002)
         assert len(made) - len(got) <= 3 + 2
@@ -361,14 +361,14 @@ def test_a_failure_arrives_in_its_turn() -> None:
 
     got = []
     with pytest.raises(DataError, match="x is bad"):
-        for item in ahead(make, range(10), threads=2):
+        for item in make_ahead(make, range(10), threads=2):
             got.append(item)
     assert got == [0, 1, 2] and not our_threads()
 
 
 def test_nothing_is_made_ahead_without_threads() -> None:
     made: list[int] = []
-    for item in ahead(made.append, range(5), threads=0):
+    for item in make_ahead(made.append, range(5), threads=0):
         assert item is None
         assert len(made) <= 5
         break

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selftaught.data import retrieval_sets
-from selftaught.data.retrieval_sets import Places, Query, check_box, read_places
+from selftaught.data.retrieval_sets import Query, RetrievalSet, check_box, read_retrieval_set
 from selftaught.errors import DataError, UserError
 
 
@@ -44,7 +44,7 @@ def oxford(folder: Path, ground_truth: str = "groundtruth", images: str = "") ->
     return folder
 
 
-def named(found: Places, positions: frozenset[int]) -> set[str]:
+def named(found: RetrievalSet, positions: frozenset[int]) -> set[str]:
     return {found.database[i].stem for i in positions}
 
 
@@ -78,7 +78,7 @@ def plain(folder: Path, *lines: str, queries: str = "queries", database: str = "
 @pytest.mark.parametrize("ground_truth", ["groundtruth", "gt_files", "."])
 @pytest.mark.parametrize("images", ["", "images", "jpg", "town/oxford"])
 def test_oxford_buildings(ground_truth: str, images: str, tmp_path: Path) -> None:
-    found = read_places(oxford(tmp_path / "set", ground_truth, images))
+    found = read_retrieval_set(oxford(tmp_path / "set", ground_truth, images))
     assert found.layout == "oxford" and found.notes == ()
     assert [path.stem for path in found.database] == sorted(path.stem for path in found.database)
     souls, town = found.queries
@@ -93,7 +93,7 @@ def test_corrupt_images_are_left_out(tmp_path: Path) -> None:
     folder = oxford(tmp_path / "set")
     (folder / "paris_louvre_000136.jpg").write_text("<html>302 Found</html>")
     text(folder / "corrupt.txt", "/town/town_5.jpg")
-    found = read_places(folder)
+    found = read_retrieval_set(folder)
     assert {path.stem for path in found.database} == {
         *("all_souls_1", "all_souls_2", "town_3", "town_4")
     }
@@ -103,7 +103,7 @@ def test_corrupt_images_are_left_out(tmp_path: Path) -> None:
 
 
 def test_the_revisited_protocol(tmp_path: Path) -> None:
-    found = read_places(revisited(tmp_path))
+    found = read_retrieval_set(revisited(tmp_path))
     assert [path.stem for path in found.database] == ["d", "a", "b", "c"]
     second, first = found.queries
     assert (second.name, second.path.stem, second.box) == ("q2", "q2", (1, 2, 15.5, 9))
@@ -117,7 +117,7 @@ def test_the_revisited_protocol(tmp_path: Path) -> None:
 def test_two_folders_and_a_table(delimiter: str, folders: tuple[str, str], tmp_path: Path) -> None:
     lines = ("reference,query,kind", "a.png,q1,good", "b,q1.png,", "sub/c,q1,junk", "c,q2,ok")
     lines = tuple(line.replace(",", delimiter) for line in lines)
-    found = read_places(plain(tmp_path, *lines, queries=folders[0], database=folders[1]))
+    found = read_retrieval_set(plain(tmp_path, *lines, queries=folders[0], database=folders[1]))
     assert [path.name for path in found.database] == ["a.png", "b.png", "c.png"]
     first, second = found.queries
     assert (first.name, first.box) == ("q1", None)
@@ -128,7 +128,7 @@ def test_two_folders_and_a_table(delimiter: str, folders: tuple[str, str], tmp_p
 
 def test_images_may_be_counted_and_queries_may_have_boxes(tmp_path: Path) -> None:
     lines = ("query,reference,x1,y1,x2,y2", "1,0,1,2,3,4", "1,2,,,,", "", "1,1,1,2,3.0,4")
-    found = read_places(plain(tmp_path / "set" / "inner", *lines).parent)
+    found = read_retrieval_set(plain(tmp_path / "set" / "inner", *lines).parent)
     (query,) = found.queries
     assert (query.name, query.box, query.good) == ("q2", (1, 2, 3, 4), {0, 1, 2})
     assert found.notes == ("images of queries/ without a line, left out: 1",)
@@ -140,7 +140,7 @@ def test_names_win_over_counting(tmp_path: Path) -> None:
         image(folder / "query" / f"{name}.png")
         image(folder / "ref" / f"{name}.png")
     text(folder / "ground_truth.csv", "query,reference", "1,2", "2,1")
-    one, two = read_places(folder).queries
+    one, two = read_retrieval_set(folder).queries
     assert (one.path.name, two.path.name) == ("1.png", "2.png")
     assert (one.good, two.good) == ({1}, {0})
     text(folder / "ground_truth.csv", "query,reference", "1,0", "2,1")
@@ -149,20 +149,20 @@ def test_names_win_over_counting(tmp_path: Path) -> None:
 
 def test_a_set_without_a_right_image_is_refused(tmp_path: Path) -> None:
     folder = plain(tmp_path, "query,reference,kind", "q1,a,junk", "q2,b,junk")
-    refused(folder, r"ground_truth.csv names no image that is right for any query")
+    refused(folder, r"ground_truth.csv names no correct image for any query")
     text(folder / "ground_truth.csv", "query,reference,kind", "q1,a,junk", "q2,b,ok")
-    assert len(read_places(folder).queries) == 2
+    assert len(read_retrieval_set(folder).queries) == 2
 
 
 def test_a_linked_image_folder_is_read_and_a_link_out_of_it_is_not(tmp_path: Path) -> None:
     folder = oxford(tmp_path / "set", images="images")
     (folder / "images").rename(tmp_path / "elsewhere")
     (folder / "images").symlink_to(tmp_path / "elsewhere")
-    assert len(read_places(folder).database) == 5
+    assert len(read_retrieval_set(folder).database) == 5
     (tmp_path / "elsewhere" / "town_3.jpg").unlink()
     (tmp_path / "elsewhere" / "town_3.jpg").symlink_to(image(tmp_path / "out.jpg"))
     with pytest.raises(DataError, match=r"town_3\.jpg is a link that leads out"):
-        read_places(folder)
+        read_retrieval_set(folder)
 
 
 # --- what is refused
@@ -175,7 +175,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
 
     folder = revisited(tmp_path / "set")
     (folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(Trap()))
-    assert read_places(folder).layout == "revisited"  # the JSON is there
+    assert read_retrieval_set(folder).layout == "revisited"  # the JSON is there
     (folder / "gnd_small.json").unlink()
     refused(folder, r"gnd_roxford5k\.pkl is a pickle.*as JSON")
     refused(oxford(folder), r"gnd_roxford5k\.pkl is a pickle.*move it away")
@@ -193,18 +193,21 @@ def two_of_a_name(folder: Path) -> None:
 
 
 OXFORD = [
-    (changed("souls_query.txt"), "souls_query.txt is not one line"),
-    (changed("souls_query.txt", "town_3 1 2 3"), "souls_query.txt is not one line"),
-    (changed("souls_query.txt", *["town_3 1 2 3 4"] * 2), "souls_query.txt is not one line"),
-    (changed("souls_query.txt", "town_3 1 2 x 4"), "line 1: '1 2 x 4' is no box"),
-    (changed("souls_query.txt", "town_3 1 2 nan 4"), "'1 2 nan 4' is no box"),
-    (changed("souls_query.txt", "town_3 5 2 5 4"), "'5 2 5 4' is no box"),
+    (changed("souls_query.txt"), "souls_query.txt is not a single line"),
+    (changed("souls_query.txt", "town_3 1 2 3"), "souls_query.txt is not a single line"),
+    (changed("souls_query.txt", *["town_3 1 2 3 4"] * 2), "souls_query.txt is not a single line"),
+    (changed("souls_query.txt", "town_3 1 2 x 4"), "line 1: '1 2 x 4' is not a box"),
+    (changed("souls_query.txt", "town_3 1 2 nan 4"), "'1 2 nan 4' is not a box"),
+    (changed("souls_query.txt", "town_3 5 2 5 4"), "'5 2 5 4' is not a box"),
     (changed("souls_query.txt", "", "nobody 1 2 3 4"), "line 2 names 'nobody', which is not"),
     (changed("souls_ok.txt", "town_3", "../../x"), r"souls_ok.txt, line 2 names '../../x', which"),
     (changed("souls_junk.txt", "a\x07b"), r"names 'a\\\\x07b'"),
     (lambda f: (f / "groundtruth/souls_junk.txt").unlink(), "souls_junk.txt cannot be read"),
     (lambda f: (f / "groundtruth/souls_ok.txt").write_bytes(b"caf\xe9"), "souls_ok.txt is not UTF"),
-    (two_of_a_name, r"line 1 names 'new', which is .*a/new.png and .*b/new.png: name its folder"),
+    (
+        two_of_a_name,
+        r"line 1 names 'new', which could be .*a/new.png and .*b/new.png: include its folder",
+    ),
     (lambda f: text(f / "gt/x_query.txt", "a 1 2 3 4"), "are two ground truths"),
     (lambda f: text(f / "ground_truth.csv", "query,reference"), "are two ground truths"),
 ]
@@ -222,18 +225,18 @@ def test_what_is_wrong_with_an_oxford_set(
 QUERY = {"bbx": [1, 2, 3, 4], "easy": [], "hard": [], "junk": []}
 REVISITED = [
     ({"imlist": None}, "gnd_small.json has no list 'imlist'"),
-    ({"imlist": ["a", 3]}, "imlist holds 3"),
+    ({"imlist": ["a", 3]}, "imlist contains 3"),
     ({"imlist": ["a", "z"]}, "imlist names 'z', which is not below"),
     ({"gnd": [QUERY]}, "qimlist has 2 names, gnd 1 entries"),
     ({"gnd": [], "qimlist": []}, "gnd_small.json names no queries"),
-    ({"imlist": [], "gnd": [QUERY, QUERY]}, "gnd_small.json names no images to find"),
-    ({"gnd": [QUERY, 1]}, r"gnd\[1\] is no object"),
-    ({"gnd": [QUERY, QUERY | {"bbx": [1, 2, 3]}]}, r"gnd\[1\].bbx: '1 2 3' is no box"),
-    ({"gnd": [QUERY, QUERY | {"bbx": "1 2 3 4"}]}, r"gnd\[1\].bbx is no list"),
-    ({"gnd": [QUERY, QUERY | {"bbx": [1, 2, 10**400, 4]}]}, r"gnd\[1\].bbx: .* is no box"),
-    ({"gnd": [QUERY, QUERY | {"easy": [4]}]}, r"gnd\[1\].easy holds 4: .* 0 to 3"),
-    ({"gnd": [QUERY, QUERY | {"hard": [True]}]}, r"gnd\[1\].hard holds True"),
-    ({"gnd": [QUERY, {"easy": [], "hard": []}]}, r"gnd\[1\].junk is no list"),
+    ({"imlist": [], "gnd": [QUERY, QUERY]}, "gnd_small.json names no database images"),
+    ({"gnd": [QUERY, 1]}, r"gnd\[1\] is not an object"),
+    ({"gnd": [QUERY, QUERY | {"bbx": [1, 2, 3]}]}, r"gnd\[1\].bbx: '1 2 3' is not a box"),
+    ({"gnd": [QUERY, QUERY | {"bbx": "1 2 3 4"}]}, r"gnd\[1\].bbx is not a list"),
+    ({"gnd": [QUERY, QUERY | {"bbx": [1, 2, 10**400, 4]}]}, r"gnd\[1\].bbx: .* is not a box"),
+    ({"gnd": [QUERY, QUERY | {"easy": [4]}]}, r"gnd\[1\].easy contains 4: .* 0 to 3"),
+    ({"gnd": [QUERY, QUERY | {"hard": [True]}]}, r"gnd\[1\].hard contains True"),
+    ({"gnd": [QUERY, {"easy": [], "hard": []}]}, r"gnd\[1\].junk is not a list"),
 ]
 
 
@@ -248,21 +251,24 @@ PLAIN = [
     ((), "has no column 'query'"),
     (("query,reference",), "ground_truth.csv names no queries"),
     (("query,ref",), "has no column 'reference'"),
-    (("query,reference,knd",), "a column 'knd': did you mean 'kind'"),
+    (("query,reference,knd",), "the unknown column 'knd': did you mean 'kind'"),
     (("query,reference,x1,y1",), "all of x1, y1, x2, y2 or none"),
-    (("query,reference,query",), "give each once"),
-    (("query,reference", "q1"), "line 2 has 1 cells, the header 2"),
+    (("query,reference,query",), "use each once"),
+    (("query,reference", "q1"), "line 2 has 1 cells, but the header has 2"),
     (("query,reference", "q1,a,b"), "line 2 has 3 cells"),
     (("query,reference", "q1,a", "q1,nobody"), "line 3 names 'nobody', which is not below"),
     (("query,reference", "q9,a"), "line 2 names 'q9'"),
     (("query,reference", "q1,3"), "line 2 names reference 3, .* has 3 images: count them from 0"),
     (("query,reference", "q1,-1"), "line 2 names '-1'"),
     (("query,reference", f"q1,{'9' * 5000}"), "line 2 names '9999"),
-    (("query,reference,kind", "q1,a,god"), "line 2 calls an image 'god': did you mean 'good'"),
-    (("query,reference,kind", "q1,a,ok", "q1,a,junk"), "line 3 calls an image junk that an"),
+    (("query,reference,kind", "q1,a,god"), "line 2 has the kind 'god': did you mean 'good'"),
+    (("query,reference,kind", "q1,a,ok", "q1,a,junk"), "line 3 marks an image junk that an"),
     (("query,reference", '"q1,a'), "line 2: "),
-    (("query,reference,x1,y1,x2,y2", "q1,a,1,2,3,"), "line 2: '1 2 3 ' is no box"),
-    (("query,reference,x1,y1,x2,y2", "q1,a,1,2,3,4", "q1,b,1,2,3,5"), "is not that of an earlier"),
+    (("query,reference,x1,y1,x2,y2", "q1,a,1,2,3,"), "line 2: '1 2 3 ' is not a box"),
+    (
+        ("query,reference,x1,y1,x2,y2", "q1,a,1,2,3,4", "q1,b,1,2,3,5"),
+        "differs from that of an earlier",
+    ),
 ]
 
 
@@ -272,12 +278,12 @@ def test_what_is_wrong_with_a_table(lines: tuple[str, ...], said: str, tmp_path:
 
 
 def test_folders_that_are_missing_or_empty(tmp_path: Path) -> None:
-    refused(tmp_path / "nothing", "nothing is no folder")
-    refused(tmp_path, "holds no ground truth")
+    refused(tmp_path / "nothing", "nothing is not a folder")
+    refused(tmp_path, "contains no ground truth")
     folder = plain(tmp_path / "set", "query,reference", "q1,a", database="data")
     refused(folder, "has no folder database/: put the images into database/ or reference/")
     (folder / "database").mkdir()
-    refused(folder, "database holds no images")
+    refused(folder, "database contains no images")
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +335,7 @@ def test_any_json_is_read_or_refused(
 
 def read_or_refused(folder: Path) -> None:
     try:
-        found = read_places(folder)
+        found = read_retrieval_set(folder)
     except UserError as error:
         assert len(str(error).splitlines()) == 1
     else:
@@ -339,7 +345,7 @@ def read_or_refused(folder: Path) -> None:
 
 def refused(folder: Path, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        read_places(folder)
+        read_retrieval_set(folder)
     assert "\n" not in str(error.value)
 
 

@@ -226,7 +226,7 @@ def test_what_fits_decides(
         image.nbytes for image in everything(open_store(checked, machine=Machine(cache=tmp_path)))
     )
     monkeypatch.setattr(store, "memory", lambda: memory * size)
-    monkeypatch.setattr(pixels, "free", lambda folder: free * size)
+    monkeypatch.setattr(pixels, "free_bytes", lambda folder: free * size)
     found = open_store(checked, machine=Machine(cache=tmp_path / "new"))
     assert isinstance(found, kind)
     assert isinstance(getattr(found, "_flat", None), np.memmap) == mapped

@@ -195,9 +195,9 @@ def test_alexnet_has_a_stem_for_small_images(architecture, side, stem):
         ({"options": {"fc": 10**6}}, "from 1 to 8192"),
         ({"options": {"drop_rate": 1.0}}, "drop_rate = 1.0"),
         ({"options": {"width": 16}}, "no option 'width'"),
-        ({"image_size": 600}, "cannot take images of 600 px"),
-        ({"image_size": 40, "stem": "standard"}, "cannot take images of 40 px"),
-        ({"architecture": "vgg16", "image_size": 31}, "vgg16 cannot take images of 31 px"),
+        ({"image_size": 600}, "cannot process images of 600 px"),
+        ({"image_size": 40, "stem": "standard"}, "cannot process images of 40 px"),
+        ({"architecture": "vgg16", "image_size": 31}, "vgg16 cannot process images of 31 px"),
         ({"architecture": "vgg16", "stem": "small"}, "vgg16 has no small stem"),
     ],
 )
@@ -227,7 +227,7 @@ def test_they_come_back_to_the_bit(name, changes, tmp_path):
     [
         (EncoderConfig("alexnet", options={"fc": 4}), "it has no alexnet"),
         (EncoderConfig("vgg16", image_size=32, options={"fc": 4}), "its vgg16 has no batch norm"),
-        (EncoderConfig("test_resnet", image_size=65, front="sobel"), "Sobel filters stand in"),
+        (EncoderConfig("test_resnet", image_size=65, front="sobel"), "Sobel filters precede it"),
     ],
 )
 def test_timm_does_not_load_another_network_in_their_place(config, reason, tmp_path):
@@ -240,5 +240,7 @@ def test_timm_does_not_load_another_network_in_their_place(config, reason, tmp_p
 
 @pytest.mark.parametrize("name", ["timm:vgg16", "timm:vgg16.tv_in1k"])
 def test_timms_vgg16_is_hidden_by_ours(name):
-    with pytest.raises(ConfigError, match=r"hidden by selftaught's own: use timm:vgg16_bn"):
+    with pytest.raises(
+        ConfigError, match=r"selftaught's own network hides timm's vgg16.*: use timm:vgg16_bn"
+    ):
         open_encoder(name)

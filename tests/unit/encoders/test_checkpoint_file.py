@@ -126,7 +126,7 @@ def test_what_the_encoder_becomes_and_what_is_said(
     assert config.intensity == Intensity(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     assert EncoderConfig("alexnet").image_size == 224  # what `small` replaces
     assert found.notes == (
-        "Its Sobel filters are those of the paper: kept as the encoder's front.",
+        "Its Sobel filters are those of the paper and precede the network.",
         "Left out: top_layer, the classifier of 7 pseudo-classes.",
     )
     x = torch.randn(2, 3, 65, 65)
@@ -230,7 +230,7 @@ def with_(**more: Any) -> Callable[[dict[str, Tensor]], Any]:
 BAD: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     (
         without("features.module.4.bias"),
-        "lacks features.4.bias: give a whole checkpoint of alexnet",
+        "lacks features.4.bias: pass a complete checkpoint of alexnet",
     ),
     (
         lambda t: {n: v for n, v in t.items() if "classifier" not in n},
@@ -238,20 +238,20 @@ BAD: list[tuple[Callable[[dict[str, Tensor]], Any], str]] = [
     ),
     (with_(extra__weight=torch.zeros(2)), "holds extra.weight, which alexnet does not have"),
     (with_(classifier__4__bias=torch.zeros(5)), r"classifier.4.bias has shape \(5,\), not \(4,\)"),
-    (with_(classifier__4__bias=torch.full((4,), torch.nan)), "classifier.4.bias holds values"),
-    (with_(classifier__4__bias=torch.zeros(4).long()), "classifier.4.bias is of torch.int64"),
+    (with_(classifier__4__bias=torch.full((4,), torch.nan)), "classifier.4.bias has values"),
+    (with_(classifier__4__bias=torch.zeros(4).long()), "classifier.4.bias has type torch.int64"),
     (with_(sobel__1__weight=-torch.ones(2, 1, 3, 3)), "sobel.1.weight is not the paper's"),
     (with_(sobel__1__bias=torch.ones(2)), "sobel.1.bias is not the paper's"),
     (without("sobel.0.bias"), "sobel.0.bias is not the paper's"),
-    (without(*FILTERS), "takes 2 channels, and no Sobel filters are in the file"),
+    (without(*FILTERS), "takes 2 channels, but the file has no Sobel filters"),
     (
         with_(features__module__0__weight=torch.zeros(96, 3, 11, 11)),
-        "takes 3 channels, after Sobel filters",
+        "takes 3 channels, despite its Sobel filters",
     ),
-    (with_(features__4__bias=torch.zeros(256)), "tensors twice, with and without module"),
-    (without("features.module.0.weight"), "of no network that can be imported"),
-    (with_(features__module__0__weight=torch.zeros(96)), "of no network that can be imported"),
-    (with_(features__module__0__weight=torch.zeros(64, 2, 11, 11)), "of no network"),
+    (with_(features__4__bias=torch.zeros(256)), "tensors both with and without module"),
+    (without("features.module.0.weight"), "the network in .* is not recognised"),
+    (with_(features__module__0__weight=torch.zeros(96)), "the network in .* is not recognised"),
+    (with_(features__module__0__weight=torch.zeros(64, 2, 11, 11)), "is not recognised"),
     (with_(x=3), "no state_dict of tensors"),
     (with_(x=torch.zeros(2, dtype=torch.complex64)), "no state_dict of tensors"),
     (with_(x=torch.zeros(2, device="meta")), "no state_dict of tensors"),
@@ -372,7 +372,7 @@ def test_what_is_no_file_is_refused(
         path.mkdir()
     elif kind == "a pipe":
         os.mkfifo(path)
-    with pytest.raises(FileError, match=r"there is no file .*x\.pth: name a \.pth"):
+    with pytest.raises(FileError, match=r"x\.pth is not a file: pass a \.pth"):
         read_checkpoint(path)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import selftaught
 from selftaught.cli import DONE, main
 from selftaught.encoders.encoder import EncoderConfig, build_encoder
-from selftaught.encoders.imported.checkpoint_file import Imported, read_checkpoint
-from selftaught.encoders.imported.resnet_layout import NETWORKS, named_by_layers
+from selftaught.encoders.imported.checkpoint_file import ImportedEncoder, read_checkpoint
+from selftaught.encoders.imported.resnet_layout import NETWORKS, match_layer_names
 from selftaught.errors import ConfigError, FileError
 from selftaught.views.policy import Intensity
 from tests.oracles import simclr_resnet
@@ -70,7 +70,7 @@ def images(side: int) -> Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def check_equal(found: Imported, expected: Callable[[Tensor], Tensor], *, side: int) -> None:
+def check_equal(found: ImportedEncoder, expected: Callable[[Tensor], Tensor], *, side: int) -> None:
     """The same vectors of two images, which differ."""
     assert found.encoder.config.image_size == side
     x = images(side)
@@ -183,7 +183,7 @@ def test_every_resnet_is_known_by_its_blocks_and_shapes(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)(weights=None).state_dict()
         timms: Any = timm.create_model(name)
-    match = named_by_layers(theirs, Path("x.pth"))
+    match = match_layer_names(theirs, Path("x.pth"))
     assert match is not None and match.config == EncoderConfig(name, stem="standard")
     assert shapes(match.tensors) == shapes(timms.state_dict())
 
@@ -209,7 +209,7 @@ def test_other_words_for_shortcuts_and_stages_after_nothing_that_pools(tmp_path:
     check_equal(read_checkpoint(tmp_path / "x.pth"), network, side=32)
     large = {n: torch.zeros(64, 3, 7, 7) if n == "f.0.weight" else t for n, t in tensors.items()}
     torch.save(large, tmp_path / "y.pth")
-    with pytest.raises(FileError, match="of no network"):
+    with pytest.raises(FileError, match="is not recognised"):
         read_checkpoint(tmp_path / "y.pth")
 
 
@@ -234,7 +234,7 @@ def test_a_converted_simclr_takes_pixels_from_0_to_1(
     torch.save({"resnet": tensors, "head": head}, path)
     assert main(["import", str(path), "--out", str(out)]) == DONE
     printed, card = capsys.readouterr().out, (out / "README.md").read_text()
-    for said in ("Pixels become 0 to 1, without mean and std.", "resnet.fc (1,000 outputs)"):
+    for said in ("Pixels are scaled to 0 to 1, without mean and std.", "resnet.fc (1,000 outputs)"):
         assert said in printed and said in card
     assert "mean 0, 0, 0 and std 1, 1, 1" in card and "SimCLR" in card
     found = read_checkpoint(path)
@@ -254,7 +254,7 @@ def test_a_simclr_with_selective_kernels_or_wider_layers_is_none_that_is_known(
     wide = {"net.0.0.weight": torch.zeros(128, 3, 7, 7)}
     for change in (deep, wide):
         torch.save({"resnet": tensors | change}, tmp_path / "x.pth")
-        with pytest.raises(FileError, match="of no network"):
+        with pytest.raises(FileError, match="is not recognised"):
             read_checkpoint(tmp_path / "x.pth")
 
 
@@ -298,7 +298,7 @@ def test_a_name_finds_the_layout_of_its_network_too(tmp_path: Path) -> None:
     network = torchvisions("resnet18")
     network.load_state_dict(tensors)
     check_equal(found, network, side=96)
-    with pytest.raises(FileError, match=r"lacks .* and \d+ more: give a whole") as caught:
+    with pytest.raises(FileError, match=r"lacks .* and \d+ more: pass a complete") as caught:
         read_checkpoint(tmp_path / "x.pth", encoder="resnet50")
     assert "checkpoint of resnet50" in caught.value.remedy
 
@@ -310,11 +310,11 @@ def test_weights_of_another_size_and_pixels_of_timms_own_weights_are_named(tmp_p
     with pytest.raises(FileError, match=r"pos_embed has shape \(1, 37, 192\), not \(1, 197, 192\)"):
         read_checkpoint(tmp_path / "x.pth", encoder=name)
     found = read_checkpoint(tmp_path / "x.pth", encoder=name, image_size=96)
-    assert "timm's own weights of vit_tiny_patch16_224 take mean 0.5" in found.notes[0]
+    assert "timm's own weights of vit_tiny_patch16_224 use mean 0.5" in found.notes[0]
     assert found.encoder.config.intensity == Intensity()
     chosen = read_checkpoint(tmp_path / "x.pth", encoder=name, image_size=96, pixels="symmetric")
     assert chosen.encoder.config.intensity.mean == (0.5, 0.5, 0.5)
-    assert chosen.notes == ("Pixels become -1 to 1, by mean 0.5 and std 0.5.",)
+    assert chosen.notes == ("Pixels are scaled to -1 to 1, by mean 0.5 and std 0.5.",)
 
 
 # What is refused
@@ -324,7 +324,7 @@ def test_a_network_that_does_not_exist_is_refused_before_the_file_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = ["import", tmp_path / "x.pth", "--out", tmp_path / "out", "--encoder", "resnet19"]
-    assert "there is no encoder 'resnet19': did you mean" in refused(call, tmp_path, capsys)
+    assert "unknown encoder 'resnet19': did you mean" in refused(call, tmp_path, capsys)
     with pytest.raises(ConfigError, match="pixels"):
         selftaught.import_(tmp_path / "x.pth", out=tmp_path / "out", pixels="raw")
 
@@ -346,7 +346,10 @@ REFUSED: list[tuple[Callable[[Tensors], Any], str]] = [
     (lambda t: t | {"layer1.0.se.weight": torch.zeros(2)}, "holds layer1.0.se.weight, which resn"),
     (lambda t: t | {"gate.weight": torch.zeros(2)}, "holds gate.weight, which resnet18 does not"),
     (lambda t: {"a": t, "b": 3, "c": [t]} | {"a": {**t, "x": 3}}, "no state_dict of tensors"),
-    (lambda t: {"x": {"y.shortcut.0": t["bn1.bias"], "y.weight": t["bn1.bias"]}}, "of no network"),
+    (
+        lambda t: {"x": {"y.shortcut.0": t["bn1.bias"], "y.weight": t["bn1.bias"]}},
+        "is not recognised",
+    ),
 ]
 
 

@@ -122,8 +122,8 @@ BAD: list[tuple[str, Callable[[dict[str, Tensor]], Any], str]] = [
     ),
     ("resnet18", renamed("layer4.1.", "layer4.2."), "lacks layer4.1.bn1.bias"),
     ("resnet18", lambda t: t | {"extra.0.weight": torch.zeros(2)}, "holds extra.0"),
-    ("resnet18", renamed("layer1.1.", "layer1.7.conv1."), "of no network that can be imported"),
-    ("resnet18", renamed("layer", "block"), "of no network that can be imported"),
+    ("resnet18", renamed("layer1.1.", "layer1.7.conv1."), "the network in .* is not recognised"),
+    ("resnet18", renamed("layer", "block"), "the network in .* is not recognised"),
 ]
 
 
@@ -146,7 +146,11 @@ def test_the_folder_is_timms_network_at_the_size_that_was_asked_for(
     torch.save(network.state_dict(), path)
     assert main(["import", str(path), "--out", str(out), "--image-size", "128"]) == DONE
     printed = capsys.readouterr().out
-    for said in ("mobilenetv2_100 for 128 px, front none", "1,000 outputs", "whoever trained"):
+    for said in (
+        "mobilenetv2_100 for 128 px, front none",
+        "1,000 outputs",
+        "licence of these weights",
+    ):
         assert said in printed
     assert "DeepCluster" not in printed
     encoder = selftaught.load(out)
@@ -171,4 +175,4 @@ def test_deepclusters_networks_have_one_size(
     torch.save({"features.0.weight": torch.zeros(96, 3, 11, 11)}, tmp_path / "x.pth")
     call = ["import", tmp_path / "x.pth", "--out", tmp_path / "out", "--image-size", 128]
     line = refused(call, tmp_path, capsys)
-    assert "fully connected layers take images of 224 px: leave out --image-size" in line
+    assert "fully connected layers need images of 224 px: drop --image-size" in line

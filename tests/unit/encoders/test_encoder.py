@@ -100,7 +100,7 @@ def test_an_unknown_network_names_the_nearest():
 def test_a_name_never_reaches_the_network_or_the_disk(name):
     with pytest.raises(ConfigError) as error:
         build_encoder(small(name))
-    assert "there is no encoder" in error.value.what
+    assert "unknown encoder" in error.value.what
     assert len(str(error.value)) < 200
 
 
@@ -125,15 +125,15 @@ def test_dropout_is_an_option_of_timms_networks():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"front": "sobl"}, "no front 'sobl': did you mean 'sobel'"),
+        ({"front": "sobl"}, "unknown front 'sobl': did you mean 'sobel'"),
         ({"stem": "smal"}, "did you mean 'small'"),
         ({"stem": "standard"}, "no standard stem"),
         ({"image_size": 0}, "image_size = 0"),
         ({"image_size": 10**6}, "image_size = 1000000"),
         ({"in_channels": -1}, "in_channels = -1"),
         ({"architecture": "test_vit", "stem": "small"}, "no small stem"),
-        ({"architecture": "test_vit", "image_size": 8}, "cannot take images of 8 px"),
-        ({"in_channels": 2, "intensity": PLAIN}, "mean and std of 3 and 3 channels for 2"),
+        ({"architecture": "test_vit", "image_size": 8}, "cannot process images of 8 px"),
+        ({"in_channels": 2, "intensity": PLAIN}, "mean and std have 3 and 3 values for 2 channels"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_reason(changes, named):

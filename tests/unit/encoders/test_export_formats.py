@@ -83,8 +83,8 @@ def test_the_encoder_is_left_as_it_was(tmp_path):
         ("torchvision", {"architecture": "test_vit"}, "only resnet18, resnet34"),
         ("timm", {"architecture": "alexnet", "options": {"fc": 4}}, "it has no alexnet; load it"),
         ("timm", {"architecture": "vgg16", "options": {"fc": 4}}, "its vgg16 has no batch norm"),
-        ("timm", {"architecture": "test_resnet", "front": "sobel"}, "Sobel filters stand in front"),
-        ("torchvision", {"architecture": "resnet18", "front": "sobel"}, "Sobel filters stand in"),
+        ("timm", {"architecture": "test_resnet", "front": "sobel"}, "Sobel filters precede it"),
+        ("torchvision", {"architecture": "resnet18", "front": "sobel"}, "Sobel filters precede"),
         ("torchvision", {"architecture": "alexnet", "options": {"fc": 4}}, "has no batch norm"),
         ("torchvision", {"architecture": "vgg16", "options": {"fc": 4}}, "has no batch norm"),
         ("tim", {"architecture": "test_resnet"}, "did you mean 'timm'"),
@@ -106,7 +106,7 @@ def test_other_outputs_leave_nothing_behind(difference, tmp_path, monkeypatch):
             return encoder.eval()(x) + difference
 
     monkeypatch.setitem(_TARGETS, "timm", (lambda e: "", lambda e, folder: Other(), ""))
-    with pytest.raises(FileError, match="timm gives other outputs"):
+    with pytest.raises(FileError, match="outputs of timm and of this encoder differ"):
         export_encoder(encoder, "timm", tmp_path / "out", PICTURES)
     assert not list(tmp_path.iterdir())
 

@@ -28,7 +28,7 @@ NOISE = np.random.default_rng(0).random((20, 20))
     ids=["8 bits for 16", "16 bits for 8", "fractions for 8 bits"],
 )
 def test_values_of_another_kind_are_refused(low: float, high: float, image: np.ndarray) -> None:
-    with pytest.raises(DataError, match="raw values of the kind"):
+    with pytest.raises(DataError, match="raw values like those"):
         encoder(low, high).preprocess(image)
 
 
@@ -48,6 +48,6 @@ def test_values_of_its_kind_are_taken(low: float, high: float, image: np.ndarray
 
 @pytest.mark.parametrize("image", ["x.jpg", torch.zeros(3, 8, 8), None])
 def test_what_is_no_image_is_named(image: object) -> None:
-    with pytest.raises(DataError, match=f"{type(image).__name__} is no image"):
+    with pytest.raises(DataError, match=f"{type(image).__name__} is not an image"):
         encoder(0, 255).preprocess([image])
     assert encoder(0, 255).preprocess([Image.new("L", (9, 9))]).shape == (1, 1, 16, 16)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftaught.errors import ConfigError
-from selftaught.evaluation.budget import DRAWS, Budget, budget, draws, worth_trying
+from selftaught.evaluation.budget import DRAWS, Budget, budget, draws, partial_budgets
 from selftaught.evaluation.trial import Trial
 
 SET: Any = SimpleNamespace(content="a set")
@@ -25,8 +25,8 @@ def trial_of(sizes: list[int], seed: int = 0) -> Trial:
 @pytest.mark.parametrize(
     ("words", "expected", "said"),
     [
-        ("1", Budget(1), "1 label a class"),
-        ("10", Budget(10), "10 labels a class"),
+        ("1", Budget(1), "1 label per class"),
+        ("10", Budget(10), "10 labels per class"),
         ("1%", Budget(share=0.01), "1 % of the labels"),
         (" 2.5 % ", Budget(share=0.025), "2.5 % of the labels"),
     ],
@@ -37,7 +37,10 @@ def test_a_budget_is_a_number_or_a_share(words: str, expected: Budget, said: str
 
 @pytest.mark.parametrize("words", ["0", "-3", "0%", "ten", "", "1.5", "100%", "1e3", "1 %%"])
 def test_what_is_neither_is_refused(words: str) -> None:
-    with pytest.raises(ConfigError, match=r"few is .*a number of images a class, or a share"):
+    with pytest.raises(
+        ConfigError,
+        match=r"few = .* is not a number of labels: pass a .* images per class, or a share",
+    ):
         budget(words)
 
 
@@ -57,9 +60,7 @@ def test_a_draw_has_so_many_images_of_each_class(sizes: list[int], each: int) ->
 def test_a_share_is_of_each_class_and_one_image_at_least() -> None:
     trials, note = draws(trial_of([1000, 90, 3]), Budget(share=0.1))
     assert all(np.bincount(drawn.labels).tolist() == [100, 9, 1] for drawn in trials)
-    assert (
-        note == "mean of 5 draws of training images; one of each class at least: 110 of 1093 images"
-    )
+    assert note == "mean of 5 draws of training images; at least one per class: 110 of 1093 images"
     assert draws(trial_of([1000, 90, 6]), Budget(share=0.1))[1] == note.partition(";")[0]
 
 
@@ -78,10 +79,10 @@ def test_a_larger_draw_has_the_smaller_one_in_it() -> None:
 
 
 def test_classes_with_fewer_images_are_said() -> None:
-    assert "of a class with fewer than 5, all" in draws(trial_of([9, 3]), Budget(5))[1]
+    assert "all images of classes with fewer than 5" in draws(trial_of([9, 3]), Budget(5))[1]
 
 
 def test_budgets_that_would_be_the_whole_set_are_left_out() -> None:
     labels = np.repeat([0, 1], [10, 40])
     asked = [Budget(1), Budget(39), Budget(40), Budget(100), Budget(share=0.01)]
-    assert worth_trying(asked, labels) == [Budget(1), Budget(39), Budget(share=0.01)]
+    assert partial_budgets(asked, labels) == [Budget(1), Budget(39), Budget(share=0.01)]

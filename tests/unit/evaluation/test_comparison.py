@@ -20,7 +20,7 @@ from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, e
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation.budget import DRAWS, Budget
 from selftaught.evaluation.comparison import evaluate_encoder, measure
-from selftaught.evaluation.judge import Measured
+from selftaught.evaluation.judge import Measurement
 from selftaught.evaluation.metrics import interval, resampled_counts
 from selftaught.evaluation.protocols import knn
 from selftaught.evaluation.protocols.linear_sgd import linear_sgd_batches
@@ -138,7 +138,7 @@ def test_few_labels_are_drawn_several_times() -> None:
         subject = Vectors(DIGITS_X, "x")
         rows = measure([subject], trial_of(labels), labels, ["knn"], few=[Budget(3)])
     assert len(seen) == DRAWS == len({tuple(drawn) for drawn in seen})
-    assert rows[0].protocol == "knn, 3 labels a class"
+    assert rows[0].protocol == "knn, 3 labels per class"
     assert "mean of 5 draws of training images" in rows[0].note
     full = measure([subject], trial_of(labels), labels, ["knn"])[0]
     assert rows[0].value < full.value - 0.03
@@ -152,7 +152,7 @@ def test_few_where_a_class_has_fewer() -> None:
     rare = labels.train[labels.labels_N[labels.train] == 4][2:]
     labels = replace(labels, train=np.setdiff1d(labels.train, rare))
     rows = measure([Vectors(DIGITS_X, "x")], trial_of(labels), labels, ["knn"], few=[Budget(5)])
-    assert "of a class with fewer than 5, all" in rows[0].note
+    assert "all images of classes with fewer than 5" in rows[0].note
 
 
 def test_clusters_take_no_notice_of_few() -> None:
@@ -184,7 +184,7 @@ def test_rows_as_text_and_as_json() -> None:
         "  this encoder                    0.750 (0.700 to 0.800)                        1.5",
         "  random init, mean of 2 seeds  < 0.550 (0.600 to 0.800)  +0.100 to +0.300      3.0",
     ]
-    assert notes.endswith("does not hold 0.\nknn: k = 200 was clipped to 9")
+    assert notes.endswith("of the difference excludes 0.\nknn: k = 200 was clipped to 9")
 
 
 def test_marks_say_which_way_the_paired_interval_lies() -> None:
@@ -197,7 +197,7 @@ def test_marks_say_which_way_the_paired_interval_lies() -> None:
 
 def test_the_images_are_counted_once() -> None:
     row = Row("it", "knn", "test (given)", "accuracy", 0, 0.75, 0.7, 0.8, 1.5, train=9, images=1234)
-    assert as_text([row]).startswith("knn, test (given): 1,234 images; 9 learnt from\n")
+    assert as_text([row]).startswith("knn, test (given): 1,234 images; trained on 9\n")
     assert "this minus it" not in as_text([row])
     queries = replace(row, split="12 queries", images=12, train=None)
     assert as_text([queries]).startswith("knn, 12 queries\n")
@@ -220,11 +220,13 @@ def test_mistakes_are_named(digits: tuple[Images, Labelled], encoder: Encoder) -
     with pytest.raises(ConfigError, match="no class"):
         evaluate_encoder(encoder, images, labels, positive="ten")
     targets = replace(labels, classes=(), labels_N=labels.labels_N * 1.5)
-    with pytest.raises(DataError, match="knn wants classes, and the labels are numbers"):
+    with pytest.raises(DataError, match="knn needs classes, and the labels are numbers"):
         evaluate_encoder(encoder, images, targets)
     with pytest.raises(DataError, match="regression predicts numbers, and the labels are classes"):
         evaluate_encoder(encoder, images, labels, protocols=["regression"])
-    with pytest.raises(ConfigError, match="regression knows no classes"):
+    with pytest.raises(
+        ConfigError, match="--few needs class labels, and regression predicts numbers"
+    ):
         evaluate_encoder(encoder, images, targets, protocols=["regression"], few=[Budget(3)])
     with pytest.raises(DataError, match="no labelled image to test on"):
         evaluate_encoder(encoder, images, replace(labels, test=labels.test[:0]))
@@ -235,7 +237,7 @@ def test_an_encoder_that_diverged_is_named(digits: tuple[Images, Labelled]) -> N
     broken = build_encoder(EncoderConfig("resnet8", images.checked.channels, 16), seed=0)
     with torch.no_grad():
         next(broken.parameters()).fill_(math.nan)
-    with pytest.raises(DataError, match="this encoder makes vectors that are not finite"):
+    with pytest.raises(DataError, match="this encoder produces vectors that are not finite"):
         evaluate_encoder(broken, images, labels)
 
 
@@ -344,7 +346,7 @@ def test_other_encoders_stand_beside_the_first(
     (alone, *_) = evaluate_encoder(other, images, labels, protocols=("knn",))
     assert rows[1].value == alone.value and rows[1].delta_low is not None
     gray = build_encoder(EncoderConfig("resnet8", 3, 16))
-    with pytest.raises(DataError, match="takes images of 3 channels"):
+    with pytest.raises(DataError, match="takes images with 3 channels"):
         evaluate_encoder(encoder, images, labels, protocols=("knn",), against={"another": gray})
 
 
@@ -385,8 +387,8 @@ def test_digits_end_to_end(
 def test_only_a_bias_is_taken_off() -> None:
     """One query of twelve is missed: resamples without it say 1, not 1.007."""
     resampled = np.random.default_rng(0).binomial(12, 11 / 12, 1000) / 12
-    assert np.array_equal(Measured.centred(11 / 12, resampled).resampled, resampled)
-    biased = Measured.centred(0.5, resampled).resampled
+    assert np.array_equal(Measurement.centred(11 / 12, resampled).resampled, resampled)
+    biased = Measurement.centred(0.5, resampled).resampled
     assert biased.mean() == pytest.approx(0.5)
 
 
@@ -401,7 +403,7 @@ def test_few_images_have_no_interval() -> None:
 def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
     """An accuracy of 0.83 had an interval up to 1.002."""
     resampled = np.concatenate([np.full(200, 0.5), np.full(800, 1.0)])
-    assert Measured.centred(0.95, resampled).resampled.max() == 1.0
-    assert Measured.centred(0.05, 1 - resampled).resampled.min() == 0.0
-    beyond = Measured.centred(9.5, 10 * resampled).resampled
+    assert Measurement.centred(0.95, resampled).resampled.max() == 1.0
+    assert Measurement.centred(0.05, 1 - resampled).resampled.min() == 0.0
+    beyond = Measurement.centred(9.5, 10 * resampled).resampled
     assert beyond.max() == pytest.approx(10.5)

@@ -11,7 +11,7 @@ from selftaught.data.open_images import open_images
 from selftaught.data.store import Images
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.evaluation import cost
-from selftaught.evaluation.cost import COST, TIME, WEIGHTS, costs, timed
+from selftaught.evaluation.cost import COST, TIME, WEIGHTS, costs, timing_batches
 from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
 from selftaught.foundation.machine import Machine
 
@@ -53,7 +53,7 @@ def test_time_is_divided_by_the_images(images: Images, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 511, 512, 513, 10_000])
 def test_rows_are_from_all_over_the_set_and_none_comes_twice(count: int) -> None:
-    rows = np.concatenate(timed(count))
+    rows = np.concatenate(timing_batches(count))
     assert len(rows) == len(set(rows.tolist())) == min(count, 512)
     assert rows[0] == 0 and rows[-1] == count - 1
 

@@ -192,10 +192,10 @@ def test_a_query_is_cut_once_it_is_scaled(tmp_path: Path) -> None:
 
 def test_the_smallest_box_has_a_pixel_and_none_leaves_the_image() -> None:
     image = np.arange(12).reshape(3, 4, 1)
-    assert d.cut(image, (39.9, 29.9, 40, 30), (30, 40))[..., 0].tolist() == [[11]]
-    assert d.cut(image, (-1, -1, 1, 1), (30, 40))[..., 0].tolist() == [[0]]
-    assert d.cut(image, (0, 0, 41, 31), (30, 40)).shape == image.shape
-    assert d.cut(image, (40.5, 0, 41, 31), (30, 40))[..., 0].tolist() == [[3], [7], [11]]
+    assert d.crop_to_box(image, (39.9, 29.9, 40, 30), (30, 40))[..., 0].tolist() == [[11]]
+    assert d.crop_to_box(image, (-1, -1, 1, 1), (30, 40))[..., 0].tolist() == [[0]]
+    assert d.crop_to_box(image, (0, 0, 41, 31), (30, 40)).shape == image.shape
+    assert d.crop_to_box(image, (40.5, 0, 41, 31), (30, 40))[..., 0].tolist() == [[3], [7], [11]]
 
 
 def test_threads_and_modes_change_nothing(tmp_path: Path) -> None:
@@ -233,10 +233,10 @@ def test_whitening_is_learned_from_regions_and_used_on_them(tmp_path: Path) -> N
 def test_a_whitening_of_another_size_is_refused(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 20, 20)
     other = Whitening.fit(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(UserError, match="give rows of 5 numbers"):
+    with pytest.raises(UserError, match="pass rows of 5 numbers"):
         descriptors(glass(), [picture], DescriptorSettings(longest=20, whitening=other))
     assert not torch.is_inference_mode_enabled()
-    with pytest.raises(UserError, match="give one row a vector"):
+    with pytest.raises(UserError, match="pass one row per vector"):
         learn_whitening(glass(), [], DescriptorSettings())
 
 
@@ -251,7 +251,7 @@ def test_what_has_no_maps_is_described_by_its_vector(tmp_path: Path) -> None:
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     found = descriptors(subject.encoder, pictures, DescriptorSettings())
     assert np.abs(found - expected).max() < 1e-5
-    assert d.described_by(subject.encoder, DescriptorSettings()) == "vector"
+    assert d.pooling_used(subject.encoder, DescriptorSettings()) == "vector"
     box = (0, 0, 25, 25)
     (cut,) = descriptors(subject.encoder, [asked(pictures[0], *box)], DescriptorSettings())
     Image.open(pictures[0].path).crop(box).save(tmp_path / "cut.png")
@@ -265,7 +265,7 @@ def test_what_has_no_maps_is_described_by_its_vector(tmp_path: Path) -> None:
 def test_a_fixed_input_size_is_named_and_its_vector_can_be_asked_for(tmp_path: Path) -> None:
     picture, _ = save(tmp_path / "it.png", 40, 50)
     encoder = build_encoder(EncoderConfig("test_vit", image_size=32), seed=0)
-    with pytest.raises(ConfigError, match=r"has no map of an image of 51 x 64 px.*pool=vector"):
+    with pytest.raises(ConfigError, match=r"cannot process an image of 51 x 64 px.*pool=vector"):
         descriptors(encoder, [picture], DescriptorSettings(longest=64))
     assert not torch.is_inference_mode_enabled()
     (vector,) = descriptors(encoder, [picture], DescriptorSettings("vector"))
@@ -279,7 +279,7 @@ def test_images_too_small_for_a_network(tmp_path: Path) -> None:
     encoder = build_encoder(
         EncoderConfig("alexnet", image_size=64, stem="standard", options={"fc": 16})
     )
-    with pytest.raises(ConfigError, match="alexnet has no map of an image of 1 x 16 px"):
+    with pytest.raises(ConfigError, match="alexnet cannot process an image of 1 x 16 px"):
         descriptors(encoder, [picture], DescriptorSettings(longest=16))
 
 
@@ -288,7 +288,7 @@ RECIPES = [
     ({"longest": 15}, "images of 15 px"),
     ({"longest": 9000}, "images of 9000 px"),
     ({"scales": ()}, r"scales = \(\)"),
-    ({"scales": (1, 0)}, "give numbers above 0"),
+    ({"scales": (1, 0)}, "use numbers above 0"),
     ({"scales": (1, 0.01)}, "images of 1024 and 10 px"),
     ({"levels": 0}, "levels = 0"),
     ({"overlap": 1.0}, "overlap = 1"),

@@ -105,7 +105,7 @@ def test_a_fifth_is_held_out_but_no_class_disappears() -> None:
         held = finetune.held_out_part(trial)
         counts = np.bincount(labels[held], minlength=3)
         assert counts.tolist() == [10, 6, 0]
-        lost += bool(next(linear.held_out(torch.from_numpy(labels), seed))[80])
+        lost += bool(next(linear.held_out_masks(torch.from_numpy(labels), seed))[80])
         learn = finetune.trial_part(trial, ~held)
         assert set(learn.train) == set(rows[~held]) and (learn.labels == labels[~held]).all()
     assert lost == 20, "without the rule the only image of the class would be held out"
@@ -266,7 +266,7 @@ def test_of_equal_moments_the_last_counts_and_three_make_a_figure(
             finetune, "moments", lambda *_: ((t, network) for t in range(len(right)))
         )
         monkeypatch.setattr(finetune, "held_out_accuracy", lambda *_: (next(looks), 1.0))
-        best = finetune.best_at(
+        best = finetune.best_moment_at(
             network.encoder, trial, trial, finetune.FinetuneRecipe(1, 1, ()), ONE
         )
         return None if best is None else best.epoch
@@ -303,7 +303,7 @@ def test_a_learning_rate_that_diverges_is_left_out(
     monkeypatch.setattr(finetune, "RATES", (good, bad))
     assert values(finetune.finetune(subject, trial), truth) == values(answer, truth)
     monkeypatch.setattr(finetune, "RATES", (bad, bad))
-    with pytest.raises(DataError, match="it diverges when it is fine-tuned"):
+    with pytest.raises(DataError, match="it diverges during fine-tuning"):
         finetune.finetune(subject, trial)
 
 
@@ -341,7 +341,8 @@ def test_one_image_a_class_is_learnt_to_the_last_epoch(digits: tuple[Images, Lab
     subject = EncoderRepresentation("it", encoder_for(trial.images))
     answer = finetune.finetune(subject, trial)
     assert answer.note == (
-        "4 epochs of batches of 10; too few images a class to hold any out: the last epoch"
+        "4 epochs of batches of 10; too few images per class to hold any out, so the last epoch "
+        "counts"
     )
     recipe = finetune.finetune_recipe(trial, finetune.blind_rates(subject))
     assert recipe.rates == (finetune.Rates(*(10**0.5 * 0.005,) * 2),)
@@ -364,9 +365,9 @@ def test_a_single_image_is_learnt_with_the_statistics_that_there_are(
 def test_what_has_no_weights_is_not_for_it(digits: tuple[Images, Labelled]) -> None:
     images, _ = digits
     vectors: Any = SimpleNamespace(encoder=None)
-    assert finetune.takes(EncoderRepresentation("it", encoder_for(images)))
-    assert not finetune.takes(raw_pixels(images))
-    assert not finetune.takes(vectors)
+    assert finetune.has_weights(EncoderRepresentation("it", encoder_for(images)))
+    assert not finetune.has_weights(raw_pixels(images))
+    assert not finetune.has_weights(vectors)
 
 
 def test_the_table_says_that_random_init_is_the_network_from_scratch(
@@ -380,8 +381,10 @@ def test_the_table_says_that_random_init_is_the_network_from_scratch(
     ]
     rows = measure(subjects, trial, digits[1], ["finetune"], few=[Budget(1)])
     assert [row.representation for row in rows] == ["it"] * 3 + ["from scratch"] * 3
-    assert "too few images a class to hold any out" in rows[0].note
-    assert rows[3].note.startswith("from scratch: 1 epoch of batches of 10; too few images a class")
+    assert "too few images per class to hold any out" in rows[0].note
+    assert rows[3].note.startswith(
+        "from scratch: 1 epoch of batches of 10; too few images per class"
+    )
     assert rows[3].delta_low is not None
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selftaught.clustering.whitening import Whitening
-from selftaught.data.retrieval_sets import Places, Query
+from selftaught.data.retrieval_sets import Query, RetrievalSet
 from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder
 from selftaught.errors import ConfigError, DataError
 from selftaught.evaluation.descriptors import DescriptorSettings
@@ -53,7 +53,7 @@ def test_all_of_the_database_is_ranked_by_dot_products() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([0.0, 1.0, 3.0]))
 def test_expanded_queries_equal_the_oracle(seed: int, n: int, alpha: float) -> None:
     x, found = unit_rows(3, seed=seed), unit_rows(3 * n, seed=seed + 1).reshape(3, n, 6)
-    for got, one, its in zip(r.expanded(x, found, alpha), x, found, strict=True):
+    for got, one, its in zip(r.expanded_vectors(x, found, alpha), x, found, strict=True):
         assert got == pytest.approx(oracle.expanded(one, its, alpha), abs=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_expansion_by_hand() -> None:
     found = np.array([[[0.6, 0.8], [-1.0, 0.0]]], np.float32)
     # Cosines 0.6 and -1: (1, 0) + 0.6^2 (0.6, 0.8), and nothing of what points away.
     total = np.array([1 + 0.216, 0.288])
-    assert r.expanded(x, found, 2)[0] == pytest.approx(total / np.linalg.norm(total))
+    assert r.expanded_vectors(x, found, 2)[0] == pytest.approx(total / np.linalg.norm(total))
     assert oracle.expanded(x[0], found[0], 2) == pytest.approx(total / np.linalg.norm(total))
 
 
@@ -73,11 +73,11 @@ def test_the_database_is_averaged_with_its_neighbours(monkeypatch: pytest.Monkey
     for i in range(20):
         near = [j for j in np.argsort(-cosines[i], kind="stable") if j != i][:3]
         expected.append(oracle.expanded(base[i], base[near], 3))
-    assert r.augmented(base, 3, 3) == pytest.approx(np.array(expected), abs=1e-5)
+    assert r.augmented_database(base, 3, 3) == pytest.approx(np.array(expected), abs=1e-5)
     monkeypatch.setattr(r, "_NUMBERS", 50)  # a few rows at a time
-    assert r.augmented(base, 3, 3) == pytest.approx(np.array(expected), abs=1e-5)
-    assert r.augmented(base, 99, 3).shape == base.shape
-    assert (r.augmented(base[:1], 3, 3) == base[:1]).all()
+    assert r.augmented_database(base, 3, 3) == pytest.approx(np.array(expected), abs=1e-5)
+    assert r.augmented_database(base, 99, 3).shape == base.shape
+    assert (r.augmented_database(base[:1], 3, 3) == base[:1]).all()
 
 
 def test_expansion_finds_what_lies_behind_what_is_found() -> None:
@@ -118,7 +118,7 @@ def test_queries_are_expanded_by_the_order_of_somebody_else() -> None:
     found = rank_database(
         query, base, RetrievalSettings(expand=2, reranked=10), lambda _, first: first[::-1]
     )
-    expected = r.expanded(query, base[plain[:, :-3:-1]], 3)
+    expected = r.expanded_vectors(query, base[plain[:, :-3:-1]], 3)
     assert (found == rank_database(expected, base, RetrievalSettings())[:, ::-1]).all()
 
 
@@ -129,7 +129,7 @@ def test_an_order_of_other_images_is_a_mistake() -> None:
 
 @pytest.mark.parametrize("name", ["augment", "expand", "alpha", "reranked"])
 def test_numbers_below_0_make_no_sense(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} = -1: give 0 or more"):
+    with pytest.raises(ConfigError, match=f"{name} = -1: use 0 or more"):
         RetrievalSettings(**{name: -1})  # type: ignore[arg-type]
 
 
@@ -137,7 +137,7 @@ def test_numbers_below_0_make_no_sense(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def town(tmp_path_factory: pytest.TempPathFactory) -> RetrievalSet:
     """Eight photographs; each query is one of them in a frame of noise, its box the photograph."""
     folder, numbers = tmp_path_factory.mktemp("town"), np.random.default_rng(0)
     database, queries = [], []
@@ -152,7 +152,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Places:
         Query(f"q{n}", path, (0, 40, 96, 72), frozenset({n}), NONE, NONE)
         for n, path in enumerate(queries)
     )
-    return Places(asked, tuple(database), "plain", ("made by hand",))
+    return RetrievalSet(asked, tuple(database), "plain", ("made by hand",))
 
 
 RECIPE = DescriptorSettings(longest=96)
@@ -164,7 +164,7 @@ def subject(name: str = "it") -> EncoderRepresentation:
 
 
 @pytest.mark.parametrize("pool", ["rmac", "gem", "mean", "vector"])
-def test_objects_in_boxes_are_found(pool: str, town: Places) -> None:
+def test_objects_in_boxes_are_found(pool: str, town: RetrievalSet) -> None:
     found = retrieval(subject(), town, RetrievalSettings(DescriptorSettings(pool, 96)))
     assert found.values["recall@1"].tolist() == [1.0] * 8
     assert found.values["mAP"].tolist() == [1.0] * 8
@@ -176,7 +176,7 @@ def test_objects_in_boxes_are_found(pool: str, town: Places) -> None:
     assert whole.values["recall@1"].mean() < 1, "the frame is noise"
 
 
-def test_the_answer_is_that_of_other_protocols(town: Places) -> None:
+def test_the_answer_is_that_of_other_protocols(town: RetrievalSet) -> None:
     empty = Query("nothing", town.queries[0].path, None, NONE, NONE, frozenset({1}))
     places = replace(town, queries=(empty, *town.queries))
     found = retrieval(subject(), places, RetrievalSettings(RECIPE))
@@ -193,7 +193,7 @@ def test_the_answer_is_that_of_other_protocols(town: Places) -> None:
     )
 
 
-def test_the_note_says_how_images_were_described(town: Places) -> None:
+def test_the_note_says_how_images_were_described(town: RetrievalSet) -> None:
     whitening = Whitening.fit(torch.randn(99, 32, generator=torch.Generator().manual_seed(0)), 4)
     recipe = DescriptorSettings("gem", 64, (1, 0.5), whitening=whitening)
     found = retrieval(subject(), town, RetrievalSettings(recipe, augment=1, expand=2))
@@ -214,7 +214,7 @@ class Flat(torch.nn.Flatten):
     feature_info = ()
 
 
-def test_the_revisited_protocol_has_three_setups(town: Places) -> None:
+def test_the_revisited_protocol_has_three_setups(town: RetrievalSet) -> None:
     first = town.queries[0]
     queries = (
         replace(first, good=frozenset({0}), ok=frozenset({1}), junk=frozenset({2})),
@@ -233,17 +233,17 @@ def test_the_revisited_protocol_has_three_setups(town: Places) -> None:
 METRICS = ("mAP", "mP@10")
 
 
-def test_what_cannot_be_evaluated(town: Places, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated(town: RetrievalSet, tmp_path: Path) -> None:
     @dataclass
     class Vectors:
         name: str = "a table"
         seed: int | None = None
         encoder: Any = None
 
-    with pytest.raises(ConfigError, match="a table has vectors and no network"):
+    with pytest.raises(ConfigError, match="a table has vectors but not a network"):
         retrieval(Vectors(), town)  # type: ignore[arg-type]
     broken = subject("broken")
     with torch.no_grad():
         next(broken.encoder.parameters()).fill_(torch.nan)
-    with pytest.raises(DataError, match="broken makes vectors that are not finite"):
+    with pytest.raises(DataError, match="broken produces vectors that are not finite"):
         retrieval(broken, town, RetrievalSettings(RECIPE))

@@ -21,7 +21,7 @@ from selftaught.encoders.encoder import Encoder, EncoderConfig, build_encoder, e
 from selftaught.errors import DataError
 from selftaught.evaluation.comparison import measure
 from selftaught.evaluation.protocols import layers, linear, linear_streamed
-from selftaught.evaluation.protocols.linear_streamed import Preconditioner, Stored
+from selftaught.evaluation.protocols.linear_streamed import Preconditioner, StoredVectors
 from selftaught.evaluation.representation import EncoderRepresentation, raw_pixels
 from selftaught.evaluation.table import as_text
 from selftaught.evaluation.trial import Trial
@@ -136,7 +136,9 @@ def test_pooled_maps_are_those_of_the_stages_up_to_scale_and_shift(
     rows = np.random.default_rng(0).permutation(len(few.store))[:30]
     sizes = layers.pooled_sizes(encoder)
     assert sizes == {"act1": 256, "layer1": 256, "layer2": 128, "layer3": 64}
-    rooms = {name: layers.room((30, D), 10**6) for name, D in sizes.items() if name != "layer1"}
+    rooms = {
+        name: layers.float16_buffer((30, D), 10**6) for name, D in sizes.items() if name != "layer1"
+    }
     encoder.train()
     before = encoder_id(encoder)
     layers.pooled_maps(encoder, trial_of(few, 20), rows, rooms)
@@ -155,7 +157,7 @@ def test_large_and_dead_maps_stay_within_float16(few: Images) -> None:
     encoder = stand_in()
     for scale, expected in ((1e9, 1.0), (0.0, 0.0)):
         encoder.trunk.scale.data.fill_(scale)
-        rooms = {"late": layers.room((40, 120), 10**6)}
+        rooms = {"late": layers.float16_buffer((40, 120), 10**6)}
         layers.pooled_maps(encoder, trial_of(few, 20), np.arange(40), rooms)
         assert rooms["late"].float().square().mean().sqrt() == pytest.approx(expected, abs=1e-2)
 
@@ -163,7 +165,7 @@ def test_large_and_dead_maps_stay_within_float16(few: Images) -> None:
 def test_a_stage_that_is_not_finite_is_named(few: Images) -> None:
     encoder = stand_in()
     encoder.trunk.scale.data.fill_(torch.nan)
-    with pytest.raises(DataError, match="it makes vectors that are not finite"):
+    with pytest.raises(DataError, match="it produces vectors that are not finite"):
         layers.layers(EncoderRepresentation("it", encoder), trial_of(few, 20))
 
 
@@ -186,7 +188,7 @@ def test_every_stage_has_its_figure_however_many_passes_it_takes(
     twice = layers.layers(subject, trial_of(few, 20))
     assert made == [["early", "late"], ["early"], ["late"]]
     assert list(once.figures) == list(twice.figures) == ["early accuracy", "late accuracy"]
-    assert once.note.endswith("so many numbers: early 128, late 120")
+    assert once.note.endswith("this many numbers: early 128, late 120")
     truth, ones = once.rows % 2, np.ones((20, 1), np.float32)
     for name in once.figures:
         assert once.figures[name](truth, ones) == twice.figures[name](truth, ones)
@@ -270,7 +272,7 @@ def test_the_minimum_is_scikit_learns(
     monkeypatch.setattr(linear_streamed, "_BLOCK", 7 * D)  # seven vectors a block
     monkeypatch.setattr(linear_streamed, "_SAMPLE", 30)
     monkeypatch.setattr(linear_streamed, "_AXES", 5)
-    stored = Stored(x, np.arange(n), labels, 3)
+    stored = StoredVectors(x, np.arange(n), labels, 3)
     weights = linear_streamed.fit_streamed(
         stored, np.arange(n), linear_streamed.zero_streamed_weights(stored), strength=strength
     )
@@ -284,7 +286,7 @@ def test_the_minimum_is_scikit_learns(
 
 def test_the_gradient_is_autograds() -> None:
     x, labels = problem(50, 6)
-    stored = Stored(x, np.arange(10, 50), labels[10:], 3)
+    stored = StoredVectors(x, np.arange(10, 50), labels[10:], 3)
     those = np.array([3, 0, 25, 39])
     weights = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
     loss, gradient = linear_streamed.streamed_loss(stored, those, weights)
@@ -304,13 +306,13 @@ def test_the_gradient_is_autograds() -> None:
 
 def test_the_way_is_symmetric_and_can_be_undone() -> None:
     x, labels = problem(60, 9)
-    way = Preconditioner.of(Stored(x, np.arange(60), labels, 3), 0.1)
+    way = Preconditioner.of(StoredVectors(x, np.arange(60), labels, 3), 0.1)
     few_axes = Preconditioner(way.axes_Dr[:, -2:], way.scale_r[-2:], 3.0)
     a, b = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0))
     for p in (way, few_axes):
-        assert torch.allclose(p.undone(p.applied(a)), a, atol=1e-4)
-        assert torch.allclose((p.applied(a) * b).sum(), (a * p.applied(b)).sum(), rtol=1e-4)
-    assert torch.allclose(few_axes.applied(a)[:, -1], a[:, -1])
+        assert torch.allclose(p.undo(p.apply(a)), a, atol=1e-4)
+        assert torch.allclose((p.apply(a) * b).sum(), (a * p.apply(b)).sum(), rtol=1e-4)
+    assert torch.allclose(few_axes.apply(a)[:, -1], a[:, -1])
 
 
 def test_it_predicts_as_well_as_linear_does_and_in_float16_too(
@@ -321,7 +323,7 @@ def test_it_predicts_as_well_as_linear_does_and_in_float16_too(
     expected, _ = linear.logistic_probabilities(x[:300], labels[:300], x[300:], classes=4)
     answer = (labels[300:] == expected.argmax(dim=1)).float().mean()
     for kept in (x, x.half()):
-        stored = Stored(kept, np.arange(300), labels[:300], 4)
+        stored = StoredVectors(kept, np.arange(300), labels[:300], 4)
         found, strength = linear_streamed.streamed_probabilities(stored, np.arange(300, 400))
         assert torch.allclose(found.sum(dim=1), torch.ones(100), atol=1e-4)
         assert (found - expected).abs().mean() < 0.02
@@ -334,5 +336,5 @@ def test_an_accelerator_gets_the_vectors_if_it_has_room(monkeypatch: pytest.Monk
     vectors: Any = SimpleNamespace(nbytes=100, to=lambda device: moved.append(device) or "there")
     for free, where in ((201, "there"), (200, vectors)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
-        assert layers._near(vectors, torch.device("cuda")) is where
-    assert layers._near(vectors, torch.device("cpu")) is vectors and len(moved) == 1
+        assert layers._on_device_if_it_fits(vectors, torch.device("cuda")) is where
+    assert layers._on_device_if_it_fits(vectors, torch.device("cpu")) is vectors and len(moved) == 1

@@ -181,16 +181,16 @@ def test_strength_is_high_where_there_is_nothing_to_learn() -> None:
 
 def test_held_out_images_are_a_fifth_of_each_class_in_turn() -> None:
     labels = torch.tensor([0] * 50 + [1] * 10)
-    folds = torch.stack(list(linear.held_out(labels, seed=1)))
+    folds = torch.stack(list(linear.held_out_masks(labels, seed=1)))
     assert (folds.sum(dim=0) == 1).all()  # each image once
     assert (folds[:, 50:].sum(dim=1) == 2).all()
-    assert (folds != torch.stack(list(linear.held_out(labels, seed=2)))).any()
-    assert len(list(linear.held_out(torch.zeros(5000), seed=0))) == 1
-    assert len(list(linear.held_out(labels, seed=1, many=60))) == 1
+    assert (folds != torch.stack(list(linear.held_out_masks(labels, seed=2)))).any()
+    assert len(list(linear.held_out_masks(torch.zeros(5000), seed=0))) == 1
+    assert len(list(linear.held_out_masks(labels, seed=1, many=60))) == 1
 
 
 def test_no_fold_is_empty_where_there_are_fewer_images_than_folds() -> None:
-    folds = torch.stack(list(linear.held_out(torch.tensor([0, 1, 1]), seed=0)))
+    folds = torch.stack(list(linear.held_out_masks(torch.tensor([0, 1, 1]), seed=0)))
     assert folds.shape == (3, 3) and (folds.sum(dim=0) == 1).all() and (folds.sum(dim=1) == 1).all()
 
 
@@ -214,7 +214,7 @@ def test_sgd_is_nesterov_with_a_cosine_from_zero() -> None:
     x, trial = DIGITS_X / 16, digits(96, epochs=2)
     recipe, subject = linear_sgd.LinearSgdRecipe(2, 32, 0.01), Vectors(x)
     head = linear_sgd.zero_head(64, 10)
-    linear_sgd.train(head, subject, trial, recipe)
+    linear_sgd.train_head(head, subject, trial, recipe)
 
     weights, momentum = np.zeros((10, 65)), np.zeros((10, 65))
     steps = [b for e in range(2) for b in linear_sgd.linear_sgd_batches(subject, trial, 32, e)]

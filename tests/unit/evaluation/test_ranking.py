@@ -93,7 +93,7 @@ def test_a_query_without_positives_has_no_value() -> None:
 
 def test_the_setups_of_the_revisited_protocol() -> None:
     easy, hard, junk = frozenset({0, 1}), frozenset({2}), frozenset({3})
-    setups = ranking.revisited(easy, hard, junk)
+    setups = ranking.revisited_setups(easy, hard, junk)
     assert tuple(setups) == ranking.SETUPS
     assert setups["easy"] == ({0, 1}, {2, 3})
     assert setups["medium"] == ({0, 1, 2}, {3})

@@ -52,7 +52,7 @@ def dahlia(flower: np.ndarray) -> CutOut:
     return CutOut(flower, mask, start=(0.3, 0.35), end=(0.7, 0.65))
 
 
-def mean(tracked: Sequence[t.Tracked]) -> tuple[float, float]:
+def mean(tracked: Sequence[t.TrackedObject]) -> tuple[float, float]:
     j, f = np.mean([(one.j, one.f) for one in tracked], axis=0)
     return float(j), float(f)
 
@@ -163,17 +163,17 @@ def test_which_frames_are_judged(moving: tuple[Clip, ...]) -> None:
     assert t.judged_frames(few_masks(clip, 0, 2, 5)) == (2, 5)
     two = replace(few_masks(clip, 0, 1), frames=clip.frames[:2])
     assert t.judged_frames(two) == (1,)
-    with pytest.raises(DataError, match="the clip dahlia has a mask of its first frame only"):
+    with pytest.raises(DataError, match="the clip dahlia has a mask for its first frame only"):
         tracking(stand_in(), [few_masks(clip, 0)])
 
 
 def test_judging_by_hand(moving: tuple[Clip, ...]) -> None:
     (clip,) = moving
     right = t.object_scores(clip, [(i, clip.mask(i)) for i in (1, 2)])
-    assert right == [t.Tracked("dahlia", 1, 1.0, 1.0, 2)]
+    assert right == [t.TrackedObject("dahlia", 1, 1.0, 1.0, 2)]
     nothing = np.zeros(clip.size, np.int32)
     half = t.object_scores(clip, [(1, clip.mask(1)), (2, nothing)])
-    assert half == [t.Tracked("dahlia", 1, 0.5, 0.5, 2)]
+    assert half == [t.TrackedObject("dahlia", 1, 0.5, 0.5, 2)]
 
 
 def test_void_is_not_judged(moving: tuple[Clip, ...]) -> None:
@@ -182,11 +182,11 @@ def test_void_is_not_judged(moving: tuple[Clip, ...]) -> None:
     hidden[:, :60] = -1
     clip: Any = SimpleNamespace(name="it", objects=(1,), mask=lambda _: hidden)
     assert (mask[:, :60] == 1).any()
-    assert t.object_scores(clip, [(1, mask)]) == [t.Tracked("it", 1, 1.0, 1.0, 1)]
+    assert t.object_scores(clip, [(1, mask)]) == [t.TrackedObject("it", 1, 1.0, 1.0, 1)]
 
 
 def test_figures_are_means_over_resampled_objects() -> None:
-    tracked = [t.Tracked("a", 1, 0.5, 0.7, 9), t.Tracked("a", 2, 0.1, 0.3, 9)]
+    tracked = [t.TrackedObject("a", 1, 0.5, 0.7, 9), t.TrackedObject("a", 2, 0.1, 0.3, 9)]
     found = t.tracking_figures(tracked)
     counts = np.array([[1, 2, 0], [1, 0, 2]], np.float32)
     labels = np.zeros(2, np.int64)
@@ -203,14 +203,14 @@ def test_figures_are_means_over_resampled_objects() -> None:
 def test_the_stage_is_the_last_fine_one() -> None:
     resnet = {"act1": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
     transformer = {"blocks.0": 16, "blocks.1": 16}
-    assert t.chosen_stage(resnet, None, called="it") == "layer2"
-    assert t.chosen_stage(transformer, None, called="it") == "blocks.1"
-    assert t.chosen_stage({"a": 2, "b": 4}, None, called="it") == "b"
-    assert t.chosen_stage(resnet, "layer4", called="it") == "layer4"
+    assert t.chosen_stage(resnet, None, name="it") == "layer2"
+    assert t.chosen_stage(transformer, None, name="it") == "blocks.1"
+    assert t.chosen_stage({"a": 2, "b": 4}, None, name="it") == "b"
+    assert t.chosen_stage(resnet, "layer4", name="it") == "layer4"
     with pytest.raises(ConfigError, match="it has no stage 'layer9': did you mean 'layer4'"):
-        t.chosen_stage({"conv1": 2, "layer4": 32}, "layer9", called="it")
+        t.chosen_stage({"conv1": 2, "layer4": 32}, "layer9", name="it")
     with pytest.raises(ConfigError, match="it has no stages"):
-        t.chosen_stage({}, None, called="it")
+        t.chosen_stage({}, None, name="it")
 
 
 def test_frames_are_scaled_by_their_shorter_side() -> None:
@@ -276,7 +276,7 @@ def test_what_has_no_maps_is_refused(moving: tuple[Clip, ...]) -> None:
 
 
 def test_a_network_of_one_size_is_named(moving: tuple[Clip, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"mixer_s32_224 has no map of an image of 128 x 160 px"):
+    with pytest.raises(ConfigError, match=r"mixer_s32_224 cannot process an image of 128 x 160 px"):
         tracking(network("mixer_s32_224"), moving, replace(SMALL, side=128, stage=None))
 
 
@@ -290,14 +290,14 @@ def test_a_map_that_is_not_finite_is_named(moving: tuple[Clip, ...]) -> None:
     subject = network("resnet8")
     for weight in subject.encoder.parameters():
         weight.data.fill_(torch.nan)
-    with pytest.raises(DataError, match="it makes vectors that are not finite"):
+    with pytest.raises(DataError, match="it produces vectors that are not finite"):
         tracking(subject, moving, SMALL)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"top": 0}, "top is 0: give a number from 1 to 8,192"),
+        ({"top": 0}, "top is 0: use a number from 1 to 8,192"),
         ({"frames": -1}, "frames is -1"),
         ({"frames": 10**20}, "frames is 100"),
         ({"radius": -1}, "radius is -1"),
@@ -317,7 +317,7 @@ def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> Non
 def test_reduced_labels_are_shares_of_the_area() -> None:
     mask = np.zeros((4, 8), np.int32)
     mask[:2, :3], mask[3, 7] = 5, -1
-    label = t.reduced(mask, (5,), (2, 2))
+    label = t.reduced_labels(mask, (5,), (2, 2))
     assert label[1].tolist() == [[6 / 8, 0], [0, 0]]
     assert label[0].tolist() == [[2 / 8, 1], [1, 7 / 8]]
 
@@ -325,11 +325,11 @@ def test_reduced_labels_are_shares_of_the_area() -> None:
 def test_enlarged_labels_give_back_the_mask(moving: tuple[Clip, ...]) -> None:
     (clip,) = moving
     for i in range(len(clip.frames)):
-        label = t.reduced(clip.mask(i), clip.objects, (15, 20))
+        label = t.reduced_labels(clip.mask(i), clip.objects, (15, 20))
         found = t.upscaled_labels(label, clip.objects, clip.size)
         (one,) = t.object_scores(clip, [(i, found)])
         assert one.j > 0.9 and one.f > 0.75  # objects are some six positions wide
-    whole = t.upscaled_labels(t.reduced(clip.mask(0), (1,), clip.size), (1,), clip.size)
+    whole = t.upscaled_labels(t.reduced_labels(clip.mask(0), (1,), clip.size), (1,), clip.size)
     assert (whole == clip.mask(0)).all()
 
 

@@ -403,7 +403,7 @@ def root_of_names(tmp_path: Path) -> Path:
 def test_S3_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
     assert len(HOSTILE) == 12
     with pytest.raises(FileError, match="leads out of") as error:
-        files.is_inside(root_of_names(tmp_path), name)
+        files.path_inside(root_of_names(tmp_path), name)
     assert str(error.value).isprintable()
 
 
@@ -413,17 +413,17 @@ def test_S3_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
 )
 def test_names_that_stay_inside_are_kept(tmp_path: Path, name: str) -> None:
     root = root_of_names(tmp_path)
-    assert files.is_inside(root, name) == root / name
+    assert files.path_inside(root, name) == root / name
 
 
 def test_a_name_that_is_no_utf8_stays_inside(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
-    assert files.is_inside(root_of_names(tmp_path), name).name == name
+    assert files.path_inside(root_of_names(tmp_path), name).name == name
 
 
 def test_a_root_that_is_a_link_itself(tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(root_of_names(tmp_path))
-    assert files.is_inside(tmp_path / "shortcut", "sub/x") == tmp_path / "shortcut" / "sub" / "x"
+    assert files.path_inside(tmp_path / "shortcut", "sub/x") == tmp_path / "shortcut" / "sub" / "x"
 
 
 # What may be written to.
@@ -520,7 +520,7 @@ def test_a_folder_of_ours_is_overwritten_by_its_kind_alone(
     """selftaught cluster v.parquet --out RUN --overwrite deleted the run."""
     out = make(tmp_path / "out", MADE[kind])
     for other in MADE.keys() - {kind}:
-        with pytest.raises(FileError, match=f"out holds {kind}, not {other}: choose another"):
+        with pytest.raises(FileError, match=f"out contains {kind}, not {other}: choose another"):
             outputs.claim(out, other, overwrite=True)
     assert all((out / name).exists() for name in MADE[kind])
     outputs.claim(out, kind, overwrite=True)
@@ -529,7 +529,7 @@ def test_a_folder_of_ours_is_overwritten_by_its_kind_alone(
 
 def test_what_two_kinds_share_is_overwritten_by_neither(tmp_path: Path) -> None:
     out = make(tmp_path / "out", ["clusters.json", "index.json"])
-    with pytest.raises(FileError, match="what another command wrote, not clusters"):
+    with pytest.raises(FileError, match="the output of another command, not clusters"):
         outputs.claim(out, "clusters", overwrite=True)
 
 
@@ -565,7 +565,7 @@ def test_no_file_is_written_over_a_part_of_a_folder_of_ours(
     out = make(tmp_path / "out", MADE[kind])
     (tmp_path / "link").symlink_to("out/" + str(Path(name).parent))
     for path in (out / name, tmp_path / "link" / Path(name).name):
-        with pytest.raises(FileError, match=f"is a part of {kind}, .*choose another --out"):
+        with pytest.raises(FileError, match=f"is part of {kind} .*choose another --out"):
             outputs.check_out(path, "a file", overwrite=overwrite)
 
 
@@ -592,7 +592,7 @@ def test_a_folder_that_stays_is_refused(
     """selftaught cluster v.parquet --out / was a traceback, and so was an empty folder's dot."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(FileError, match=r"--out|file that shall be written"):
+    with pytest.raises(FileError, match=r"--out|choose a file name"):
         outputs.claim(Path(name), kind, overwrite=overwrite)
     with pytest.raises(FileError, match=f"--copy-to {name[0]}.* exists"):
         outputs.check_new(Path(name), "--copy-to")
@@ -674,14 +674,14 @@ def test_a_place_that_cannot_be(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["absent", "file"])
 def test_a_place_that_cannot_be_locked(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match="cannot be written to"), files.locked(tmp_path / name):
+    with pytest.raises(FileError, match="cannot be written to"), files.folder_lock(tmp_path / name):
         pytest.fail("it is not locked")
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), files.locked(tmp_path):
+    with pytest.raises(RuntimeError), files.folder_lock(tmp_path):
         raise RuntimeError
-    with files.locked(tmp_path):
+    with files.folder_lock(tmp_path):
         pass
 
 
@@ -692,7 +692,7 @@ def test_a_file_system_without_locks_is_named(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with pytest.raises(FileError, match="No locks available"), files.locked(tmp_path):
+    with pytest.raises(FileError, match="No locks available"), files.folder_lock(tmp_path):
         pytest.fail("it is not locked")
 
 
@@ -705,5 +705,5 @@ def test_a_file_is_not_overwritten_by_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_path_in_a_command_can_be_pasted(tmp_path: Path) -> None:
-    assert files.quoted(Path("my run/ö")) == "'my run/ö'"
-    assert files.quoted(Path("run/a-b")) == "run/a-b"
+    assert files.shell_word(Path("my run/ö")) == "'my run/ö'"
+    assert files.shell_word(Path("run/a-b")) == "run/a-b"

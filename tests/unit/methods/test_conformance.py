@@ -49,7 +49,7 @@ def start(images: Images) -> Callable[..., tuple[Training, Batch]]:
         batch = next(batches)
         batches.close()
         training.method.train()
-        return training, training._prepared(batch)
+        return training, training._cast_views(batch)
 
     return begin
 

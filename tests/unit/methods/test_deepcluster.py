@@ -77,27 +77,34 @@ def method_of(made: Training) -> DeepCluster:
 
 def test_k_follows_the_number_of_images() -> None:
     def k_of(images: int) -> int | None:
-        return DeepCluster.fitted(DeepClusterOptions(), images)[0].k
+        return DeepCluster.options_for_images(DeepClusterOptions(), images)[0].k
 
     assert [k_of(n) for n in (4, 1_000, 50_000, 1_281_167, 10**8)] == [2, 7, 390, 10_000, 10_000]
-    assert DeepCluster.fitted(DeepClusterOptions(k=100), 50_000) == (DeepClusterOptions(k=100), [])
+    assert DeepCluster.options_for_images(DeepClusterOptions(k=100), 50_000) == (
+        DeepClusterOptions(k=100),
+        [],
+    )
 
 
 def test_too_few_images_a_cluster_are_said() -> None:
-    _, sentences = DeepCluster.fitted(DeepClusterOptions(k=100), 3_899)
-    assert len(sentences) == 1 and "100 clusters of 3,899 images: below 39" in sentences[0]
-    assert not DeepCluster.fitted(DeepClusterOptions(k=100), 3_900)[1]
-    with pytest.raises(ConfigError, match="k = 100 clusters of 99 images"):
-        DeepCluster.fitted(DeepClusterOptions(k=100), 99)
+    _, sentences = DeepCluster.options_for_images(DeepClusterOptions(k=100), 3_899)
+    assert (
+        len(sentences) == 1 and "100 clusters for 3,899 images: with fewer than 39" in sentences[0]
+    )
+    assert not DeepCluster.options_for_images(DeepClusterOptions(k=100), 3_900)[1]
+    with pytest.raises(ConfigError, match="k = 100 clusters need more than 99 images"):
+        DeepCluster.options_for_images(DeepClusterOptions(k=100), 99)
 
 
 @pytest.mark.parametrize("name", ["k", "every", "pca", "iterations"])
 def test_options_out_of_range_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name} = 0: .*give --set {name}="):
+    with pytest.raises(ConfigError, match=f"^{name} = 0 .*: use --set {name}="):
         DeepClusterOptions(**{name: 0})
-    with pytest.raises(ConfigError, match="k = 1: there is nothing to learn"):
+    with pytest.raises(ConfigError, match="k = 1 leaves nothing to learn"):
         DeepClusterOptions(k=1)
-    with pytest.raises(ConfigError, match="sampling = 'sideways': choose of uniform, as_released"):
+    with pytest.raises(
+        ConfigError, match="unknown sampling 'sideways': choose uniform, as_released"
+    ):
         DeepClusterOptions(sampling="sideways")  # type: ignore[arg-type]
 
 
@@ -291,7 +298,7 @@ def alarms_after_an_epoch(images: Images, **options: Any) -> list[str]:
 
 def test_equal_images_are_one_cluster_and_an_alarm(tmp_path: Path) -> None:
     (alarm,) = alarms_after_an_epoch(of_value(tmp_path, np.full(48, 7)))
-    assert "All images lie in one cluster" in alarm
+    assert "All images are in one cluster" in alarm
 
 
 def test_constant_features_are_one_cluster_and_an_alarm(images: Images) -> None:
@@ -312,7 +319,7 @@ def test_duplicates_leave_clusters_unused_and_an_alarm(tmp_path: Path) -> None:
 def test_a_cluster_of_more_than_half_is_an_alarm(tmp_path: Path) -> None:
     values = np.concatenate([np.full(60, 5), np.linspace(60, 250, 30)])
     (alarm,) = alarms_after_an_epoch(of_value(tmp_path, values), k=5)
-    assert "of the images lie in one cluster" in alarm
+    assert "of the images are in one cluster" in alarm
 
 
 def test_half_of_the_images_in_one_of_two_clusters_is_no_alarm() -> None:

@@ -170,7 +170,7 @@ def test_gradients_by_differences(side: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_lowest_temperature_that_fits_leaves_every_number_normal(
     keys: int, dtype: torch.dtype
 ) -> None:
-    lowest = next(tau for n in range(1, 1000) if contrast.fits(keys, tau := n / 10_000, dtype))
+    lowest = next(tau for n in range(1, 1000) if contrast.can_tile(keys, tau := n / 10_000, dtype))
     assert lowest < {torch.float32: 0.02, torch.float64: 0.0016}[dtype]
     tiny = torch.finfo(dtype).tiny
     least, most = (torch.tensor([x / lowest], dtype=dtype).exp() for x in (-1, 1))
@@ -179,7 +179,7 @@ def test_the_lowest_temperature_that_fits_leaves_every_number_normal(
 
 
 def test_few_keys_are_left_to_the_dense_form() -> None:
-    assert not contrast.fits(T - 2, 0.1, torch.float32)
+    assert not contrast.can_tile(T - 2, 0.1, torch.float32)
 
 
 class Largest(TorchDispatchMode):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from selftaught.errors import UserError
 from selftaught.pairwise import neighbours
-from selftaught.pairwise.neighbours import Prepared, pairs, similar_groups, top_k
+from selftaught.pairwise.neighbours import PreparedVectors, similar_groups, similar_pairs, top_k
 from tests.oracles import neighbours as oracle
 
 Metric = Literal["cosine", "dot"]
@@ -92,7 +92,7 @@ def test_groups_of_scores_find_what_faiss_finds(k: int, own: bool) -> None:
 
 def test_a_base_that_is_prepared_once() -> None:
     x = np.random.default_rng(0).normal(size=(90, 8)).astype(np.float32)
-    base = Prepared(x, "dot")
+    base = PreparedVectors(x, "dot")
     assert np.array_equal(
         top_k(x[:9], base, 4, metric="dot")[1], top_k(x[:9], x, 4, metric="dot")[1]
     )
@@ -151,7 +151,7 @@ def test_pairs_and_groups_of_small_whole_numbers(data: st.DataObject) -> None:
         patch.setattr(neighbours, "_BASE", data.draw(st.sampled_from([2, 8, 64])))
         patch.setattr(neighbours, "_DENSE", data.draw(st.sampled_from([0, 3, 1000])))
         patch.setattr(neighbours, "_EDGES", data.draw(st.sampled_from([0, 1000])))
-        found, cosines = pairs(x, least)
+        found, cosines = similar_pairs(x, least)
         joined = similar_groups(x, least)
     expected = oracle.close_pairs(x, least)
     assert found.tolist() == [list(pair) for pair in expected]
@@ -172,9 +172,9 @@ def test_all_rows_alike_are_one_group_however_many_pairs(monkeypatch: pytest.Mon
     x = np.full((600, 16), 0.3, np.float32)
     (group,) = similar_groups(x, 1.0)
     assert group.rows.tolist() == list(range(600)) and group.medoid == 0
-    assert len(pairs(x, 1.0)[0]) == 600 * 599 // 2
+    assert len(similar_pairs(x, 1.0)[0]) == 600 * 599 // 2
     with pytest.raises(UserError, match="more than 1,000 pairs"):
-        pairs(x, 1.0, limit=1000)
+        similar_pairs(x, 1.0, limit=1000)
 
 
 def test_cosines_at_the_threshold_are_decided_exactly() -> None:
@@ -182,7 +182,7 @@ def test_cosines_at_the_threshold_are_decided_exactly() -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(50, 512)).astype(np.float32)
     x = np.concatenate([x, 2 * x, x])
-    found, cosines = pairs(x, 1.0)
+    found, cosines = similar_pairs(x, 1.0)
     assert {tuple(pair) for pair in found.tolist()} == {
         (i + 50 * a, i + 50 * b) for i in range(50) for a, b in ((0, 1), (0, 2), (1, 2))
     }

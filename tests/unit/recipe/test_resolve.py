@@ -10,7 +10,7 @@ import pytest
 from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.encoders.folder import save_encoder
 from selftaught.errors import ConfigError
-from selftaught.foundation.progress import meanwhile
+from selftaught.foundation.progress import notice_if_slow
 from selftaught.options.train import Preview
 from selftaught.recipe import config as configuration
 from selftaught.recipe.config import Config, with_overrides
@@ -121,7 +121,7 @@ def test_init_contradicts_another_network(
     resolved: Any, tmp_path: Path, options: dict[str, Any], named: str
 ) -> None:
     save_encoder(build_encoder(EncoderConfig("resnet8", in_channels=1)), tmp_path / "encoder")
-    with pytest.raises(ConfigError, match=f"leave {named} out"):
+    with pytest.raises(ConfigError, match=f": drop {named}"):
         resolved(init=str(tmp_path / "encoder"), **options)
 
 
@@ -153,9 +153,9 @@ def test_keep_acts_on_the_recipe_and_is_written_down(resolved: Any, colours: str
     assert found.config.views == replace(before.config.views, **gone)
     assert found.config == replace(before.config, views=found.config.views)
     assert found.echo.splitlines()[2:] == [
-        "--keep colour leaves out colour jitter, colour drop, "
+        "--keep colour turns off colour jitter, colour drop, "
         "so that the encoder does not learn to ignore colour.",
-        "--keep orientation leaves out mirroring, "
+        "--keep orientation turns off mirroring, "
         "so that the encoder does not learn to ignore orientation.",
     ]
 
@@ -163,7 +163,7 @@ def test_keep_acts_on_the_recipe_and_is_written_down(resolved: Any, colours: str
 def test_keep_promises_nothing_where_set_wins(resolved: Any, colours: str) -> None:
     echo = resolved(data=colours, keep=("scale",), set=("views.crop_scale=0.2,1",)).echo
     assert echo.splitlines()[2] == (
-        "--keep scale leaves out crops of various shapes. views.crop_scale stays as --set says."
+        "--keep scale turns off crops of various shapes. views.crop_scale stays as set with --set."
     )
 
 
@@ -180,7 +180,7 @@ def test_set_is_stronger_than_keep_and_the_echo_says_so(resolved: Any, colours: 
     asked = ("views.jitter=0.4", "views.hue=0")
     found = resolved(data=colours, keep=("colour",), set=asked)
     assert (found.config.views.jitter, found.config.views.gray) == (0.4, 0.0)
-    assert found.echo.endswith("out colour drop. views.jitter stays as --set says.")
+    assert found.echo.endswith("turns off colour drop. views.jitter stays as set with --set.")
 
 
 def test_keep_is_stronger_than_a_preset_and_a_configuration(
@@ -206,7 +206,7 @@ def test_a_presets_colour_drop_is_left_out_of_images_without_colours(
     assert found.config.views == replace(
         with_overrides(Config(), preset("simclr-cifar10")).views, gray=0.0
     )
-    assert found.echo.endswith("it needs 3 channels, these images have 1.")
+    assert found.echo.endswith("it needs 3 channels, and these images have 1 channel.")
     for asked in ({"set": ("views.gray=0.1",)}, {"set": ("views.band_drop=0.1",)}):
         with pytest.raises(ConfigError, match=r"channels.*views\.\w+=0"):
             resolved(preset="small", **asked)
@@ -240,14 +240,14 @@ def test_a_policy_by_name_is_weaker_than_keep(photos: Path, tmp_path: Path) -> N
     )
     found = resolved_preview(options)
     assert (found.config.views.crop_scale, found.config.views.gray) == ((0.08, 1.0), 0.0)
-    assert found.echo.startswith("Colour drop is left out")
+    assert found.echo.startswith("Colour drop is off")
     kept = resolved_preview(replace(options, keep=("scale",)))
     assert kept.config.views.crop_scale == (0.5, 0.5)
 
 
 def test_long_work_is_announced_and_short_work_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    with meanwhile("slow", after=0.01):
+    with notice_if_slow("slow", after=0.01):
         time.sleep(0.5)
-    with meanwhile("fast", after=30.0):
+    with notice_if_slow("fast", after=30.0):
         pass
     assert capsys.readouterr().err == "slow\n"

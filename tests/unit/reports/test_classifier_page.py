@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from selftaught.classifier.learn import Members, learn, members
-from selftaught.classifier.name_classifier import Classifier, Said
-from selftaught.clusters.fit import group
+from selftaught.classifier.learn import Members, members, train_classifier
+from selftaught.classifier.name_classifier import Classifier, Predictions
+from selftaught.clusters.fit import cluster_vectors
 from selftaught.data.open_images import open_images
 from selftaught.foundation.machine import Machine
 from selftaught.reports.classifier.classifier_page import classifier_sections
@@ -22,7 +22,7 @@ from tests.support.reports import HOSTILE
 
 NAMES = {k: HOSTILE[k // 2] for k in range(10)}  # five names of ten clusters
 
-Learnt = tuple[Vectors, Classifier, Members, Said]
+Learnt = tuple[Vectors, Classifier, Members, Predictions]
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,13 @@ def learnt(tmp_path_factory) -> Learnt:
     x_ND = load_digits().data.astype(np.float32)
     paths = tuple(f"{i} {HOSTILE[i % len(HOSTILE)]}" for i in range(len(x_ND)))
     vectors = Vectors(x_ND, np.arange(len(x_ND)), paths, None, "", images)
-    found = members(x_ND, group(vectors, 12).clusters, NAMES, {3: HOSTILE[0], 4: HOSTILE[1]})
-    made = learn(vectors, found)
+    found = members(
+        x_ND, cluster_vectors(vectors, 12).clusters, NAMES, {3: HOSTILE[0], 4: HOSTILE[1]}
+    )
+    made = train_classifier(vectors, found)
     counts = {name: {"images": 7, "sure": 5} for name in made.names}
     made = replace(made, facts={**made.facts, "classes": counts})
-    return vectors, made, found, made.say(x_ND)
+    return vectors, made, found, made.predict(x_ND)
 
 
 def told(learnt: Learnt, **others: int) -> list[Section]:
@@ -66,7 +68,7 @@ def test_there_is_a_wall_for_each_name_that_of_most_images_first(learnt: Learnt)
     order = sorted(range(len(made.names)), key=lambda k: (-counts[k], k))
     assert [e.attributes["id"] for e in page_of.all("article")] == [f"name-{k}" for k in order]
     assert [s.title for s in told(learnt)] == [
-        *("Overview", "Names", "Images of each name", "What to do next"),
+        *("Overview", "Names", "Images of each name", "Next steps"),
     ]
     targets = {a[1:] for a in page_of.addresses() if a.startswith("#")}
     assert targets <= set(page_of.ids()) and {f"name-{k}" for k in order} <= targets
@@ -74,7 +76,7 @@ def test_there_is_a_wall_for_each_name_that_of_most_images_first(learnt: Learnt)
 
 def test_the_surest_images_of_a_name_stand_in_their_order(learnt: Learnt) -> None:
     _, made, _, said = learnt
-    walls = shown(learnt, "Surest")
+    walls = shown(learnt, "Most confident")
     assert len(walls) == len(made.names)
     for wall in walls:
         rows = [row for row, _ in wall]
@@ -85,7 +87,7 @@ def test_the_surest_images_of_a_name_stand_in_their_order(learnt: Learnt) -> Non
 
 def test_below_an_image_nearly_called_otherwise_stands_the_other_name(learnt: Learnt) -> None:
     _, made, _, said = learnt
-    for wall in shown(learnt, "Nearly called otherwise"):
+    for wall in shown(learnt, "Close to another name"):
         for row, caption in wall:
             name = str(text(made.names[said.second_N[row]]))
             assert caption.startswith(f"or {unescape(name)}, ")
@@ -95,7 +97,7 @@ def test_below_an_image_nearly_called_otherwise_stands_the_other_name(learnt: Le
 
 def test_what_a_cluster_or_an_answer_calls_otherwise_is_shown(learnt: Learnt) -> None:
     _, _, found, said = learnt
-    walls = shown(learnt, "Of its clusters, called otherwise")
+    walls = shown(learnt, "Predicted as another name")
     assert walls
     for wall in walls:
         rows = [row for row, _ in wall]
@@ -110,7 +112,7 @@ def test_what_was_learnt_is_counted_in_the_table(learnt: Learnt) -> None:
     for k, name in enumerate(made.names):
         judged = made.facts["by_name"][name]
         assert f"{(said.first_N == k).sum():,}" in cells
-        assert any(f"of {judged['images']:,} right" in cell for cell in cells)
+        assert any(f"of {judged['images']:,} correct" in cell for cell in cells)
 
 
 def test_of_a_name_that_people_alone_gave_nothing_is_held_out(learnt: Learnt) -> None:
@@ -154,4 +156,4 @@ def test_nothing_judged_is_no_plot(learnt: Learnt) -> None:
     unjudged = replace(made, facts={**made.facts, **nothing})
     sections = classifier_sections(vectors, unjudged, found, said, ["A sentence."])
     assert "<svg" in told(learnt)[0].html and "<svg" not in sections[0].html
-    assert "right" not in sections[1].html
+    assert "correct" in told(learnt)[1].html and "correct" not in sections[1].html

@@ -14,8 +14,8 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 
-from selftaught.clusters.clusters import Clusters, projected
-from selftaught.clusters.fit import Grouping, group
+from selftaught.clusters.clusters import Clusters, unit_projection
+from selftaught.clusters.fit import ClusteredImages, cluster_vectors
 from selftaught.data.open_images import open_images
 from selftaught.foundation.machine import Machine
 from selftaught.reports.clusters import gallery, members
@@ -31,11 +31,11 @@ from selftaught.reports.clusters.members import (
     ODD,
     TYPICAL,
     Most,
-    classes,
-    merged,
+    class_labels,
+    merged_assignment,
     shown_clusters,
 )
-from selftaught.reports.clusters.tiles import pictures_of, short
+from selftaught.reports.clusters.tiles import pictures_of, shorten
 from selftaught.reports.page import Section, page
 from selftaught.vectors.vectors import Vectors
 from tests.support.html_page import Page
@@ -48,17 +48,17 @@ MOST = Most(4, 3, 2)
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Grouping:
+def digits(tmp_path_factory) -> ClusteredImages:
     """Ten clusters of scikit-learn's digits, by their pixels; every fifth has no label."""
     images = open_images("digits", machine=Machine(cache=tmp_path_factory.mktemp("cache")))
     data, target = load_digits(return_X_y=True)
     labels = tuple(None if i % 5 == 0 else int(t) for i, t in enumerate(target))
     paths = tuple(images.checked.images["path"].to_pylist())
     x_ND = data.astype(np.float32)
-    return group(Vectors(x_ND, np.arange(len(x_ND)), paths, labels, "", images), 10)
+    return cluster_vectors(Vectors(x_ND, np.arange(len(x_ND)), paths, labels, "", images), 10)
 
 
-def told(grouping: Grouping, **others: object) -> list[Section]:
+def told(grouping: ClusteredImages, **others: object) -> list[Section]:
     """The sections, with distances as scores and no duplicates unless they are given."""
     score_N = grouping.assigned.distance_N
     given = {"outlier_N": score_N, "odd_N": score_N > 1.01, "duplicates": [], **others}
@@ -74,23 +74,29 @@ def words(sections: list[Section], title: str) -> str:
     return "".join(Page(section.html).words)
 
 
-def random_grouping(N: int, K: int, paths: tuple[str, ...] = ()) -> Grouping:
+def random_grouping(N: int, K: int, paths: tuple[str, ...] = ()) -> ClusteredImages:
     """N vectors in K clusters without pixels or labels."""
     x_ND = np.random.default_rng(N).normal(size=(N, 6)).astype(np.float32)
     names = paths or tuple(f"folder/{i}.png" for i in range(N))
-    return group(Vectors(x_ND, np.arange(N), names, None, ""), K)
+    return cluster_vectors(Vectors(x_ND, np.arange(N), names, None, ""), K)
 
 
 # --- who stands for a cluster
 
 
-def y_of(grouping: Grouping) -> np.ndarray:
-    return projected(grouping.vectors.x_ND, grouping.clusters.whitening).numpy().astype(np.float64)
+def y_of(grouping: ClusteredImages) -> np.ndarray:
+    return (
+        unit_projection(grouping.vectors.x_ND, grouping.clusters.whitening)
+        .numpy()
+        .astype(np.float64)
+    )
 
 
-def all_groups(grouping: Grouping, duplicates=(), outlier_N=None) -> list[members.ShownCluster]:
+def all_groups(
+    grouping: ClusteredImages, duplicates=(), outlier_N=None
+) -> list[members.ShownCluster]:
     score_N = grouping.assigned.distance_N if outlier_N is None else outlier_N
-    return shown_clusters(grouping, merged(grouping), score_N, duplicates, MOST)
+    return shown_clusters(grouping, merged_assignment(grouping), score_N, duplicates, MOST)
 
 
 def test_groups_are_the_clusters_largest_first(digits):
@@ -136,10 +142,14 @@ def test_near_duplicates_are_counted_once_an_image():
 
 
 def test_whole_numbers_are_classes_and_other_numbers_are_not():
-    assert classes((1.0, None, 2)) == ["1", None, "2"]
-    assert classes(("a", True)) == ["a", "True"]
-    assert classes((1.0, 0.5)) is None and classes((None, None)) is None and classes(None) is None
-    assert classes((float("inf"), 1.0)) is None
+    assert class_labels((1.0, None, 2)) == ["1", None, "2"]
+    assert class_labels(("a", True)) == ["a", "True"]
+    assert (
+        class_labels((1.0, 0.5)) is None
+        and class_labels((None, None)) is None
+        and class_labels(None) is None
+    )
+    assert class_labels((float("inf"), 1.0)) is None
 
 
 def test_clusters_of_one_name_are_one_group_with_a_border_to_the_others(digits):
@@ -157,7 +167,7 @@ def test_clusters_of_one_name_are_one_group_with_a_border_to_the_others(digits):
     )
     own = np.flatnonzero(both)
     assert set(found[2].shown[BORDER]) == set(own[np.argsort(margin_N[own])][:3].tolist())
-    beyond = members.next_groups(named, merged(named), found[2].shown[BORDER])
+    beyond = members.next_groups(named, merged_assignment(named), found[2].shown[BORDER])
     ids_K = np.array([2 if k == 5 else k for k in range(10)])
     for place, id_ in beyond.items():
         order = [i for i in ids_K[np.argsort(far_NK[place])].tolist() if i != 2]
@@ -180,7 +190,7 @@ def test_the_nearest_groups_are_those_of_the_nearest_means(digits):
 def test_a_wall_a_cluster_and_every_link_leads_somewhere(digits):
     sections = told(digits, duplicates=[[0, 1, 2], [7, 8]])
     assert [section.title for section in sections] == [
-        *("Overview", "Clusters", "Near-duplicates", "Outliers", "What to do next"),
+        *("Overview", "Clusters", "Near-duplicates", "Outliers", "Next steps"),
     ]
     parsed = read(sections)
     articles = [e.attributes["id"] for e in parsed.all("article")]
@@ -202,7 +212,7 @@ def test_agreement_with_the_labels_is_what_others_compute(digits):
     geometric = normalized_mutual_info_score(label_n, cluster_n, average_method="geometric")
     v_measure = homogeneity_completeness_v_measure(label_n, cluster_n)[2]
     right = sum(Counter(np.array(label_n)[cluster_n == k]).most_common(1)[0][1] for k in range(10))
-    assert f"labels of {len(label_n):,} images, 10 different ones" in text
+    assert f"labels of {len(label_n):,} images (10 different labels" in text
     assert f"NMI {geometric:.3f} (geometric mean; arithmetic {v_measure:.3f})" in text
     assert f"ARI {adjusted_rand_score(label_n, cluster_n):.3f}" in text
     assert f"purity {right / len(label_n):.3f}" in text
@@ -211,7 +221,7 @@ def test_agreement_with_the_labels_is_what_others_compute(digits):
 def test_without_labels_nothing_is_said_of_them():
     sections = told(random_grouping(60, 3))
     assert "labels" not in words(sections, "Overview")
-    assert "commonest" not in words(sections, "Clusters")
+    assert "most common" not in words(sections, "Clusters")
 
 
 def test_too_many_labels_to_match_leave_out_what_needs_a_matching(monkeypatch, digits):
@@ -224,7 +234,7 @@ def test_names_stand_in_headings_links_and_below_the_border(digits):
     sections = told(replace(digits, names={2: HOSTILE[0], 5: HOSTILE[0]}, notes=(HOSTILE[1],)))
     parsed = read(sections)
     assert len(parsed.all("article")) == 9 and parsed.all("script") == []
-    assert "groups by name" in parsed.words and HOSTILE[1] in parsed.words
+    assert "merged by name" in parsed.words and HOSTILE[1] in parsed.words
     assert HOSTILE[0] in parsed.words and f"or {HOSTILE[0]}" in parsed.words
     size = digits.sizes_K[[2, 5]].sum()
     assert any(f"clusters 2, 5: {size} images" in some for some in parsed.words)
@@ -245,7 +255,7 @@ def test_without_pixels_paths_stand_in_their_place():
     sections = told(random_grouping(100, 2))
     parsed = read(sections)
     assert parsed.all("img") == []
-    assert "so their paths are shown" in words(sections, "Clusters")
+    assert "so paths are shown" in words(sections, "Clusters")
     shown = {e.attributes["title"] for e in parsed.all("figure") if "title" in e.attributes}
     assert len(shown) >= 2 * 12 and shown <= {f"folder/{i}.png" for i in range(100)}
 
@@ -254,7 +264,7 @@ def test_an_image_that_was_deleted_is_shown_by_its_path(tmp_path):
     images = file_set(tmp_path, 9)
     paths = tuple(images.checked.images["path"].to_pylist())
     x_ND = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    grouping = group(Vectors(x_ND, np.arange(9), paths, None, "", images), 1)
+    grouping = cluster_vectors(Vectors(x_ND, np.arange(9), paths, None, "", images), 1)
     (tmp_path / "images" / "0003.png").unlink()
     sections = told(grouping, odd_N=np.zeros(9, bool))
     assert "1 image could not be read" in words(sections, "Clusters")
@@ -300,7 +310,7 @@ def test_a_small_cluster_shows_each_image_once():
 def test_one_cluster_has_no_border_and_no_neighbour():
     sections = told(random_grouping(50, 1))
     text = words(sections, "Clusters")
-    assert "Typical" in text and "Oddest" in text
+    assert "Typical" in text and "Most unusual" in text
     assert "On the border" not in text and "nearest:" not in text
 
 
@@ -311,23 +321,24 @@ def test_a_single_image_is_a_report():
     assert len(parsed.all("article")) == 1
     assert "1 image, 100 %" in parsed.words
     assert not any(some.startswith("Cohesion") for some in parsed.words)
-    assert "No two images are nearly the same." in parsed.words
-    assert "No image stands out." in parsed.words
+    assert "No near-duplicates." in parsed.words
+    assert "No outliers." in parsed.words
 
 
 def test_where_outliers_cannot_be_told_no_image_is_called_odd_and_none_is_cleared():
     sections = told(random_grouping(39, 1), outlier_N=None, odd_N=None)
-    assert "not told" in words(sections, "Overview")
-    assert words(sections, "Outliers") == "Outliers are not told: there are too few images."
-    assert "Typical" in words(sections, "Clusters") and "Oddest" not in words(sections, "Clusters")
+    assert "too few images" in words(sections, "Overview")
+    assert words(sections, "Outliers") == "There are too few images to detect outliers."
+    text = words(sections, "Clusters")
+    assert "Typical" in text and "Most unusual" not in text
     (section,) = [section for section in sections if section.title == "Outliers"]
     assert 'class="note"' in section.html
 
 
-def in_clusters(label_N: np.ndarray) -> Grouping:
+def in_clusters(label_N: np.ndarray) -> ClusteredImages:
     """Random vectors in the clusters that are given."""
     K, grouping = label_N.max() + 1, random_grouping(len(label_N), 2)
-    y_NP = projected(grouping.vectors.x_ND, grouping.clusters.whitening)
+    y_NP = unit_projection(grouping.vectors.x_ND, grouping.clusters.whitening)
     c_KP = torch.stack([y_NP[label_N == k].mean(0) for k in range(K)])
     whole: Clusters = replace(grouping.clusters, centroids_KP=c_KP, ids_K=np.arange(K))
     assigned = whole.assign(grouping.vectors.x_ND, own_N=label_N)
@@ -335,7 +346,7 @@ def in_clusters(label_N: np.ndarray) -> Grouping:
 
 
 @pytest.fixture(scope="module")
-def many_clusters() -> Grouping:
+def many_clusters() -> ClusteredImages:
     """700 clusters of 1,400 images."""
     return in_clusters(np.concatenate([np.arange(700), np.arange(350).repeat(2)]))
 
@@ -350,10 +361,10 @@ def test_more_than_a_hundred_walls_have_half_the_images(K, images):
 def test_of_many_clusters_the_largest_have_walls_and_the_others_lines(many_clusters):
     sections = told(many_clusters)
     assert len(read(sections).all("article")) == 200
-    assert "The 200 largest of 700 are shown" in words(sections, "Clusters")
+    assert "Images of the 200 largest of 700 clusters" in words(sections, "Clusters")
     smaller = next(section for section in sections if section.title == "Smaller clusters")
     assert len(Page(smaller.html).all("tr")) == 1 + 500
-    assert "500 clusters, each of 3 images at most." in Page(smaller.html).words
+    assert "500 clusters of at most 3 images each." in Page(smaller.html).words
     targets = {a[1:] for a in read(sections).addresses() if a.startswith("#")}
     assert targets <= set(read(sections).ids())
 
@@ -369,10 +380,10 @@ def test_long_lists_are_cut_and_counted():
     twins = [list(range(20)), *([i, i + 1] for i in range(20, 1300, 2))]
     sections = told(grouping, duplicates=twins, odd_N=np.ones(1400, bool))
     text = words(sections, "Near-duplicates")
-    assert "1,300 images in 641 groups" in text and "659 images would go" in text
+    assert "1,300 near-duplicates in 641 groups" in text and "remove 659 images" in text
     assert "and 10 more" in text and f"{641 - 560} more are not on this page" in text
     text = words(sections, "Outliers")
-    assert "1,400 images unlike the others" in text and "The next 500 images" in text
+    assert "1,400 outliers, highest score first" in text and "The next 500 images" in text
     assert f"{1400 - 548} more are not on this page" in text
 
 
@@ -389,8 +400,8 @@ def test_outliers_stand_in_their_order_with_their_cluster(digits):
 
 
 def test_long_paths_lose_their_middle_only_in_the_walls():
-    assert short("a" * 200) == "a" * 200
-    assert short("a" * 5000 + ".png") == "a" * 100 + "…" + "a" * 96 + ".png"
+    assert shorten("a" * 200) == "a" * 200
+    assert shorten("a" * 5000 + ".png") == "a" * 100 + "…" + "a" * 96 + ".png"
     page_of_long = page("x", told(random_grouping(40, 2, tuple(f"{i:04000}" for i in range(40)))))
     assert len(page_of_long) < 200_000
 

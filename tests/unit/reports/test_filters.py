@@ -58,10 +58,10 @@ def test_filters_come_strongest_first() -> None:
 
 
 def test_networks_without_filters_have_no_section() -> None:
-    assert filters.first_layer(encoder_of(torch.ones(4, 3, 1, 1))) == []
+    assert filters.first_layer_sections(encoder_of(torch.ones(4, 3, 1, 1))) == []
     flat: Any = nn.Flatten()
     flat.feature_info = []
-    assert filters.first_layer(Encoder(EncoderConfig("x"), flat, dim=1)) == []
+    assert filters.first_layer_sections(Encoder(EncoderConfig("x"), flat, dim=1)) == []
 
 
 def test_each_filter_is_scaled_to_its_own_largest_weight_about_gray() -> None:
@@ -96,36 +96,36 @@ def test_a_sobel_filter_has_the_colour_of_where_it_wants_the_image_brighter(
     }
     assert max(responses, key=lambda at: responses[at]) == (right, down)
     (picture,) = filters.filter_pictures(torch.from_numpy(w).float()[None], gradients=True)
-    wheel = filters.wheel(101).astype(int)
+    wheel = filters.colour_wheel(101).astype(int)
     on_wheel = wheel[round(50 + 49 * down), round(50 + 49 * right)]
     assert np.abs(picture[1, 1].astype(int) - on_wheel).max() < 12
     assert np.abs(picture[1, 1].astype(int) - wheel[round(50 - 49 * down), 50]).max() > 100
 
 
 def test_the_wheel_is_dark_in_its_middle_and_white_around() -> None:
-    wheel = filters.wheel(41)
+    wheel = filters.colour_wheel(41)
     assert wheel[20, 20].max() < 20 and (wheel[0, 0] == 255).all()
     assert wheel[20, 38].tolist()[0] > 200 and wheel[20, 38, 1:].max() < 20  # red to the right
 
 
 def test_the_section_says_what_is_drawn_and_sobel_has_a_legend() -> None:
     weights = torch.randn(20, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    (section,) = filters.first_layer(encoder_of(weights))
+    (section,) = filters.first_layer_sections(encoder_of(weights))
     page = Page(section.html)
     words = "".join(page.words)
     assert "The 20 filters of the first layer, 5 x 5 pixels of 3 channels each" in words
-    assert "middle gray is 0" in words and "wheel" not in words
+    assert "middle grey is 0" in words and "wheel" not in words
     (sheet,) = page.all("img")
     step = 40 + 4  # eight pixels a pixel
     assert opened(sheet.attributes["src"]).shape == (2 * step + 4, 16 * step + 4, 3)
-    (section,) = filters.first_layer(encoder_of(weights[:, :2], front="sobel"))
+    (section,) = filters.first_layer_sections(encoder_of(weights[:, :2], front="sobel"))
     assert len(Page(section.html).all("img")) == 2
     assert "as on the wheel" in "".join(Page(section.html).words)
 
 
 def test_of_very_many_filters_the_strongest_are_drawn() -> None:
     weights = torch.arange(1.0, 301)[:, None, None, None].expand(300, 1, 2, 2)
-    words = "".join(Page(filters.first_layer(encoder_of(weights))[0].html).words)
+    words = "".join(Page(filters.first_layer_sections(encoder_of(weights))[0].html).words)
     assert "The 192 strongest of 300 filters" in words and "1 channel each" in words
     assert "from 600 to 218" in words
 
@@ -173,28 +173,28 @@ def test_channels_whose_nine_stand_out_are_chosen() -> None:
     peak[50:59, 1] += 3
     peak[:, 2] *= 1000  # strong, but for all images alike
     peak[:, 5] = 7.0  # tells nothing
-    assert filters.telling_channels(peak, 2) == [1, 4]
-    assert filters.telling_channels(peak, 10) == [0, 1, 2, 3, 4]
-    assert filters.telling_channels(np.zeros((20, 3), np.float32)) == []
+    assert filters.selective_channels(peak, 2) == [1, 4]
+    assert filters.selective_channels(peak, 10) == [0, 1, 2, 3, 4]
+    assert filters.selective_channels(np.zeros((20, 3), np.float32)) == []
 
 
 def test_the_section_shows_channels_with_the_names_of_their_images(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = build_encoder(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
-    (section,) = filters.last_stage(encoder, images)
+    (section,) = filters.last_stage_sections(encoder, images)
     page = Page(section.html)
     words = "".join(page.words)
     assert "layer3: 16 channels of 2 x 2 positions" in words and "all 40 images" in words
-    assert "The ring is about the centre" in words
+    assert "The ring marks the centre" in words
     walls = page.all("img")
     assert len(walls) == 8
     for wall in walls:
         assert opened(wall.attributes["src"]).shape == (3 * 68 + 4, 3 * 68 + 4, 3)
         assert wall.attributes["alt"].count(",") == 8
-    assert filters.last_stage(encoder, images)[0].html == section.html
+    assert filters.last_stage_sections(encoder, images)[0].html == section.html
     monkeypatch.setattr(filters, "MOST_IMAGES", 30)
-    (section,) = filters.last_stage(encoder, images)
+    (section,) = filters.last_stage_sections(encoder, images)
     assert "30 of 40 images, drawn at random," in "".join(Page(section.html).words)
 
 
@@ -202,7 +202,7 @@ def test_a_stage_of_one_position_has_no_ring(images: Images) -> None:
     encoder = build_encoder(
         EncoderConfig("resnet8", image_size=8, options={"width": 4, "stem_stride": 2}), seed=0
     )
-    page = Page(filters.last_stage(encoder, images)[0].html)
+    page = Page(filters.last_stage_sections(encoder, images)[0].html)
     assert "of 1 x 1 positions" in "".join(page.words)
     assert "The ring" not in "".join(page.words)
 
@@ -211,6 +211,6 @@ def test_sets_of_few_images_and_encoders_without_stages_have_no_section(
     images: Images, tmp_path: Path
 ) -> None:
     encoder = build_encoder(EncoderConfig("resnet8", image_size=8, options={"width": 4}), seed=0)
-    assert filters.last_stage(encoder, array_set(tmp_path, 9)) == []
+    assert filters.last_stage_sections(encoder, array_set(tmp_path, 9)) == []
     bare: Any = SimpleNamespace(strides={})
-    assert filters.last_stage(bare, images) == []
+    assert filters.last_stage_sections(bare, images) == []

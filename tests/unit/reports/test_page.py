@@ -16,17 +16,17 @@ from selftaught.reports.page import (
     Section,
     address,
     image,
-    many,
     page,
     paragraph,
     percent,
+    quantity,
     table,
     text,
     write_report,
 )
 from selftaught.reports.run.sections import (
+    activation_section,
     clusters_sections,
-    excited_section,
     health_section,
     loss_section,
     table_section,
@@ -142,7 +142,7 @@ def test_the_loss_stands_beside_chance():
 def test_a_loss_without_chance_and_a_run_without_steps():
     section = loss_section([{"step": 1, "loss": 2.0, "chance": None}])
     assert "chance" not in section.html
-    assert "No step was logged yet." in loss_section([]).html
+    assert "No step has been logged yet." in loss_section([]).html
 
 
 def test_alarms_come_before_the_curves_and_silence_is_said():
@@ -184,14 +184,13 @@ def test_clusters_have_one_point_an_epoch_and_their_time_beside_training():
     (section,) = clusters_sections(clustered())
     drawings = Page(section.html).all("svg")
     assert [d.attributes["aria-label"] for d in drawings][:2] == [
-        "NMI over epochs: to the last assignment 0.2 at first and 0.6 at last, "
-        "to the labels 0 at first and 0.3 at last",
-        "Sizes over epochs: entropy / ln k 0.9 at first and 0.9 at last, "
-        "largest share 0.05 at first and 0.05 at last",
+        "NMI over epochs: with the previous assignment from 0.2 to 0.6, "
+        "with the labels from 0 to 0.3",
+        "Sizes over epochs: entropy / ln k from 0.9 to 0.9, largest share from 0.05 to 0.05",
     ]
     assert len(drawings) == 5
     words = "".join(Page(section.html).words)
-    assert "Clustering took 8.0 s beside 22.0 s of training: 27 % of the two together." in words
+    assert "Clustering took 8.0 s and training 22.0 s: clustering is 27 % of the total." in words
     assert "epoch" in words and "step" not in words
 
 
@@ -208,11 +207,13 @@ def test_a_method_that_does_not_cluster_has_no_such_section():
 
 
 def test_hostile_names_are_words_of_what_excites_a_channel():
-    page = Page(excited_section([("channel 3", photograph(0), HOSTILE)], "Words.").html)
+    page = Page(activation_section([("channel 3", photograph(0), HOSTILE)], "Words.").html)
     (picture,) = page.all("img")
     assert set(picture.attributes) == {"src", "alt", "loading", "decoding"}
     assert page.all("script") == []
-    assert picture.attributes["alt"].startswith(f"What excites channel 3 most: {HOSTILE[0]}, ")
+    assert picture.attributes["alt"].startswith(
+        f"Images that activate channel 3 most: {HOSTILE[0]}, "
+    )
     assert "Words." in page.words and "channel 3" in page.words
 
 
@@ -233,7 +234,7 @@ def test_seeds_become_one_line_with_their_mean_and_widest_interval():
 def test_an_evaluation_without_intervals_or_rows():
     row = Row("r", "knn", "test", "accuracy", 0, 0.5, None, None, 0.1, "", None, None)
     assert Page(table_section([row]).html).all("svg") == []
-    assert "Nothing was evaluated." in table_section([]).html
+    assert "No evaluation has been run." in table_section([]).html
 
 
 def test_a_protocol_of_many_figures_is_one_table_with_a_line_each():
@@ -254,7 +255,7 @@ def test_a_protocol_of_many_figures_is_one_table_with_a_line_each():
         "< 0.100 (0.050 to 0.600)",
         "0.100 (0.050 to 0.600)",
     ]
-    assert any(word.startswith("< less than this encoder's") for word in page.words)
+    assert any(word.startswith("< lower than this encoder's") for word in page.words)
 
 
 def test_intervals_share_a_scale():
@@ -282,7 +283,7 @@ def test_a_curve_of_one_point_is_seen():
 def test_a_long_curve_is_thinned_and_loses_no_spike():
     values = np.sin(np.arange(100_000) / 5000)
     values[77_777], values[5] = 9.0, math.nan
-    steps, kept = plots._thinned((np.arange(100_000), values))
+    steps, kept = plots._thinned_points((np.arange(100_000), values))
     assert len(kept) <= 601 and kept.max() == 9.0 and steps[-1] == 99_999
     assert np.all(np.diff(steps) > 0) and np.isfinite(kept).all()
 
@@ -294,7 +295,7 @@ def test_a_page_without_sections_is_a_page():
 def test_shares_and_numbers_of_things_in_words():
     shares = [percent(share) for share in (0, 0.0004, 0.0123, 0.0999, 0.1, 0.996, 1)]
     assert shares == ["0 %", "0.04 %", "1.2 %", "10 %", "10 %", "100 %", "100 %"]
-    assert [many(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert [quantity(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
 
 
 def test_a_path_may_break_after_its_folders_and_nowhere_else():
@@ -310,20 +311,20 @@ def test_bars_stand_apart_until_they_are_an_area():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_names_of_lines_keep_their_order_and_their_distance(heights: list[float]) -> None:
-    moved = plots._apart(heights, 0.12)
+    moved = plots._spaced_heights(heights, 0.12)
     assert all(0 - 1e-9 <= height <= 1 for height in moved)
     ordered = [moved[i] for i in sorted(range(len(heights)), key=heights.__getitem__)]
     assert all(b - a >= 0.12 - 1e-9 for a, b in itertools.pairwise(ordered))
 
 
 def test_names_that_do_not_crowd_stay_where_their_lines_end() -> None:
-    assert plots._apart([0.5, 0.1, 0.9], 0.12) == [0.5, 0.1, 0.9]
-    assert plots._apart([1.0, 1.0], 0.1) == [0.9, 1.0]
+    assert plots._spaced_heights([0.5, 0.1, 0.9], 0.12) == [0.5, 0.1, 0.9]
+    assert plots._spaced_heights([1.0, 1.0], 0.1) == [0.9, 1.0]
 
 
 def test_the_name_of_a_line_leaves_room_for_the_plot() -> None:
-    assert plots._brief("random init") == "random init"
-    assert plots._brief("/a/very/long/way/to/an/encoder") == "…/long/way/to/an/encoder"
-    assert len(plots._brief("x" * 300)) == 24
+    assert plots._short_label("random init") == "random init"
+    assert plots._short_label("/a/very/long/way/to/an/encoder") == "…/long/way/to/an/encoder"
+    assert len(plots._short_label("x" * 300)) == 24
     lines = {name * 300: ([1.0, 2.0], [0.0, 1.0]) for name in "ab"}
     assert "<svg" in plots.curves("Accuracy", lines, alt="two lines")

@@ -13,9 +13,9 @@ from selftaught.reports.run.sections import Neighbourhood, neighbours_section, v
 from selftaught.reports.sheets import (
     SheetLine,
     contact_sheet,
+    draw_ring,
     labelled_sheet,
     picture,
-    ringed,
     thumbnail,
     views_sheet,
     wall,
@@ -117,13 +117,13 @@ def test_pictures_that_do_not_fit_by_whole_pixels_are_resized():
 
 def test_a_ring_lies_about_its_place_and_leaves_the_rest():
     gray = np.full((20, 40, 3), 128, np.uint8)
-    marked = ringed(gray, (0.75, 0.5), side=80).astype(int)
+    marked = draw_ring(gray, (0.75, 0.5), side=80).astype(int)
     assert marked.shape == (40, 80, 3)
     changed = np.argwhere((marked != 128).any(axis=2))
     assert np.abs(changed.mean(axis=0) - (20, 60)).max() < 0.5
     assert np.hypot(*(changed - (20, 60)).T).min() > 3 and np.ptp(changed, axis=0).max() <= 14
     assert marked.max() == 255 and marked.min() == 20
-    assert (ringed(gray, None, side=80) == 128).all() and (gray == 128).all()
+    assert (draw_ring(gray, None, side=80) == 128).all() and (gray == 128).all()
 
 
 def test_a_wall_has_three_pictures_a_line():

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.errors import ConfigError
-from selftaught.retrieval.local_features import Cells, Features, Local, cells, root, sift
+from selftaught.retrieval.local_features import (
+    Cells,
+    Features,
+    Local,
+    cell_features,
+    root_sift,
+    sift,
+)
 from selftaught.retrieval.verify import verify
 from tests.support.photographs import extreme, photographs
 
@@ -77,7 +84,7 @@ def test_small_images_have_few_keypoints_or_none(shape: tuple[int, int]) -> None
 def test_cosines_of_root_sift_are_sums_of_geometric_means() -> None:
     raw = np.random.default_rng(0).integers(0, 256, (5, 128)).astype(np.float32)
     raw[4] = 0
-    one = root(raw)
+    one = root_sift(raw)
     for i in range(4):
         for j in range(4):
             p, q = raw[i] / raw[i].sum(), raw[j] / raw[j].sum()
@@ -98,7 +105,7 @@ def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_cells_lie_at_the_centres_of_their_parts_of_the_image() -> None:
     one, other = torch.ones(2, 2, 4), torch.ones(2, 1, 1)
     one[:, 0, 0] = 0
-    found = cells([one, other], 20, 80)
+    found = cell_features([one, other], 20, 80)
     assert found.upright and not found.angle_N.any()
     expected = [*((20 * c + 9.5, 10 * r + 4.5) for r in range(2) for c in range(4)), (39.5, 9.5)]
     assert found.xy_N2.tolist() == [list(place) for place in expected[1:]]
@@ -118,10 +125,10 @@ def test_an_encoder_describes_an_image_of_any_shape_at_several_sizes() -> None:
 
 def test_a_stage_or_a_size_that_is_not_there_is_refused() -> None:
     encoder = build_encoder(EncoderConfig("resnet18", image_size=64))
-    with pytest.raises(ConfigError, match=r"no stage 'layer9'.*layer"):
+    with pytest.raises(ConfigError, match=r"unknown stage 'layer9'.*layer"):
         Cells(encoder, "layer9")
     transformer = build_encoder(EncoderConfig("vit_tiny_patch16_224"))
-    with pytest.raises(ConfigError, match=r"has no map of an image of .*: use SIFT"):
+    with pytest.raises(ConfigError, match=r"cannot process an image of .*: use SIFT"):
         Cells(transformer)(crop())
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selftaught.errors import ConfigError, FileError
 from selftaught.pairwise.neighbours import top_k
 from selftaught.retrieval import approximate, index_writer, parts, vector_index
-from selftaught.retrieval.index_writer import Addition, vector_sums, write
+from selftaught.retrieval.index_writer import Addition, vector_sums, write_vector_index
 from selftaught.retrieval.parts import StackedVectors
 from selftaught.retrieval.vector_index import INDEX, VectorIndex, open_index
 from selftaught.vectors.vectors import Vectors
@@ -38,8 +38,8 @@ def added(vectors: Vectors) -> Addition:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An index of 500 digits in two parts."""
-    write(tmp_path, added(digits(0, 300)))
-    write(tmp_path, added(digits(300, 500)), open_index(tmp_path))
+    write_vector_index(tmp_path, added(digits(0, 300)))
+    write_vector_index(tmp_path, added(digits(300, 500)), open_index(tmp_path))
     return tmp_path
 
 
@@ -63,14 +63,14 @@ def test_fewer_are_found_where_there_are_fewer(folder: Path) -> None:
 
 
 def test_a_new_index_takes_the_place_of_the_old_one(folder: Path) -> None:
-    write(folder, added(digits(0, 40)))
+    write_vector_index(folder, added(digits(0, 40)))
     assert len(open_index(folder)) == 40
     assert [path.name for path in (folder / "parts").iterdir()] == ["000002"]
 
 
 def test_adding_does_not_touch_what_is_there(folder: Path) -> None:
     old = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (folder / "parts").rglob("*.*")}
-    write(folder, added(digits(500, 510)), open_index(folder))
+    write_vector_index(folder, added(digits(500, 510)), open_index(folder))
     assert len(old) == 4
     assert all((p.stat().st_mtime_ns, p.read_bytes()) == found for p, found in old.items())
 
@@ -146,7 +146,7 @@ FOLDER: list[Path] = []
 @pytest.fixture(autouse=True, scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("index")
-    write(folder, added(digits(0, 20)))
+    write_vector_index(folder, added(digits(0, 20)))
     (folder / INDEX).rename(folder / "whole.json")
     FOLDER.append(folder)
 
@@ -204,7 +204,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_faiss_finds_nearly_all_and_says_how_many(small: None, tmp_path: Path) -> None:
-    made = write(tmp_path, added(digits(0, 1500)))
+    made = write_vector_index(tmp_path, added(digits(0, 1500)))
     kept = made.described["approximate"]
     assert made.approximate is not None and 1 <= kept["probes"] <= kept["lists"] == 32
     query, base = digits(1500, 1797).x_ND, digits(0, 1500).x_ND
@@ -220,9 +220,12 @@ def test_faiss_finds_nearly_all_and_says_how_many(small: None, tmp_path: Path) -
 
 
 def test_an_index_grows_over_the_limit_and_further(small: None, tmp_path: Path) -> None:
-    assert write(tmp_path, added(digits(0, 150))).approximate is None
-    assert write(tmp_path, added(digits(150, 300)), open_index(tmp_path)).approximate is not None
-    grown = write(tmp_path, added(digits(300, 700)), open_index(tmp_path))
+    assert write_vector_index(tmp_path, added(digits(0, 150))).approximate is None
+    assert (
+        write_vector_index(tmp_path, added(digits(150, 300)), open_index(tmp_path)).approximate
+        is not None
+    )
+    grown = write_vector_index(tmp_path, added(digits(300, 700)), open_index(tmp_path))
     assert grown.approximate is not None and grown.approximate.inner.ntotal == 700
     assert [path.name for path in (tmp_path / "approximate").iterdir()] == ["000002.faiss"]
     _, rows = grown.search(digits(600, 650).x_ND, 1)
@@ -234,7 +237,7 @@ def test_a_damaged_file_of_faiss_is_not_read(
 ) -> None:
     import faiss
 
-    write(tmp_path, added(digits(0, 300)))
+    write_vector_index(tmp_path, added(digits(0, 300)))
     _flip(tmp_path / "approximate/000000.faiss")
     monkeypatch.setattr(faiss, "read_index", lambda path: pytest.fail("it was read"))
     with pytest.raises(FileError, match=r"000000\.faiss is damaged"):
@@ -244,7 +247,7 @@ def test_a_damaged_file_of_faiss_is_not_read(
 def test_without_faiss_the_remedy_is_named(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path, added(digits(0, 300)))
+    write_vector_index(tmp_path, added(digits(0, 300)))
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     for work in (lambda: open_index(tmp_path), lambda: index_writer.check_index_size(201)):
         with pytest.raises(ConfigError, match=r"pip install 'selftaught\[search\]'"):

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from selftaught.encoders.encoder import EncoderConfig, build_encoder
 from selftaught.retrieval import transforms, verify
 from selftaught.retrieval.local_features import Cells, Features, Local, sift
-from selftaught.retrieval.transforms import PointPairs, refined, sharpened
+from selftaught.retrieval.transforms import PointPairs, refine, refine_weighted
 from selftaught.retrieval.verify import (
     GeometricMatch,
     Verifier,
-    explained,
+    descriptor_pairs,
+    geometric_match,
     match_counts,
-    matched,
     rerank,
 )
 from selftaught.views.tensors import resize
@@ -171,8 +171,8 @@ def test_a_wrong_pair_within_the_tolerance_does_not_bend_the_transform() -> None
     candidate.xy_N2[[0, 1, 2]] += 4
     pairs = PointPairs.of(query, candidate, same(25))
     truth_23 = np.array([[1.1, -0.2, 3], [0.2, 1.1, 0]])
-    bent_23, _ = refined(pairs.hypotheses[20], pairs)
-    found_23, inlier_M = sharpened(bent_23, pairs)
+    bent_23, _ = refine(pairs.hypotheses[20], pairs)
+    found_23, inlier_M = refine_weighted(bent_23, pairs)
     corners = np.zeros((100, 100))
     assert miss(corners, bent_23, truth_23) > 1 > 5 * miss(corners, found_23, truth_23)
     assert inlier_M.sum() >= 23
@@ -191,9 +191,9 @@ def test_a_refined_hypothesis_explains_no_less() -> None:
         pairs = PointPairs.of(query, mixed(near, made(rng, 40), 30), same(40))
         before = match_counts(pairs)
         for m in (0, 10, 35):
-            A_23, inlier_M = refined(pairs.hypotheses[m], pairs)
+            A_23, inlier_M = refine(pairs.hypotheses[m], pairs)
             assert inlier_M.sum() >= before[m]
-            assert np.array_equal(inlier_M, pairs.agree(A_23[None])[0])
+            assert np.array_equal(inlier_M, pairs.inliers(A_23[None])[0])
             seen += inlier_M.sum() > before[m] + 5
     assert seen > 100
 
@@ -218,7 +218,7 @@ def test_matches_are_mutual_and_below_the_ratio(seed: int, ratio: float | None) 
         far = np.linalg.norm(x[:, None] - y[None], axis=2)
         near_2 = np.sort(far, axis=1)[:, :2]
         expected = {(i, j) for i, j in expected if near_2[i, 0] <= ratio * near_2[i, 1]}
-    pairs = matched(one, other, ratio)
+    pairs = descriptor_pairs(one, other, ratio)
     assert {(i, j) for i, j in pairs.tolist()} == expected
     alike = (one.descriptors_ND[pairs[:, 0]] * other.descriptors_ND[pairs[:, 1]]).sum(1)
     assert (np.diff(alike) < 1e-6).all()
@@ -227,8 +227,8 @@ def test_matches_are_mutual_and_below_the_ratio(seed: int, ratio: float | None) 
 def test_keypoints_at_one_place_give_one_match() -> None:
     one = made(np.random.default_rng(0), 4)
     twice = replace(one, xy_N2=one.xy_N2[[0, 0, 1, 2]])
-    assert matched(twice, one, None).tolist() == [[0, 0], [2, 2], [3, 3]]
-    assert matched(one, twice, None).tolist() == [[0, 0], [2, 2], [3, 3]]
+    assert descriptor_pairs(twice, one, None).tolist() == [[0, 0], [2, 2], [3, 3]]
+    assert descriptor_pairs(one, twice, None).tolist() == [[0, 0], [2, 2], [3, 3]]
 
 
 # --- photographs
@@ -274,10 +274,10 @@ def with_outliers(
     rng: np.random.Generator, one: Local, other: Local, share: float
 ) -> GeometricMatch:
     """Verified after a share of the matches were given another keypoint, drawn at random."""
-    pairs = matched(one, other, verify.RATIO)
+    pairs = descriptor_pairs(one, other, verify.RATIO)
     wrong = rng.permutation(len(pairs))[: round(share * len(pairs))]
     pairs[wrong, 1] = rng.integers(0, len(other), len(wrong))
-    return explained(one, other, pairs)
+    return geometric_match(one, other, pairs)
 
 
 def test_warps_of_photographs_are_found_among_outliers() -> None:
@@ -347,7 +347,7 @@ def test_places_without_breadth_are_explained_by_a_similarity(places: str, uprig
     one = made(np.random.default_rng(0), 12, upright=upright)
     one = replace(one, xy_N2=10 * PLACES[places](np.arange(12.0)))
     a = 1.5 if upright else 1.2 + 0.9j
-    found = explained(one, moved(one, a, 3 - 1j), same(12))
+    found = geometric_match(one, moved(one, a, 3 - 1j), same(12))
     assert found.inliers == 12
     expected = [[np.real(a), -np.imag(a), 3], [np.imag(a), np.real(a), -1]]
     np.testing.assert_allclose(found.transform_23, expected, atol=1e-9)
@@ -356,7 +356,7 @@ def test_places_without_breadth_are_explained_by_a_similarity(places: str, uprig
 @pytest.mark.parametrize("upright", [False, True])
 def test_the_same_match_many_times_is_no_trouble(upright: bool) -> None:
     one = made(np.random.default_rng(0), 2, upright=upright)
-    found = explained(one, moved(one, 2, 1), np.zeros((50, 2), np.int64))
+    found = geometric_match(one, moved(one, 2, 1), np.zeros((50, 2), np.int64))
     assert found.inliers == 50
     np.testing.assert_allclose(found.transform_23, [[2, 0, 1], [0, 2, 0]], atol=1e-9)
 
@@ -366,7 +366,7 @@ def test_all_query_places_onto_one_place_is_no_transform() -> None:
     rng = np.random.default_rng(0)
     one = made(rng, 30)
     other = replace(made(rng, 30), xy_N2=np.full((30, 2), 7.0), scale_N=np.full(30, 1e-6))
-    assert explained(one, other, same(30)).inliers < 5
+    assert geometric_match(one, other, same(30)).inliers < 5
 
 
 # --- re-ranking

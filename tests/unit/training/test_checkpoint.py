@@ -14,7 +14,7 @@ from torch import Tensor
 from selftaught.errors import FileError, StopRun
 from selftaught.foundation import files
 from selftaught.training import checkpoint
-from selftaught.training.checkpoint import Checkpoint, newest, save_checkpoint
+from selftaught.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 NAMES = ["manifest.json", "model.safetensors", "state.json", "training.safetensors"]
 
@@ -66,7 +66,7 @@ def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "checkpoints", Checkpoint(612, state, model, {}))
     assert path == tmp_path / "checkpoints" / "000612"
     assert sorted(file.name for file in path.iterdir()) == NAMES
-    found, sentences = newest(tmp_path / "checkpoints")
+    found, sentences = newest_checkpoint(tmp_path / "checkpoints")
     assert sentences == []
     assert_is(found, Checkpoint(612, state, model, {}))
 
@@ -76,7 +76,7 @@ def test_nan_keeps_its_bits(tmp_path: Path) -> None:
     save_checkpoint(
         tmp_path / "checkpoints", Checkpoint(1, {}, {"w": bits.view(torch.float32)}, {})
     )
-    found, _ = newest(tmp_path / "checkpoints")
+    found, _ = newest_checkpoint(tmp_path / "checkpoints")
     assert found is not None and torch.equal(found.model["w"].view(torch.int32), bits)
 
 
@@ -92,7 +92,7 @@ def test_where_there_is_none(tmp_path: Path, make: bool) -> None:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / ".000005.tmp-1-aa").mkdir()
         (tmp_path / "checkpoints" / "notes").mkdir()
-    assert newest(tmp_path / "checkpoints") == (None, [])
+    assert newest_checkpoint(tmp_path / "checkpoints") == (None, [])
 
 
 def steps(folder: Path) -> list[str]:
@@ -103,7 +103,7 @@ def test_the_newest_two_stay(tmp_path: Path) -> None:
     for step in (1, 2, 30, 999_999, 1_000_000):  # the order is that of numbers, not of names
         save_checkpoint(tmp_path / "checkpoints", some(step))
     assert steps(tmp_path / "checkpoints") == ["1000000", "999999"]
-    found, _ = newest(tmp_path / "checkpoints")
+    found, _ = newest_checkpoint(tmp_path / "checkpoints")
     assert_is(found, some(1_000_000))
 
 
@@ -117,7 +117,7 @@ def test_the_newest_two_that_verify_stay(folder: Path) -> None:
     save_checkpoint(folder, some(30))
     assert steps(folder) == ["000010", "000020", "000030"]
     damage(folder / "000030")
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert_is(found, some(10))
     assert len(sentences) == 2
     save_checkpoint(folder, some(40))
@@ -130,24 +130,24 @@ def test_what_is_newer_than_the_one_saved_is_left_alone(folder: Path) -> None:
     damage(folder / "000020")
     save_checkpoint(folder, some(15))
     assert steps(folder) == ["000010", "000015", "000020"]
-    assert_is(newest(folder)[0], some(15))
+    assert_is(newest_checkpoint(folder)[0], some(15))
     save_checkpoint(folder, some(20))
     assert steps(folder) == ["000015", "000020"]
-    assert_is(newest(folder)[0], some(20))
+    assert_is(newest_checkpoint(folder)[0], some(20))
 
 
 def test_one_of_the_same_step_is_replaced(folder: Path) -> None:
     other = Checkpoint(20, {"complete": True}, {"w": torch.ones(3)}, {})
     save_checkpoint(folder, other)
     assert steps(folder) == ["000010", "000020"]
-    assert_is(newest(folder)[0], other)
+    assert_is(newest_checkpoint(folder)[0], other)
 
 
 def test_killed_while_one_of_the_same_step_is_replaced(folder: Path) -> None:
     """Between the two renames the only good one may have its other name."""
     shutil.rmtree(folder / "000010")
     (folder / "000020").rename(folder / "000020.old")
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert sentences == []
     assert_is(found, some(20))
     shutil.copytree(folder / "000020.old", folder / "000020")  # or after them
@@ -161,7 +161,7 @@ def files_and_sizes(path: Path) -> list[tuple[str, int]]:
 
 def assert_noticed(folder: Path) -> None:
     """The damage of 20 is said in a sentence, and 10 is taken."""
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert_is(found, some(10))
     (sentence,) = sentences
     assert str(folder / "000020") in sentence and "damaged" in sentence and "\n" not in sentence
@@ -187,7 +187,7 @@ def test_A2_every_flipped_bit_is_noticed(folder: Path) -> None:
         file.write_bytes(good)
         noticed += 1
     assert noticed == 64
-    assert_is(newest(folder)[0], some(20))
+    assert_is(newest_checkpoint(folder)[0], some(20))
 
 
 def test_A2_every_flipped_bit_of_a_manifest_is_noticed(folder: Path) -> None:
@@ -199,7 +199,7 @@ def test_A2_every_flipped_bit_of_a_manifest_is_noticed(folder: Path) -> None:
             bad = bytearray(good)
             bad[offset] ^= 1 << bit
             file.write_bytes(bad)
-            assert newest(folder)[0].step == 10  # type: ignore[union-attr]
+            assert newest_checkpoint(folder)[0].step == 10  # type: ignore[union-attr]
 
 
 def test_A3_every_truncation_is_noticed(folder: Path) -> None:
@@ -213,21 +213,21 @@ def test_A3_every_truncation_is_noticed(folder: Path) -> None:
             noticed += 1
         file.write_bytes(good)
     assert noticed == 32
-    assert_is(newest(folder)[0], some(20))
+    assert_is(newest_checkpoint(folder)[0], some(20))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_A3_a_missing_file_is_noticed(folder: Path, name: str) -> None:
     (folder / "000020" / name).unlink()
     assert_noticed(folder)
-    assert name in newest(folder)[1][0]
+    assert name in newest_checkpoint(folder)[1][0]
 
 
 @pytest.mark.parametrize("name", ["extra.txt", ".hidden", "model.safetensors.bak"])
 def test_A3_an_extra_file_is_noticed(folder: Path, name: str) -> None:
     (folder / "000020" / name).touch()
     assert_noticed(folder)
-    assert name in newest(folder)[1][0]
+    assert name in newest_checkpoint(folder)[1][0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -259,7 +259,7 @@ def test_files_of_two_checkpoints_do_not_mix(folder: Path) -> None:
 
 def test_a_renamed_checkpoint_is_noticed(folder: Path) -> None:
     (folder / "000020").rename(folder / "000021")
-    found, (sentence,) = newest(folder)
+    found, (sentence,) = newest_checkpoint(folder)
     assert_is(found, some(10))
     assert "written as step 20" in sentence
 
@@ -267,7 +267,7 @@ def test_a_renamed_checkpoint_is_noticed(folder: Path) -> None:
 def test_all_damaged(folder: Path) -> None:
     damage(folder / "000010")
     damage(folder / "000020")
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert found is None
     assert [
         str(folder / name) in s for name, s in zip(["000020", "000010"], sentences, strict=True)
@@ -293,7 +293,7 @@ def test_an_invalid_file_that_its_manifest_vouches_for(
 ) -> None:
     """Somebody wrote it on purpose; it does no harm."""
     forge(folder / "000020", name, data)
-    found, sentences = newest(folder)
+    found, sentences = newest_checkpoint(folder)
     assert_is(found, some(10))
     assert len(sentences) == 1 and "\n" not in sentences[0]
 
@@ -319,7 +319,7 @@ def test_another_format_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(checkpoint, "_FORMAT", 2)
     save_checkpoint(folder, some(30))
     monkeypatch.undo()
-    found, (sentence,) = newest(folder)
+    found, (sentence,) = newest_checkpoint(folder)
     assert_is(found, some(20))
     assert "format" in sentence
 
@@ -343,7 +343,7 @@ def test_a_disk_that_fails_stops_the_run(
     assert ("is full" in str(stop.value)) == (number in FULL)
     assert "disk" in str(stop.value) and "\n" not in str(stop.value)
     assert steps(folder) == ["000010", "000020"]
-    assert_is(newest(folder)[0], some(20))
+    assert_is(newest_checkpoint(folder)[0], some(20))
 
 
 def test_a_disk_that_fails_before_the_first_checkpoint(
@@ -371,12 +371,12 @@ def test_a_disk_that_fails_while_one_is_replaced(
     with pytest.raises(StopRun, match="step 20 is untouched"):
         save_checkpoint(folder, some(20))
     monkeypatch.undo()
-    assert_is(newest(folder)[0], some(20))
+    assert_is(newest_checkpoint(folder)[0], some(20))
 
 
 def test_a_run_that_is_gone_is_not_made_again(folder: Path) -> None:
     shutil.rmtree(folder.parent)
-    with pytest.raises(FileError, match="is gone"):
+    with pytest.raises(FileError, match="no longer exists"):
         save_checkpoint(folder, some(30))
     assert not folder.parent.exists()
 
@@ -384,7 +384,7 @@ def test_a_run_that_is_gone_is_not_made_again(folder: Path) -> None:
 def test_a_folder_of_checkpoints_that_is_gone_is_made_again(folder: Path) -> None:
     shutil.rmtree(folder)
     save_checkpoint(folder, some(30))
-    assert_is(newest(folder)[0], some(30))
+    assert_is(newest_checkpoint(folder)[0], some(30))
 
 
 def test_an_interrupt_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

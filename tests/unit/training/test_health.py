@@ -236,7 +236,7 @@ def losses(values, chance=4.0, warm=2):
 )
 def test_a_loss_that_stays_far_above_chance_is_flagged(values, flagged):
     raised = health_alarms(losses(values))
-    assert len(raised) == flagged and all("Training diverges" in words for words in raised)
+    assert len(raised) == flagged and all("Training is diverging" in words for words in raised)
 
 
 def test_divergence_needs_a_chance_to_compare_with():
@@ -245,4 +245,4 @@ def test_divergence_needs_a_chance_to_compare_with():
 
 def test_two_things_that_go_wrong_are_two_paragraphs():
     history = [x | {"spread": 0.01} for x in losses([4.2, 5, 7, 8, 9, 8, 9])]
-    assert ["diverges" in words for words in health_alarms(history)] == [True, False]
+    assert ["diverging" in words for words in health_alarms(history)] == [True, False]

@@ -206,7 +206,7 @@ def test_a_whole_line_that_is_no_object_is_named(tmp_path, bad, use):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + bad + b'{"step": 2}\n')
     before = path.read_bytes()
-    with pytest.raises(FileError, match=r"metrics\.jsonl holds a line that is no JSON object"):
+    with pytest.raises(FileError, match=r"metrics\.jsonl holds a line that is not a JSON object"):
         use(tmp_path)
     assert path.read_bytes() == before
 

@@ -64,7 +64,7 @@ def first_batch(made: Training) -> Batch:
     batches = made.batches()
     batch = next(batches)
     batches.close()
-    return made._prepared(batch)
+    return made._cast_views(batch)
 
 
 def gradients(module: nn.Module) -> list[Tensor]:

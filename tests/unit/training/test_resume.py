@@ -176,7 +176,7 @@ def go(
     """From nothing or the newest checkpoint to the end, or to where it stops."""
     run.mkdir(exist_ok=True)
     made = training(images, setup, run, threads, stop or Stop(-1))
-    found, damaged = checkpoint.newest(run / "checkpoints")
+    found, damaged = checkpoint.newest_checkpoint(run / "checkpoints")
     assert not damaged
     if found is not None:
         made.restore(found)
@@ -298,7 +298,7 @@ def test_clustering_is_not_repeated(images: Images, tmp_path: Path) -> None:
     setup = Setup(method=Clustered, optimizer="sgd")
     with pytest.raises(Killed):
         go(images, setup, tmp_path, 1, Stop(4, "begun"))
-    found, _ = checkpoint.newest(tmp_path / "checkpoints")
+    found, _ = checkpoint.newest_checkpoint(tmp_path / "checkpoints")
     assert found is not None
     made = training(images, setup, tmp_path, 1, Stop(-1))
     made.restore(found)
@@ -313,9 +313,9 @@ class Slow(Stopping):
     seconds = 1e6
 
     def begin_epoch(self) -> None:
-        before = self.draws_of
+        before = self.begun_epoch
         super().begin_epoch()
-        self.begin_seconds += self.seconds if self.draws_of != before else 0
+        self.begin_seconds += self.seconds if self.begun_epoch != before else 0
 
     def take(self, batch: Batch) -> None:
         if self.step == EPOCH:
@@ -334,7 +334,7 @@ def test_a_beginning_is_saved_where_it_takes_longer_than_saving(
     with pytest.raises(Killed):
         Loop(made, tmp_path, log).finish()
     log.close()
-    found, _ = checkpoint.newest(tmp_path / "checkpoints")
+    found, _ = checkpoint.newest_checkpoint(tmp_path / "checkpoints")
     assert found is not None and (found.step, found.state["begun"]) == (EPOCH, begun)
     assert_equal(go(images, setup, tmp_path), tmp_path, straight(setup))
 
@@ -364,7 +364,7 @@ def test_what_came_after_the_newest_checkpoint_is_done_again(
     setup = Setup()
     with pytest.raises(Killed):
         go(images, setup, tmp_path, 1, Stop(step, "killed"))
-    found, _ = checkpoint.newest(tmp_path / "checkpoints")
+    found, _ = checkpoint.newest_checkpoint(tmp_path / "checkpoints")
     assert found is not None and found.step == step // EPOCH * EPOCH
     assert len(lines(tmp_path)) == step - 1  # the step that was killed is not logged
     assert_equal(go(images, setup, tmp_path), tmp_path, straight(setup))

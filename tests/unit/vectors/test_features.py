@@ -124,7 +124,7 @@ def test_what_leaves_no_room_in_memory_lies_in_a_file(
     plain = np.memmap
     monkeypatch.setattr(np, "memmap", lambda *a, **o: mapped.append(plain(*a, **o)) or mapped[-1])
     for budget, in_file in ((24, False), (23, True)):
-        room = module.room((3, 4), budget)
+        room = module.float16_buffer((3, 4), budget)
         room[:] = values
         assert torch.equal(room, values)
         assert len(mapped) == in_file
@@ -135,7 +135,7 @@ def test_what_leaves_no_room_in_memory_lies_in_a_file(
 
     monkeypatch.setattr(module.os, "posix_fallocate", full)
     with pytest.raises(FileError, match=r"cannot hold 0.0 GiB \(No space left"):
-        module.room((3, 4), 23)
+        module.float16_buffer((3, 4), 23)
 
 
 def test_above_a_limit_features_are_float16_on_disk(encoder: Encoder, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from selftaught.data.batch import Progress
 from selftaught.data.feed import Feed
 from selftaught.views import tensors
-from selftaught.views.engine import Buffers, Engine, _Packed, make
+from selftaught.views.engine import Buffers, Engine, _PackedPixels, make_views
 from selftaught.views.policy import (
     CenterCrop,
     Cutout,
@@ -67,7 +67,7 @@ def test_either_backend_makes_the_same_views(name: str, size: tuple[int, int] | 
     policy, raw = POLICIES[name], Raw.of(random_images(60, seed=1, size=size))
     params = params_of(raw, policy)
     expected = tensors.apply_policy(raw.tensors(), params, policy, Intensity())
-    assert furthest(make(raw, params, policy, Intensity()), expected) <= CHAIN
+    assert furthest(make_views(raw, params, policy, Intensity()), expected) <= CHAIN
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
@@ -86,7 +86,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
 def test_the_kernel_does_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     raw, by_torch = Raw.of(random_images(4, seed=2)), asked(monkeypatch)
     for policy in POLICIES.values():
-        make(raw, params_of(raw, policy), policy, Intensity())
+        make_views(raw, params_of(raw, policy), policy, Intensity())
     assert by_torch == list(UNFUSED.values())
 
 
@@ -94,7 +94,7 @@ def test_the_kernel_does_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gathered(raw: Raw) -> torch.Tensor | list[torch.Tensor]:
-    return _Packed.of(raw, pinned=False).on(CPU)
+    return _PackedPixels.of(raw, pinned=False).on(CPU)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -121,7 +121,7 @@ def test_views_of_pixels_that_travelled(name: str, each: bool) -> None:
     wanted = [(params_of(raw, policy, view=v), policy) for v, raw in enumerate(of_each)]
     ours = Engine(Intensity(), CPU)
     at_once = ours.begin(pixels, wanted)()
-    travelled = ours.finish([_Packed.of(raw, pinned=False) for raw in pixels], wanted)
+    travelled = ours.finish([_PackedPixels.of(raw, pinned=False) for raw in pixels], wanted)
     assert len(at_once) == len(travelled) == 3
     for a, b, raw, (params, _) in zip(at_once, travelled, of_each, wanted, strict=True):
         expected = tensors.apply_policy(raw.tensors(), params, policy, Intensity())
@@ -137,12 +137,12 @@ def test_a_compiling_engine_compiles_what_a_gpu_does(monkeypatch: pytest.MonkeyP
         compiled.append(policy)
         return x
 
-    monkeypatch.setattr(tensors, "_compiled", lambda: everywhere)
+    monkeypatch.setattr(tensors, "_compiled_operations", lambda: everywhere)
     raw, policy = Raw.of(random_images(4, seed=0)), POLICIES["imagenet"]
     wanted = [(params_of(raw, policy), policy)]
     for ours in (Engine(Intensity(), CPU), Engine(Intensity(), CPU, compiled=True)):
         ours.begin([raw], wanted)()
-        ours.finish([_Packed.of(raw, pinned=False)], wanted)
+        ours.finish([_PackedPixels.of(raw, pinned=False)], wanted)
     assert compiled == [policy]
 
 

@@ -18,7 +18,7 @@ from selftaught.views.sample import sample
 raw, policy = Raw.of(np.zeros((40, 9, 9, 3), np.uint8)), simclr_cifar()
 params = sample(policy, size=8, sizes_N2=raw.sizes_N2, draws_N=np.arange(40), seed=0)
 for _ in range(2):
-    print(kernels.apply(raw, params, policy, Intensity()).sum().item())
+    print(kernels.apply_compiled(raw, params, policy, Intensity()).sum().item())
 """
 
 
@@ -37,7 +37,7 @@ def run(script, cache):
 @pytest.mark.slow
 def test_compiles_once_and_says_so(tmp_path):
     first, lines = run(SCRIPT, tmp_path)
-    assert len(lines) == 2 and "Compiling the views of uint8" in lines[0]
+    assert len(lines) == 2 and "Compiling the augmentations for uint8" in lines[0]
     assert re.fullmatch(r"Compiled in \d+\.\d s\.", lines[1])
     assert run(SCRIPT, tmp_path) == (first, [])
 

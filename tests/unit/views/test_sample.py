@@ -381,7 +381,7 @@ def test_multi_crop_is_large_views_of_much_and_small_views_of_little():
 
 @pytest.mark.parametrize("operation", EVERY, ids=lambda one: type(one).__name__)
 def test_an_operation_stands_in_a_policy_once(operation):
-    with pytest.raises(ConfigError, match=f"names {type(operation).__name__} twice"):
+    with pytest.raises(ConfigError, match=f"lists {type(operation).__name__} twice"):
         Policy(RandomCrop(), (operation, Flip(0.1), Gray(0.1), always(operation)))
 
 
@@ -393,7 +393,7 @@ def test_colour_drop_needs_three_channels_and_band_drop_two():
                 check_channels(policy, channels)
                 assert draw(policy, n=2, channels=channels).keep_NC.shape == (2, channels)
                 continue
-            with pytest.raises(ConfigError, match=r"channels.*leave it out"):
+            with pytest.raises(ConfigError, match=r"channels.*switch it off"):
                 draw(policy, n=2, channels=channels)
     others = tuple(one for one in EVERY if not isinstance(one, Gray | BandDrop))
     check_channels(Policy(RandomCrop(), others), 1)

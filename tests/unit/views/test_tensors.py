@@ -347,7 +347,7 @@ def all_images(images, params, policy):
     """As `apply`, but every operation is worked out for every image."""
     box = replace(policy, operations=(), normalise=False)
     x = tensors.apply_policy(images, params, box, Intensity())
-    return tensors.everywhere(x, policy, tensors.on_device(params, x.device), Intensity())
+    return tensors.apply_everywhere(x, policy, tensors.on_device(params, x.device), Intensity())
 
 
 @pytest.mark.slow

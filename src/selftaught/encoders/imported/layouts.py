@@ -1,8 +1,8 @@
 """How checkpoints of other programs name their tensors: layouts, found behind any prefix.
 
-Who trains an encoder wraps it: MoCo's tensors begin with encoder_q., those of solo-learn and
-lightly with backbone., DINO's with teacher.backbone., VISSL's lie five mappings deep. A layout
-knows the name of its network's first layer; whatever stands before that name is a prefix.
+Training code wraps an encoder: MoCo's tensors begin with encoder_q., those of solo-learn and
+lightly with backbone., DINO's with teacher.backbone., VISSL's are five mappings deep. A layout
+knows the name of its network's first layer; whatever precedes that name is a prefix.
 """
 
 import itertools
@@ -22,30 +22,30 @@ PIXELS = {
     "unit": Intensity(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     "symmetric": Intensity(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 }
-"""What pixels become: less ImageNet's mean, by its std; 0 to 1; -1 to 1."""
+"""Pixel ranges: by ImageNet's mean and std; 0 to 1; -1 to 1."""
 
-LICENCE = "Mind the licence of whoever trained these weights: the file does not name it."
+LICENCE = "Check the licence of these weights: the file does not state it."
 
 _SECOND = re.compile(
     r"momentum|target|encoder_k|student|(^|_)ema(\.|_|$)"
-)  # taken only where nothing else fits
+)  # used only if nothing else fits
 _ASIDE = re.compile(
     r"(^|_)(fc|heads?|classif\w*|linear|proj\w*|predict\w*|prototypes?|mlp|logits|queue|decoder"
     r"|mask_token|top_layer|l[12]|momentum|target|encoder_k|student|ema)\d*(_|$)"
 )
 _CONTAINERS = re.compile(r"^((state_dict|model)\.)+")
-_NAMED = 6  # layers in a note
+_NAMED = 6  # layers listed in a note
 
 
 @dataclass(frozen=True)
 class LayoutMatch:
-    """A network that named tensors are of.
+    """The network that named tensors belong to.
 
     Attributes:
-        config: The encoder's configuration, with the side that its images have by default.
-        tensors: By the names of the encoder's trunk; a name that it does not have stays.
-        notes: What is to be said of it, in sentences.
-        one_size: Why images can have no other side; "" where they can.
+        config: The encoder's configuration, with its default image size.
+        tensors: Tensors by the names of the encoder's trunk; names that it lacks stay.
+        notes: Sentences about the network.
+        one_size: What fixes the image size; "" if nothing does.
     """
 
     config: EncoderConfig
@@ -59,11 +59,11 @@ class NameLayout:
     """How one program names the tensors of its networks.
 
     Attributes:
-        whose: Such as "a checkpoint of DeepCluster (Caron et al. 2018)".
-        first: The name of a tensor that each of its files has; what stands before it is a prefix.
-        match: From tensors without their prefix to the network; None if it is none of this layout.
-            A FileError with the path is for what is of this layout, and wrong.
-        licence: What to mind, in a sentence.
+        whose: Kind of file, such as "a checkpoint of DeepCluster (Caron et al. 2018)".
+        first: Name of a tensor that each of its files has; whatever precedes it is a prefix.
+        match: From tensors without their prefix to the network; None for another layout. Tensors
+            of this layout that are wrong raise a FileError with the path.
+        licence: A sentence about the licence.
     """
 
     whose: str
@@ -73,8 +73,8 @@ class NameLayout:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A match, whose it is, the prefix that its names had, and what to mind."""
+class PrefixedMatch:
+    """A match with its kind of file, the prefix of its names, and its licence."""
 
     whose: str
     prefix: str
@@ -82,37 +82,36 @@ class Found:
     licence: str
 
 
-def recognised(
+def recognise(
     tensors: Mapping[str, Tensor],
     layouts: Iterable[NameLayout],
     path: Path,
     architecture: str | None,
-) -> Found | None:
-    """What the tensors are of, by the first layout that knows them.
+) -> PrefixedMatch | None:
+    """The match of the first layout that recognises the tensors.
 
-    Of several prefixes that fit, the longest; but MoCo's encoder_q goes before its encoder_k, an
-    online network before its target, and DINO's teacher, which is what DINO evaluates, before the
-    student.
+    Of several prefixes that fit, the longest wins; but MoCo's encoder_q wins over its encoder_k, an
+    online network over its target, and DINO's teacher, which DINO evaluates, over the student.
 
     Args:
-        tensors: By their names in the file.
-        layouts: In the order in which they are tried.
-        path: Of the file, for complaints.
-        architecture: Only this network; None: any.
+        tensors: Tensors by their names in the file.
+        layouts: Layouts in the order in which they are tried.
+        path: The file, for error messages.
+        architecture: The only network to accept; None: any.
     """
     for layout in layouts:
         found = []
         for prefix in _prefixes(tensors, layout.first):
-            match = layout.match(under(prefix, tensors), path)
+            match = layout.match(strip_prefix(prefix, tensors), path)
             if match and architecture in (None, match.config.architecture):
-                found.append(Found(layout.whose, prefix, match, layout.licence))
+                found.append(PrefixedMatch(layout.whose, prefix, match, layout.licence))
         if found:
             return max(found, key=lambda one: _rank(one.prefix))
     return None
 
 
 def best_prefix(tensors: Mapping[str, Tensor], own: Iterable[str]) -> str:
-    """The prefix under which most names of a network are; "" where there are none."""
+    """The prefix of most names of a network; "" if no names match."""
     names, cuts = set(own), {""}
     for name in tensors:
         parts = name.split(".")
@@ -121,50 +120,50 @@ def best_prefix(tensors: Mapping[str, Tensor], own: Iterable[str]) -> str:
             for i in range(1, len(parts))
             if ".".join(parts[i:]) in names
         }
-    return max(cuts, key=lambda cut: (len(names & under(cut, tensors).keys()), *_rank(cut)))
+    return max(cuts, key=lambda cut: (len(names & strip_prefix(cut, tensors).keys()), *_rank(cut)))
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with the prefix, without it."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def renamed(
+def rename_tensors(
     tensors: Mapping[str, Tensor], ours: Callable[[str], str], path: Path
 ) -> dict[str, Tensor]:
-    """Tensors under other names.
+    """The tensors under the names that `ours` returns.
 
     Raises:
-        FileError: Two of them would have one name.
+        FileError: Two of them would have the same name.
     """
     found = {ours(name): tensor for name, tensor in tensors.items()}
     if len(found) < len(tensors):
-        raise FileError(f"{path} holds a layer under two names", "leave one of them out")
+        raise FileError(f"{path} holds a layer under two names", "remove one of them")
     return found
 
 
-def is_aside(name: str) -> bool:
-    """Whether a tensor of this name is clearly of a head, a queue or a second branch."""
+def is_auxiliary(name: str) -> bool:
+    """Whether a tensor of this name clearly belongs to a head, a queue or a second branch."""
     return bool(_ASIDE.search(name.split(".")[0].lower()))
 
 
-def taken(prefix: str) -> str:
-    """A sentence that names the prefix, where it says more than that it holds a state_dict."""
-    shown = _CONTAINERS.sub("", prefix)
-    return f"Taken: {shown}*." if shown else ""
+def prefix_note(prefix: str) -> str:
+    """A sentence that names the prefix; "" if it is only a container such as state_dict."""
+    inner = _CONTAINERS.sub("", prefix)
+    return f"Imported: {inner}*." if inner else ""
 
 
-def left_out(tensors: Mapping[str, Tensor], prefix: str) -> str:
-    """A sentence on tensors that are not kept: layers with their outputs, others by their number.
+def omission_note(tensors: Mapping[str, Tensor], prefix: str) -> str:
+    """A sentence on tensors that are not imported: layers with their outputs, others by number.
 
     Args:
-        tensors: By their names in the file.
-        prefix: Of those that are kept.
+        tensors: Tensors by their names in the file.
+        prefix: Prefix of the imported tensors.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(_sibling(name, prefix), {})[name] = tensor
-    parts = [_described(group) for group in groups.values()]
+    parts = [_description(group) for group in groups.values()]
     more = f" and {len(parts) - _NAMED} more" if len(parts) > _NAMED else ""
     return f"Left out: {', '.join(parts[:_NAMED])}{more}." if parts else ""
 
@@ -179,20 +178,20 @@ def _rank(prefix: str) -> tuple[bool, int]:
 
 
 def _sibling(name: str, prefix: str) -> str:
-    """A name down to where it parts from the prefix."""
-    shared = _shared([name, prefix])
+    """A name up to the part that differs from the prefix."""
+    shared = _shared_parts([name, prefix])
     return ".".join(name.split(".")[: len(shared) + 1])
 
 
-def _shared(names: Iterable[str]) -> list[str]:
-    """The parts that names begin with."""
+def _shared_parts(names: Iterable[str]) -> list[str]:
+    """The leading parts that all names share."""
     places = zip(*(name.split(".") for name in names), strict=False)
     return [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, places)]
 
 
-def _described(group: Mapping[str, Tensor]) -> str:
+def _description(group: Mapping[str, Tensor]) -> str:
     """Such as "fc (1,000 outputs)", "projector (6 tensors)" or "queue"."""
-    shared = _shared(group)
+    shared = _shared_parts(group)
     if shared[-1] in ("weight", "bias"):
         shared.pop()
     name = _CONTAINERS.sub("", ".".join(shared))

@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018) under timm's names: torchvision's layout, and timm's own.
 
-It is one list of layers in torchvision, features.0 to features.18, where timm has a stem, seven
-stages of blocks and a head: the blocks are numbered through in the order of the stages.
+torchvision has one list of layers, features.0 to features.18; timm has a stem, seven stages of
+blocks and a head. torchvision numbers the blocks consecutively, in the order of the stages.
 """
 
 import re
@@ -11,19 +11,19 @@ from pathlib import Path
 from torch import Tensor
 
 from selftaught.encoders.encoder import EncoderConfig
-from selftaught.encoders.imported.layouts import LayoutMatch, renamed
+from selftaught.encoders.imported.layouts import LayoutMatch, rename_tensors
 
-_STAGES = (1, 2, 3, 4, 3, 3, 1)  # blocks a stage (table 2)
+_STAGES = (1, 2, 3, 4, 3, 3, 1)  # blocks per stage (table 2)
 _BLOCKS = tuple((stage, block) for stage, many in enumerate(_STAGES) for block in range(many))
 _ENDS = {"0.0": "conv_stem", "0.1": "bn1", "18.0": "conv_head", "18.1": "bn2"}
-_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}  # nothing widens its input
+_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}  # no layer widens its input
 _OTHER = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl"}
 _OTHER |= {"3": "bn3"}
 _LAST = (1280, 320, 1, 1)  # conv_head
 
 
-def torchvisions_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
-    """features.2.conv.0.1.bias becomes blocks.1.0.bn1.bias, and so on."""
+def match_torchvision_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
+    """Rename and match: features.2.conv.0.1.bias becomes blocks.1.0.bn1.bias, and so on."""
     if "features.18.0.weight" not in tensors:
         return None
     ours = {f"features.{end}": name for end, name in _ENDS.items()}
@@ -35,11 +35,11 @@ def torchvisions_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutM
         layer, dot, tensor = name.rpartition(".")
         return f"{ours.get(layer, layer)}{dot}{tensor}"
 
-    return _match(renamed(tensors, our_name, path))
+    return _match(rename_tensors(tensors, our_name, path))
 
 
-def timms_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
-    """timm's names stay; they are MobileNetV2's by the blocks and the last convolution."""
+def match_timm_mobilenet(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
+    """Match timm's names, by MobileNetV2's blocks and last convolution."""
     found = (re.match(r"blocks\.(\d+)\.(\d+)\.conv_dw\.weight$", name) for name in tensors)
     blocks = {(int(match[1]), int(match[2])) for match in found if match}
     last = tensors.get("conv_head.weight")

@@ -1,9 +1,9 @@
-"""ResNets under timm's names, however a program names them: by its layers, by numbers, as SimCLR's.
+"""ResNets under timm's names, from files with layer names, with numbers, or with SimCLR's names.
 
-torchvision names a ResNet's layers as timm does; so do many who train one. Who cuts the classifier
-off with nn.Sequential(*network.children()) has numbers instead. google-research/simclr's, converted
-from TensorFlow, have names of their own (net.1.blocks.0.net.4.weight); those with selective kernels
-or wider layers are no networks of timm's.
+torchvision and most training code name a ResNet's layers as timm does. Code that cuts the
+classifier off with nn.Sequential(*network.children()) has numbers instead. Conversions of
+google-research/simclr from TensorFlow have other names (net.1.blocks.0.net.4.weight); timm does
+not have its networks with selective kernels or wider layers.
 """
 
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from selftaught.encoders.encoder import EncoderConfig
-from selftaught.encoders.imported.layouts import PIXELS, LayoutMatch, renamed
+from selftaught.encoders.imported.layouts import PIXELS, LayoutMatch, rename_tensors
 
 NETWORKS: dict[tuple[tuple[int, ...], int, tuple[int, ...]], str] = {
     ((2, 2, 2, 2), 2, (64, 64)): "resnet18",
@@ -28,13 +28,13 @@ NETWORKS: dict[tuple[tuple[int, ...], int, tuple[int, ...]], str] = {
     ((3, 4, 23, 3), 3, (256, 8)): "resnext101_32x8d",
     ((3, 4, 23, 3), 3, (256, 4)): "resnext101_64x4d",
 }
-"""By blocks a stage, convolutions a block (He et al. 2016, table 1), and the filters and input
+"""By blocks per stage, convolutions per block (He et al. 2016, table 1), and the filters and input
 channels of the first block's 3x3 convolution (Zagoruyko and Komodakis 2016, Xie et al. 2017)."""
 
-_SMALL_SIDE = 32  # pixels of CIFAR's images, which the small stem is for
+_SMALL_SIDE = 32  # pixels of CIFAR's images, for which the small stem is made
 _SMALL_STEM = (
-    "Its first convolution is 3x3: taken for the small stem, of stride 1, padding 1 and without "
-    "max-pooling, since tensors do not say so."
+    "Its first convolution is 3x3: the small stem is assumed, with stride 1, padding 1 and no "
+    "max-pooling, which the tensors do not record."
 )
 _SIMCLR = {
     r"net\.0\.0\.": "conv1.",
@@ -50,9 +50,9 @@ _SIMCLR = {
 }
 
 
-def named_by_layers(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
-    """conv1, bn1, layer1 to layer4, as timm has them; shortcut is another name of downsample."""
-    ours = renamed(tensors, lambda name: name.replace(".shortcut.", ".downsample."), path)
+def match_layer_names(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
+    """Match timm's names, conv1, bn1, layer1 to layer4; shortcut is renamed to downsample."""
+    ours = rename_tensors(tensors, lambda name: name.replace(".shortcut.", ".downsample."), path)
     architecture = _architecture(ours)
     if not architecture:
         return None
@@ -62,34 +62,36 @@ def named_by_layers(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | 
     return LayoutMatch(EncoderConfig(architecture, stem="standard"), ours)
 
 
-def named_by_numbers(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
-    """0 and 1 for conv1 and bn1; the stages from 4 on, or from 3 or 2 where nothing is pooled."""
+def match_numbered_layers(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
+    """Match numbers: 0 and 1 are conv1 and bn1; stages start at 4, or at 3 or 2 without pooling."""
     found = (re.match(r"(\d+)\.\d+\.conv1\.weight$", name) for name in tensors)
     stages = sorted({int(match[1]) for match in found if match})
     if len(stages) != 4 or stages not in [list(range(start, start + 4)) for start in (2, 3, 4)]:
         return None
     words = {"0": "conv1", "1": "bn1", f"{stages[-1] + 2}": "fc"}  # after the pooling
     words |= {f"{s}": f"layer{i}" for i, s in enumerate(stages, start=1)}
-    match = named_by_layers(renamed(tensors, functools.partial(_reworded, words), path), path)
+    match = match_layer_names(
+        rename_tensors(tensors, functools.partial(_timm_name, words), path), path
+    )
     pooled = stages[0] == 4
     return match if match and (pooled or match.config.stem == "small") else None
 
 
-def named_by_simclr(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
-    """Those of the public conversions of google-research/simclr (Chen et al. 2020)."""
-    match = named_by_layers(renamed(tensors, _from_simclr, path), path)
+def match_simclr(tensors: Mapping[str, Tensor], path: Path) -> LayoutMatch | None:
+    """Match the public conversions of google-research/simclr (Chen et al. 2020)."""
+    match = match_layer_names(rename_tensors(tensors, _timm_name_from_simclr, path), path)
     if match is None or match.config.stem != "standard":
         return None
     config = EncoderConfig(match.config.architecture, stem="standard", intensity=PIXELS["unit"])
     return LayoutMatch(config, match.tensors)
 
 
-def _reworded(words: Mapping[str, str], name: str) -> str:
+def _timm_name(words: Mapping[str, str], name: str) -> str:
     first, dot, rest = name.partition(".")
     return f"{words.get(first, first)}{dot}{rest}"
 
 
-def _from_simclr(name: str) -> str:
+def _timm_name_from_simclr(name: str) -> str:
     for theirs, ours in _SIMCLR.items():
         if match := re.match(theirs, name):
             return match.expand(ours) + name[match.end() :]
@@ -97,7 +99,7 @@ def _from_simclr(name: str) -> str:
 
 
 def _architecture(tensors: Mapping[str, Tensor]) -> str:
-    """timm's name of the ResNet, by its blocks and the shape of the first; "" if it is none."""
+    """timm's name of the ResNet, by its blocks and the shape of the first; "" if unknown."""
     found = (re.match(r"layer([1-4])\.(\d+)\.conv(\d)\.weight$", name) for name in tensors)
     layers = [tuple(map(int, match.groups())) for match in found if match]
     stem, block = tensors.get("conv1.weight"), tensors.get("layer1.0.conv2.weight")

@@ -1,12 +1,12 @@
-"""Instance retrieval: other images of the object in an image, found by descriptors.
+"""Instance retrieval: find other images of the same object by descriptors.
 
 The protocol of Caron et al. (ECCV 2018, section 4.4): dot products of descriptors rank the
-database for each query. On top of it, where asked for: descriptors of the database averaged with
-their neighbours' (Arandjelovic, Zisserman, CVPR 2012), queries expanded by what they find first
+database for each query. Optional additions: averaging descriptors of the database with those of
+their neighbours (Arandjelovic, Zisserman, CVPR 2012), and expanding queries by their first results
 (Chum et al., ICCV 2007), both with weights cosine^alpha (Radenovic, Tolias, Chum, TPAMI 2019,
-section 5.1), and the first images put into another order by somebody else, as by their geometry.
+section 5.1); and a reranking of the first results, for instance by geometry.
 
-Shapes:  Q queries; N images of the database; D size of a descriptor; n of the first images.
+Shapes:  Q queries; N images of the database; D size of a descriptor; n first results.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.data.retrieval_sets import Places, Query
+from selftaught.data.retrieval_sets import Query, RetrievalSet
 from selftaught.errors import ConfigError
 from selftaught.evaluation.descriptors import (
     DescriptorSettings,
     ImageToDescribe,
-    described_by,
     descriptors,
+    pooling_used,
 )
 from selftaught.evaluation.metrics import Figure
 from selftaught.evaluation.ranking import (
@@ -30,7 +30,7 @@ from selftaught.evaluation.ranking import (
     precision_at,
     recall_at,
     retrieval_average_precision,
-    revisited,
+    revisited_setups,
 )
 from selftaught.evaluation.representation import Representation, check_finite
 from selftaught.evaluation.trial import ProtocolAnswer
@@ -39,25 +39,25 @@ from selftaught.pairwise.neighbours import top_k
 
 RECALLS = (1, 5)
 PRECISION = 10
-"""k of mP@k, as the revisited protocol's tables have it."""
+"""k of mP@k, as in the revisited protocol's tables."""
 
-_NUMBERS = 2**22  # of vectors worked on at once
+_NUMBERS = 2**22  # numbers of vectors per block
 
 Rerank = Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
-"""From a query's position and the first images that were found, (n,), to the same in another order;
-it may be asked twice about a query, where queries are expanded."""
+"""From a query's position and its first results, (n,), to the same results in another order; called
+twice per query if queries are expanded."""
 
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """How images are described and found.
+    """How images are described and ranked.
 
     Attributes:
         recipe: From images to descriptors.
-        augment: So many neighbours are averaged into each descriptor of the database; 0: none.
-        expand: So many of the images found first are averaged into each query; 0: none.
+        augment: Number of neighbours averaged into each descriptor of the database; 0: none.
+        expand: Number of first results averaged into each query; 0: none.
         alpha: Weights are cosine^alpha; 0 is a plain mean.
-        reranked: How many of the first images `rerank` is given.
+        reranked: Number of first results passed to `rerank`.
         machine: Where descriptors are computed.
 
     Raises:
@@ -74,17 +74,17 @@ class RetrievalSettings:
     def __post_init__(self) -> None:
         for name in ("augment", "expand", "alpha", "reranked"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}", "give 0 or more")
+                raise ConfigError(f"{name} = {getattr(self, name)}", "use 0 or more")
 
 
 @dataclass(frozen=True, eq=False)
-class Retrieved:
-    """What was found, and how good it is.
+class RetrievalResult:
+    """Rankings and their quality.
 
     Attributes:
         ranked_QN: int64: positions in the database, best first.
-        values: By metric, one a query, (Q,); nan where a query has no positives: left out of means.
-        note: What a reader must know.
+        values: By metric, one value per query, (Q,); nan, and left out of means, without positives.
+        note: A note to the reader.
     """
 
     ranked_QN: NDArray[np.int64]
@@ -93,50 +93,50 @@ class Retrieved:
 
     @property
     def answer(self) -> ProtocolAnswer:
-        """As every protocol answers: its rows are the queries that have a right image, and its
-        figures need no labels."""
-        judged_Q = np.isfinite(self.values["mAP"])  # those that have a right image
+        """The protocol's answer: its rows are the queries with a right image, and its figures use
+        no labels."""
+        has_right_Q = np.isfinite(self.values["mAP"])
         figures: dict[str, Figure] = {
-            name: partial(mean_over_queries, values_Q[judged_Q])
+            name: partial(mean_over_queries, values_Q[has_right_Q])
             for name, values_Q in self.values.items()
         }
-        queries = int(judged_Q.sum())
+        queries = int(has_right_Q.sum())
         split = f"{queries} quer{'y' if queries == 1 else 'ies'}"
         return ProtocolAnswer(np.arange(queries), figures, self.note, split)
 
 
 def retrieval(
     subject: Representation,
-    places: Places,
+    places: RetrievalSet,
     settings: RetrievalSettings | None = None,
     *,
     rerank: Rerank | None = None,
-) -> Retrieved:
-    """Rank the database for each query, and judge it.
+) -> RetrievalResult:
+    """Rank the database for each query, and judge the rankings.
 
-    mAP, recall@1 and recall@5 count good and ok images; of the revisited protocol that is its
-    Medium setup, and mAP and mP@10 of all three setups are there too.
+    mAP, recall@1 and recall@5 count good and ok images. In the revisited protocol that is the
+    Medium setup, and mAP and mP@10 of all three setups are added.
 
     Args:
-        subject: What describes images; it must have a network.
+        subject: The representation that describes images; it must have a network.
         places: The set.
-        settings: How; None: as the class says.
-        rerank: Puts the first images into another order.
+        settings: How to describe and rank; None: the defaults.
+        rerank: Reorders the first results.
 
     Raises:
         BadImage, DataError: As `descriptors`; or descriptors are not finite.
-        ConfigError: As `descriptors`; or there are only vectors.
+        ConfigError: As `descriptors`; or the subject has no network.
     """
     settings = settings or RetrievalSettings()
     if subject.encoder is None:
         raise ConfigError(
-            f"{subject.name} has vectors and no network", "give an encoder: it must see queries"
+            f"{subject.name} has vectors but not a network", "pass an encoder, to describe queries"
         )
-    pictures = [ImageToDescribe(query.path, query) for query in places.queries]
-    pictures += [ImageToDescribe(path) for path in places.database]
+    targets = [ImageToDescribe(query.path, query) for query in places.queries]
+    targets += [ImageToDescribe(path) for path in places.database]
     x_ND = descriptors(
         subject.encoder,
-        pictures,
+        targets,
         settings.recipe,
         settings.machine,
     )
@@ -144,7 +144,7 @@ def retrieval(
     Q = len(places.queries)
     ranked_QN = rank_database(x_ND[:Q], x_ND[Q:], settings, rerank)
     values = query_scores(places, ranked_QN)
-    return Retrieved(ranked_QN, values, _note(subject, places, settings, values))
+    return RetrievalResult(ranked_QN, values, _note(subject, places, settings, values))
 
 
 def rank_database(
@@ -155,31 +155,30 @@ def rank_database(
 ) -> NDArray[np.int64]:
     """The whole database for each query, best first, (Q, N); ties go to the lower position.
 
-    Where queries are expanded, it is by the first images of the order that `rerank` gives, and the
-    ranking of the expanded queries is given to it again.
+    Queries are expanded by the first results after `rerank`, and the new ranking is reranked too.
 
     Args:
         query_QD: Unit vectors.
         database_ND: Unit vectors.
-        settings: Of these augment, expand, alpha and reranked.
+        settings: augment, expand, alpha and reranked are used.
         rerank: As for `retrieval`.
     """
     if settings.augment:
-        database_ND = augmented(database_ND, settings.augment, settings.alpha)
-    ranked_QN = _ranked(query_QD, database_ND, settings, rerank)
+        database_ND = augmented_database(database_ND, settings.augment, settings.alpha)
+    ranked_QN = _rankings(query_QD, database_ND, settings, rerank)
     if settings.expand:
         first_Qn = ranked_QN[:, : settings.expand]
-        query_QD = averaged(query_QD, database_ND, first_Qn, settings.alpha)
-        ranked_QN = _ranked(query_QD, database_ND, settings, rerank)
+        query_QD = expanded_by_images(query_QD, database_ND, first_Qn, settings.alpha)
+        ranked_QN = _rankings(query_QD, database_ND, settings, rerank)
     return ranked_QN
 
 
-def expanded(
+def expanded_vectors(
     x_QD: NDArray[np.float32], found_QnD: NDArray[np.float32], alpha: float
 ) -> NDArray[np.float32]:
-    """x + sum_i max(0, x . y_i)^alpha y_i of each vector x and what it found, of unit length.
+    """x + sum_i max(0, x . y_i)^alpha y_i of each vector x and its results y_i, of unit length.
 
-    The vector itself counts with weight 1, its cosine with itself.
+    The vector itself has weight 1, its cosine with itself.
     """
     cosine_Qn = np.einsum("qd,qnd->qn", x_QD, found_QnD)
     weight_Qn = np.maximum(cosine_Qn, 0) ** alpha
@@ -189,54 +188,56 @@ def expanded(
     return unit_QD
 
 
-def augmented(
+def augmented_database(
     database_ND: NDArray[np.float32], neighbours: int, alpha: float
 ) -> NDArray[np.float32]:
-    """Every image `expanded` by its neighbours in the database, as they were."""
+    """Every image expanded by its original neighbours in the database."""
     N = len(database_ND)
     k = min(neighbours, N - 1)
     if not k:
         return database_ND
     _, near_Nk = top_k(database_ND, database_ND, k, metric="dot", own=np.arange(N))
-    return averaged(database_ND, database_ND, near_Nk, alpha)
+    return expanded_by_images(database_ND, database_ND, near_Nk, alpha)
 
 
-def averaged(
+def expanded_by_images(
     x_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
     first_Qn: NDArray[np.int64],
     alpha: float,
 ) -> NDArray[np.float32]:
-    """Vectors `expanded` by images of the database, some at a time, (Q, D)."""
+    """Vectors expanded by images of the database, computed in blocks, (Q, D)."""
     step = max(1, _NUMBERS // (first_Qn.shape[1] * x_QD.shape[1]))
     parts = [slice(start, start + step) for start in range(0, len(x_QD), step)]
     return np.concatenate(
-        [expanded(x_QD[part], database_ND[first_Qn[part]], alpha) for part in parts]
+        [expanded_vectors(x_QD[part], database_ND[first_Qn[part]], alpha) for part in parts]
     )
 
 
-def query_scores(places: Places, ranked_QN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """What each metric says of each query's ranking, (Q,)."""
-    each = [
-        _judged(query, ranked_N, places.layout == "revisited")
+def query_scores(
+    places: RetrievalSet, ranked_QN: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Each metric of each query's ranking, (Q,)."""
+    per_query = [
+        _query_metrics(query, ranked_N, places.layout == "revisited")
         for query, ranked_N in zip(places.queries, ranked_QN, strict=True)
     ]
-    return {name: np.array([values[name] for values in each]) for name in each[0]}
+    return {name: np.array([values[name] for values in per_query]) for name in per_query[0]}
 
 
-def _judged(query: Query, ranked_N: NDArray[np.int64], setups: bool) -> dict[str, float]:
+def _query_metrics(query: Query, ranked_N: NDArray[np.int64], setups: bool) -> dict[str, float]:
     positive = query.good | query.ok
     values = {"mAP": retrieval_average_precision(ranked_N, positive, query.junk)}
     for k in RECALLS:
         values[f"recall@{k}"] = recall_at(ranked_N, positive, query.junk, k)
     if setups:
-        for setup, (right, junk) in revisited(query.good, query.ok, query.junk).items():
+        for setup, (right, junk) in revisited_setups(query.good, query.ok, query.junk).items():
             values[f"mAP {setup}"] = retrieval_average_precision(ranked_N, right, junk)
             values[f"mP@{PRECISION} {setup}"] = precision_at(ranked_N, right, junk, PRECISION)
     return values
 
 
-def _ranked(
+def _rankings(
     query_QD: NDArray[np.float32],
     database_ND: NDArray[np.float32],
     settings: RetrievalSettings,
@@ -246,9 +247,9 @@ def _ranked(
     if rerank is not None and settings.reranked:
         for query, ranked_N in enumerate(ranked_QN):
             first_n = ranked_N[: settings.reranked].copy()
-            again_n = rerank(query, first_n.copy())
-            assert np.array_equal(np.sort(again_n), np.sort(first_n)), "not the same images"
-            ranked_N[: settings.reranked] = again_n
+            reordered_n = rerank(query, first_n.copy())
+            assert np.array_equal(np.sort(reordered_n), np.sort(first_n)), "not the same images"
+            ranked_N[: settings.reranked] = reordered_n
     return ranked_QN
 
 
@@ -262,18 +263,18 @@ def _scores(query_QD: NDArray[np.float32], database_ND: NDArray[np.float32]) -> 
 
 def _note(
     subject: Representation,
-    places: Places,
+    places: RetrievalSet,
     settings: RetrievalSettings,
     values: Mapping[str, NDArray[np.float64]],
 ) -> str:
     assert subject.encoder is not None
     recipe = settings.recipe
-    pool = described_by(subject.encoder, recipe)
+    pool = pooling_used(subject.encoder, recipe)
     how = [f"{pool}, {' + '.join(map(str, recipe.sides))} px on the longer side"]
     if pool == "vector":
         plain = "f(x) of the evaluation view"
-        had = "" if recipe.pool == "vector" else f"{subject.name} has no maps: "
-        how = [had + plain]
+        reason = "" if recipe.pool == "vector" else f"{subject.name} has no maps: "
+        how = [reason + plain]
     if recipe.whitening is not None:
         how.append(f"whitened to {len(recipe.whitening.variances_P)}")
     if settings.augment:

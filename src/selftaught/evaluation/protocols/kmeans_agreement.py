@@ -1,8 +1,8 @@
-"""Do clusters agree with classes? k-means on unit vectors, one cluster a class.
+"""Do clusters agree with classes? k-means on unit vectors, one cluster per class.
 
-Judged by NMI, the adjusted Rand index, and the accuracy of clusters that are matched to classes.
+The figures are NMI, the adjusted Rand index, and the accuracy of clusters matched to classes.
 
-No label is used to cluster, so all labelled images take part, and few labels change nothing.
+Clustering uses no labels, so all labelled images take part, and few labels change nothing.
 
 Shapes:  N vectors, D their size.
 """
@@ -45,6 +45,6 @@ def kmeans_clusters(vectors_ND: NDArray[np.float32], k: int, *, seed: int) -> ND
     from sklearn.preprocessing import normalize
 
     means = KMeans(min(k, len(vectors_ND)), n_init=_STARTS, random_state=seed)
-    with warnings.catch_warnings():  # fewer distinct vectors than clusters: a fact, not a fault
+    with warnings.catch_warnings():  # fewer distinct vectors than clusters is fine
         warnings.simplefilter("ignore", ConvergenceWarning)
         return np.asarray(means.fit_predict(normalize(vectors_ND)), np.int64)

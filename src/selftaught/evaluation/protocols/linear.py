@@ -1,13 +1,13 @@
-"""Logistic regression on frozen vectors: how much a linear map can read from them.
+"""Logistic regression on frozen vectors: how well a linear map predicts the classes.
 
     min_{W, b}  1/n sum_i CE(W x_i + b, y_i) + lambda/2 |W|^2      x standardised
 
 It is solved by L-BFGS in the basis of the principal axes, each scaled by the inverse root of the
-curvature along it at W = 0, (sigma_j^2 / K + lambda)^(-1/2), and b by K^(1/2). There the Hessian is
-then the identity (for weights whose sum over classes is 0, as every gradient's is). That changes no
-minimum, only the way to it: on plain features 100 iterations are too few, on such axes 15 to 30 are
-enough. lambda is the one with the lowest cross-entropy on images of the training set that were held
-out; the test images are looked at once, at the end.
+curvature along it at W = 0, (sigma_j^2 / K + lambda)^(-1/2), and b by K^(1/2). The Hessian at W = 0
+is then the identity (for weights whose sum over classes is 0, like every gradient's). The minimum
+stays the same and needs 15 to 30 iterations; on plain features 100 are too few. lambda is the one
+with the lowest cross-entropy on held-out training images; the test images are used once, at the
+end.
 
 Shapes:  n training vectors, M test vectors, D their size; r axes; K classes.
 """
@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftaught.evaluation.representation import Representation
-from selftaught.evaluation.trial import ProtocolAnswer, Trial, classified
+from selftaught.evaluation.trial import ProtocolAnswer, Trial, classification_answer
 from selftaught.foundation.rng import Key, permutation
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""lambda, the strongest first: each fit starts from the one before."""
+"""lambda, the strongest first: each fit starts from the previous one."""
 Fold = Callable[[float, Tensor], tuple[Tensor, float]]
-"""From lambda and a start to the minimum without some images, and the cross-entropy on those."""
+"""From lambda and a start to the minimum without held-out images, and their cross-entropy."""
 
 _FOLDS = 5
-_MANY = 5_000  # from so many training images on, one fold is held out instead of each in turn
+_MANY = 5_000  # from this many training images on, only one fold is held out
 _ITERATIONS = 60
 
 
 def linear(subject: Representation, trial: Trial) -> ProtocolAnswer:
-    """Multinomial logistic regression; its strength is chosen on a held-out part of train."""
+    """Multinomial logistic regression; its strength is chosen on held-out training images."""
     x_ND = torch.from_numpy(subject.vectors(trial.images))
     train, test = torch.from_numpy(trial.train), torch.from_numpy(trial.test)
     probabilities_MK, _ = logistic_probabilities(
@@ -46,23 +46,23 @@ def linear(subject: Representation, trial: Trial) -> ProtocolAnswer:
         classes=trial.classes,
         seed=trial.seed,
     )
-    return classified(trial, probabilities_MK.cpu().numpy())
+    return classification_answer(trial, probabilities_MK.cpu().numpy())
 
 
 def logistic_probabilities(
     train_nD: Tensor, labels_n: Tensor, test_MD: Tensor, *, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
+    """Probabilities of the test vectors, (M, K), and the chosen strength lambda."""
     axes = principal_axes(train_nD)
     z_nr = axes.project(train_nD)
-    weights, strength = minimum(z_nr, labels_n, axes.variance_r, classes=classes, seed=seed)
+    weights, strength = best_fit(z_nr, labels_n, axes.variance_r, classes=classes, seed=seed)
     return logits(weights, axes.project(test_MD)).softmax(dim=0).T, strength
 
 
-def minimum(
+def best_fit(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, *, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Weights (K, r + 1) on all vectors, and the lambda that was chosen on some held out."""
+    """Weights (K, r + 1) on all vectors, and the lambda chosen on held-out ones."""
     strength, start = choose_strength(z_nr, labels_n, variance_r, classes=classes, seed=seed)
     return fit_logistic(z_nr, labels_n, variance_r, start, strength=strength), strength
 
@@ -72,9 +72,9 @@ class Axes:
     """Standardisation and principal axes of training vectors.
 
     Attributes:
-        mean_D: Of the training vectors.
-        map_Dr: Standardises and turns at once: z = (x - mean) map.
-        variance_r: Of the training vectors along each axis, after standardisation.
+        mean_D: Mean of the training vectors.
+        map_Dr: Standardises and rotates at once: z = (x - mean) map.
+        variance_r: Variance of the standardised training vectors along each axis.
     """
 
     mean_D: Tensor
@@ -87,9 +87,9 @@ class Axes:
 
 
 def principal_axes(x_nD: Tensor) -> Axes:
-    """The axes along which standardised vectors vary at all: at most min(n, D) of them.
+    """The axes along which standardised vectors vary, at most min(n, D).
 
-    They span every vector, so a penalised fit loses nothing by being confined to them.
+    They span every vector, so a penalised fit loses nothing on them.
     """
     mean_D = x_nD.mean(dim=0)
     inverse_D = inverse_deviation(mean_D, (x_nD - mean_D).square().mean(dim=0).sqrt())
@@ -98,7 +98,7 @@ def principal_axes(x_nD: Tensor) -> Axes:
 
 
 def inverse_deviation(mean_D: Tensor, deviation_D: Tensor) -> Tensor:
-    """1 / deviation, and 0 for numbers that hardly vary at all, as those of a dead unit."""
+    """1 / deviation, and 0 for numbers that hardly vary, such as a dead unit's."""
     varies_D = deviation_D > 1e-5 * mean_D.abs() + 1e-12
     return torch.where(varies_D, 1 / deviation_D.clamp(min=1e-12), 0)
 
@@ -107,7 +107,7 @@ def orthonormal_axes(s_nD: Tensor) -> tuple[Tensor, Tensor]:
     """Variances (r,) of standardised vectors along their axes (D, r), the largest last."""
     wide = len(s_nD) < s_nD.shape[1]
     gram = (s_nD @ s_nD.T if wide else s_nD.T @ s_nD) / len(s_nD)
-    # Axes found in float32 are orthonormal too; those of a wide matrix are made from its gram's.
+    # Axes found in float32 are orthonormal too; those of a wide matrix derive from its gram's.
     variance, vectors = torch.linalg.eigh(gram.double() if wide else gram)
     kept = variance > 1e-6 * variance[-1].clamp(min=1e-12)
     variance, vectors = variance[kept].float(), vectors[:, kept].float()
@@ -122,12 +122,12 @@ def zero_weights(z_nr: Tensor, classes: int) -> Tensor:
 
 
 def logits(weights: Tensor, z_nr: Tensor) -> Tensor:
-    """W z + b, (K, n): for few classes twice as fast as (n, K)."""
+    """W z + b, (K, n): with few classes twice as fast as (n, K)."""
     return torch.addmm(weights[:, -1:], weights[:, :-1], z_nr.T)
 
 
 def cross_entropy(weights: Tensor, z_nr: Tensor, labels_n: Tensor) -> Tensor:
-    """Mean over the n vectors."""
+    """Mean cross-entropy of the n vectors."""
     return F.cross_entropy(logits(weights, z_nr).T, labels_n)
 
 
@@ -150,7 +150,7 @@ def scales(variance_r: Tensor, classes: int, strength: float) -> Tensor:
 def fit_logistic(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, start: Tensor, *, strength: float
 ) -> Tensor:
-    """The minimum from a start, (K, r + 1)."""
+    """The weights (K, r + 1) at the minimum, searched from a start."""
     scale = scales(variance_r, len(start), strength)
     scaled = (start / scale).requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -175,26 +175,26 @@ def fit_logistic(
 def choose_strength(
     z_nr: Tensor, labels_n: Tensor, variance_r: Tensor, *, classes: int, seed: int
 ) -> tuple[float, Tensor]:
-    """The lambda of the lowest held-out cross-entropy, and weights near those that it leads to."""
+    """The lambda of the lowest held-out cross-entropy, and a start near its minimum."""
 
-    def without(held: Tensor) -> Fold:
+    def fold_without(held: Tensor) -> Fold:
         z, labels = z_nr[~held], labels_n[~held]
         z_held, labels_held = z_nr[held], labels_n[held]
 
-        def fitted(strength: float, start: Tensor) -> tuple[Tensor, float]:
+        def fit(strength: float, start: Tensor) -> tuple[Tensor, float]:
             weights = fit_logistic(z, labels, variance_r, start, strength=strength)
             return weights, cross_entropy(weights, z_held, labels_held).item()
 
-        return fitted
+        return fit
 
-    folds = [without(held) for held in held_out(labels_n, seed)]
+    folds = [fold_without(held) for held in held_out_masks(labels_n, seed)]
     return lowest_loss(folds, STRENGTHS, zero_weights(z_nr, classes))
 
 
 def lowest_loss(
     folds: Sequence[Fold], strengths: Sequence[float], start: Tensor
 ) -> tuple[float, Tensor]:
-    """The lambda of the lowest sum over folds, and the mean of the weights that it led to.
+    """The lambda of the lowest sum over folds, and the mean of its weights.
 
     Weaker ones are not tried once the sum rises.
     """
@@ -211,10 +211,10 @@ def lowest_loss(
     return best
 
 
-def held_out(labels_n: Tensor, seed: int, *, many: int = _MANY) -> Iterator[Tensor]:
-    """Masks of the fifths of the images that are held out in turn, a fifth of each class.
+def held_out_masks(labels_n: Tensor, seed: int, *, many: int = _MANY) -> Iterator[Tensor]:
+    """Masks of the fifths of the images to hold out in turn, a fifth of each class.
 
-    Of many images only the first fifth is.
+    With many images only the first fifth is held out.
     """
     labels = labels_n.cpu().numpy()
     shuffled = permutation(Key(seed, "evaluation/held-out"), len(labels))

@@ -1,14 +1,14 @@
-"""The logistic regression of `linear.py` for vectors that are many and long: the same minimum.
+"""The logistic regression of `linear.py` for many long vectors: the same minimum.
 
     min_{W, b}  1/n sum_i CE(W x_i + b, y_i) + lambda/2 |W|^2      x standardised
 
-`linear.py` turns all vectors to their principal axes, at the price of an eigenproblem of D x D and
-of two copies. Here they stay where and as they are stored, in float16 or in a file, and pass by in
-blocks. L-BFGS moves in U with W = U P; P scales about as there along the principal axes of a sample
-of the vectors, and all other directions alike. It changes no minimum, only the way to it: with 256
-axes, 30 iterations come to 4e-4 of the objective's minimum for D = 9,216.
+`linear.py` rotates all vectors to their principal axes, which costs an eigenproblem of D x D and
+two copies. Here the vectors stay as stored, in float16 or in a file, and are read in blocks. L-BFGS
+optimises U with W = U P; P scales approximately as there along the principal axes of a sample of
+the vectors, and all other directions equally. The minimum stays the same: with 256 axes, 30
+iterations come within 4e-4 of the objective's minimum for D = 9,216.
 
-Shapes:  N vectors as stored, D their size; n of them learnt from; B of a block; r axes; K classes.
+Shapes:  N vectors as stored, D their size; n of them for training; B of a block; r axes; K classes.
          weights are (K, D + 1): W, and b in the last column.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from selftaught.evaluation.protocols.linear import (
     STRENGTHS,
     Fold,
-    held_out,
+    held_out_masks,
     inverse_deviation,
     lowest_loss,
     orthonormal_axes,
@@ -33,22 +33,22 @@ from selftaught.evaluation.protocols.linear import (
 from selftaught.foundation.rng import Key, permutation
 
 _STRENGTHS = (10.0, *STRENGTHS)
-_SAMPLE, _AXES = 2_000, 256  # vectors whose axes are found, and how many axes are kept
-_MANY = 1_000  # from so many training images on, one fold is held out instead of each in turn
-_BLOCK = 2**22  # numbers that are float32 at a time
+_SAMPLE, _AXES = 2_000, 256  # vectors in the sample, and axes taken from it
+_MANY = 1_000  # from this many training images on, only one fold is held out
+_BLOCK = 2**22  # float32 numbers at a time
 _ITERATIONS, _HISTORY = 30, 10
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Vectors as they are stored, and those that are learnt from.
+class StoredVectors:
+    """Vectors as stored, with the training rows and labels.
 
     Attributes:
         x_ND: In memory or in a file, float16 or float32.
-        train_n: (n,) int64: which of them are learnt from.
+        train_n: (n,) int64: the training rows.
         labels_n: (n,) int64: their classes, 0 .. K-1, on the device that computes.
         classes: K.
-        seed: Of the sample and of the images that are held out.
+        seed: Seed of the sample and of the held-out images.
     """
 
     x_ND: Tensor
@@ -59,12 +59,12 @@ class Stored:
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device that computes."""
         return self.labels_n.device
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and inverse deviation over the training vectors, (D,) each: in one pass."""
+        """Mean and inverse deviation of the training vectors, (D,) each, in one pass."""
         sums = torch.zeros(2, self.x_ND.shape[1], dtype=torch.float64, device=self.device)
         for _, x_BD in self.blocks(self.train_n):
             sums += torch.stack([x_BD.sum(dim=0), x_BD.square().sum(dim=0)])
@@ -74,7 +74,7 @@ class Stored:
 
     @cached_property
     def axes(self) -> tuple[Tensor, Tensor, float]:
-        """Variances (r,) and axes (D, r) of a sample, and its variance along all other axes."""
+        """Variances (r,) and axes (D, r) of a sample, and its mean variance along other axes."""
         mean_D, inverse_D = self.scale
         chosen = permutation(Key(self.seed, "evaluation/axes"), len(self.train_n))[:_SAMPLE]
         x_nD = self.x_ND[self.train_n[np.sort(chosen)]].to(self.device).float()
@@ -84,41 +84,43 @@ class Stored:
         return variance[-_AXES:], axes_Dr[:, -_AXES:], rest
 
     def blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[slice, Tensor]]:
-        """Where each block lies among the rows, and its vectors (B, D) in float32."""
+        """The position of each block among the rows, and its vectors (B, D) in float32."""
         size = max(1, _BLOCK // self.x_ND.shape[1])
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             yield part, self.x_ND[rows[part]].to(self.device).float()
 
     def logits(self, weights: Tensor, x_BD: Tensor) -> Tensor:
-        """W x + b of vectors as they are stored, (K, B): W takes the standardisation on itself."""
+        """W x + b of vectors as stored, (K, B): the standardisation is part of W."""
         mean_D, inverse_D = self.scale
         plain_KD = weights[:, :-1] * inverse_D
         return torch.addmm(weights[:, -1:] - plain_KD @ mean_D[:, None], plain_KD, x_BD.T)
 
 
-def streamed_probabilities(stored: Stored, test_M: NDArray[np.int64]) -> tuple[Tensor, float]:
-    """Probabilities of the test vectors, (M, K), and the strength lambda that was chosen."""
+def streamed_probabilities(
+    stored: StoredVectors, test_M: NDArray[np.int64]
+) -> tuple[Tensor, float]:
+    """Probabilities of the test vectors, (M, K), and the chosen strength lambda."""
     everything = np.arange(len(stored.train_n))
-    masks = held_out(stored.labels_n, stored.seed, many=_MANY)
-    folds = [_without(stored, held.cpu().numpy()) for held in masks]
+    masks = held_out_masks(stored.labels_n, stored.seed, many=_MANY)
+    folds = [_fold_without(stored, held.cpu().numpy()) for held in masks]
     strength, start = lowest_loss(folds, _STRENGTHS, zero_streamed_weights(stored))
     weights = fit_streamed(stored, everything, start, strength=strength)
     logits = [stored.logits(weights, x_BD) for _, x_BD in stored.blocks(test_M)]
     return torch.cat(logits, dim=1).softmax(dim=0).T, strength
 
 
-def zero_streamed_weights(stored: Stored) -> Tensor:
+def zero_streamed_weights(stored: StoredVectors) -> Tensor:
     """W = 0 and b = 0."""
     return torch.zeros(stored.classes, stored.x_ND.shape[1] + 1, device=stored.device)
 
 
 def fit_streamed(
-    stored: Stored, those: NDArray[np.int64], start: Tensor, *, strength: float
+    stored: StoredVectors, positions: NDArray[np.int64], start: Tensor, *, strength: float
 ) -> Tensor:
-    """The minimum over those of the training vectors, by their positions, from a start."""
-    way = Preconditioner.of(stored, strength)
-    u = way.undone(start).requires_grad_()
+    """The weights at the minimum over some training positions, searched from a start."""
+    preconditioner = Preconditioner.of(stored, strength)
+    u = preconditioner.undo(start).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [u],
         max_iter=_ITERATIONS,
@@ -129,25 +131,25 @@ def fit_streamed(
     )
 
     def objective() -> Tensor:
-        weights = way.applied(u.detach())
-        loss, gradient = streamed_loss(stored, those, weights)
+        weights = preconditioner.apply(u.detach())
+        loss, gradient = streamed_loss(stored, positions, weights)
         gradient[:, :-1] += strength * weights[:, :-1]
-        u.grad = way.applied(gradient)
+        u.grad = preconditioner.apply(gradient)
         return loss + strength / 2 * weights[:, :-1].square().sum()
 
     optimizer.step(objective)  # type: ignore[no-untyped-call]
-    return way.applied(u.detach())
+    return preconditioner.apply(u.detach())
 
 
 def streamed_loss(
-    stored: Stored, those: NDArray[np.int64], weights: Tensor
+    stored: StoredVectors, positions: NDArray[np.int64], weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy of training vectors, and its gradient (K, D + 1): in one pass."""
+    """The mean cross-entropy of training vectors, and its gradient (K, D + 1), in one pass."""
     mean_D, inverse_D = stored.scale
-    labels = stored.labels_n[torch.from_numpy(those).to(stored.device)]
+    labels = stored.labels_n[torch.from_numpy(positions).to(stored.device)]
     slope_KD, slope_K1 = torch.zeros_like(weights[:, :-1]), torch.zeros_like(weights[:, -1:])
     loss = weights.new_zeros(())
-    for part, x_BD in stored.blocks(stored.train_n[those]):
+    for part, x_BD in stored.blocks(stored.train_n[positions]):
         logits_KB, labels_1B = stored.logits(weights, x_BD), labels[None, part]
         loss += F.cross_entropy(logits_KB.T, labels_1B[0], reduction="sum")
         wrong_KB = logits_KB.softmax(dim=0)
@@ -155,7 +157,7 @@ def streamed_loss(
         slope_KD += wrong_KB @ x_BD
         slope_K1 += wrong_KB.sum(dim=1, keepdim=True)
     standard_KD = (slope_KD - slope_K1 * mean_D) * inverse_D
-    return loss / len(those), torch.cat([standard_KD, slope_K1], dim=1) / len(those)
+    return loss / len(positions), torch.cat([standard_KD, slope_K1], dim=1) / len(positions)
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,8 @@ class Preconditioner:
     """P, symmetric: multiplies by scale_r along the axes and by `rest` across them; b stays.
 
     Attributes:
-        axes_Dr: Orthonormal.
-        scale_r: About the inverse root of the curvature along each.
+        axes_Dr: Orthonormal axes.
+        scale_r: Approximate inverse root of the curvature along each axis.
         rest: The same for all other directions.
     """
 
@@ -173,19 +175,19 @@ class Preconditioner:
     rest: float
 
     @classmethod
-    def of(cls, stored: Stored, strength: float) -> "Preconditioner":
-        """(c sigma^2 + lambda)^(-1/2), as in `linear.fit`."""
+    def of(cls, stored: StoredVectors, strength: float) -> "Preconditioner":
+        """(c sigma^2 + lambda)^(-1/2), as in `linear.scales`."""
         variance_r, axes_Dr, rest = stored.axes
         share = 1 / stored.classes
         curvature = share * (1 - share)
         scale_r = (curvature * variance_r + strength).rsqrt()
         return cls(axes_Dr, scale_r, (curvature * rest + strength) ** -0.5)
 
-    def applied(self, u: Tensor) -> Tensor:
+    def apply(self, u: Tensor) -> Tensor:
         """U P."""
         return self._scaled(u, self.scale_r, self.rest)
 
-    def undone(self, weights: Tensor) -> Tensor:
+    def undo(self, weights: Tensor) -> Tensor:
         """W P^(-1)."""
         return self._scaled(weights, 1 / self.scale_r, 1 / self.rest)
 
@@ -195,12 +197,12 @@ class Preconditioner:
         return torch.cat([scaled_KD, u[:, -1:]], dim=1)
 
 
-def _without(stored: Stored, held_n: NDArray[np.bool_]) -> Fold:
-    """Fits without the held-out images, and its cross-entropy on them."""
+def _fold_without(stored: StoredVectors, held_n: NDArray[np.bool_]) -> Fold:
+    """A function that fits without the held-out images and returns their cross-entropy."""
     held, others = np.flatnonzero(held_n), np.flatnonzero(~held_n)
 
-    def fitted(strength: float, start: Tensor) -> tuple[Tensor, float]:
+    def fit(strength: float, start: Tensor) -> tuple[Tensor, float]:
         weights = fit_streamed(stored, others, start, strength=strength)
         return weights, streamed_loss(stored, held, weights)[0].item()
 
-    return fitted
+    return fit

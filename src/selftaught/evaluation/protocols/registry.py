@@ -1,4 +1,4 @@
-"""The registry of protocols on labelled images; none is imported before it is used."""
+"""The registry of protocols on labelled images; each is imported on first use."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from selftaught.evaluation.representation import EncoderRepresentation, Represen
 from selftaught.evaluation.trial import Protocol
 
 SCRATCH = "from scratch"
-"""What the untrained network is called where all weights are trained."""
+"""Name of the untrained network when all its weights are trained."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,15 @@ class Entry:
 
     Attributes:
         place: "module:function", a `Protocol`.
-        learns: Whether training labels matter to it.
-        vectors: Whether it looks at f(x), which protocols share and which is made beforehand.
-        numbers: Whether labels are numbers to predict, and not classes.
-        trains: Whether it trains all weights: only networks take part.
-        few: The numbers of labels that it looks at unless others are asked for; none: all.
-        and_all: Whether it looks at all labels too.
-        scratch: Whether the same network that is trained from scratch stands beside the others.
-        steps: Whether something in it is trained by steps, for epochs.
-        costs: Whether what the representations cost is told too.
+        learns: Whether it uses training labels.
+        vectors: Whether it uses f(x), which protocols share and which is computed beforehand.
+        numbers: Whether labels are numbers to predict, not classes.
+        trains: Whether it trains all weights; only networks take part.
+        few: Default numbers of labels; none: all.
+        and_all: Whether it also uses all labels.
+        scratch: Whether the same network trained from scratch is compared too.
+        steps: Whether it trains something for epochs.
+        costs: Whether it also reports the cost of the representations.
     """
 
     place: str
@@ -42,7 +42,7 @@ class Entry:
     costs: bool = False
 
     def load(self) -> Protocol:
-        """The protocol itself."""
+        """Import the protocol."""
         module, _, name = self.place.partition(":")
         protocol: Protocol = getattr(
             import_module(f"selftaught.evaluation.protocols.{module}"), name
@@ -50,16 +50,16 @@ class Entry:
         return protocol
 
     def contest(self, subjects: Sequence[Representation]) -> list[tuple[Protocol, Representation]]:
-        """Who takes part, as they are called here, and by which protocol each answers."""
+        """The participants under their names here, each with its protocol."""
         if self.trains:
-            from selftaught.evaluation.protocols.finetune import takes
+            from selftaught.evaluation.protocols.finetune import has_weights
 
-            subjects = [_from_scratch(subject) for subject in subjects if takes(subject)]
+            subjects = [_as_from_scratch(subject) for subject in subjects if has_weights(subject)]
         own = self.load()
         contest = [(own, subject) for subject in subjects]
         if self.scratch:
-            named = (_from_scratch(subject) for subject in subjects)
-            untrained = next((subject for subject in named if subject.name == SCRATCH), None)
+            renamed = (_as_from_scratch(subject) for subject in subjects)
+            untrained = next((subject for subject in renamed if subject.name == SCRATCH), None)
             contest += [] if untrained is None else [(PROTOCOLS["finetune"].load(), untrained)]
         return contest
 
@@ -78,11 +78,11 @@ PROTOCOLS = {
 
 
 def check_protocols(protocols: Sequence[str], others: Iterable[str] = ()) -> None:
-    """Refuse what `evaluate` would refuse, before any image is read.
+    """Refuse unknown protocols before any image is read.
 
     Args:
-        protocols: Names that were asked for.
-        others: Names of protocols that are found elsewhere, for the hint.
+        protocols: Names of the chosen protocols.
+        others: Names of protocols outside this registry, for the hint.
 
     Raises:
         ConfigError: A protocol is unknown.
@@ -94,44 +94,42 @@ def check_protocols(protocols: Sequence[str], others: Iterable[str] = ()) -> Non
 
 
 def check_options(protocols: Sequence[str], *, few: bool, epochs: bool) -> None:
-    """Refuse options that none of the protocols looks at.
+    """Refuse options that none of the protocols uses.
 
     Args:
         protocols: Names of `PROTOCOLS`.
-        few: Whether numbers of labels are given.
-        epochs: Whether a number of epochs is.
+        few: Whether --few is set.
+        epochs: Whether --epochs is set.
 
     Raises:
-        ConfigError: One is given in vain.
+        ConfigError: An option would have no effect.
     """
     entries = [PROTOCOLS[name] for name in protocols]
-    for name, given, looks in (
+    for name, given, uses in (
         ("few", few, [entry.learns for entry in entries]),
         ("epochs", epochs, [entry.steps for entry in entries]),
     ):
-        if given and not any(looks):
-            raise ConfigError(
-                f"{', '.join(protocols)} does not look at --{name}", f"leave --{name} out"
-            )
+        if given and not any(uses):
+            raise ConfigError(f"{', '.join(protocols)} does not use --{name}", f"drop --{name}")
 
 
-def are_numbers(protocols: Sequence[str]) -> bool:
-    """Whether labels shall be numbers.
+def predicts_numbers(protocols: Sequence[str]) -> bool:
+    """Whether the protocols predict numbers.
 
     Raises:
-        ConfigError: Some protocols want numbers and others classes.
+        ConfigError: Some protocols need numbers and others classes.
     """
     kinds = {PROTOCOLS[name].numbers for name in protocols}
     if len(kinds) > 1:
         raise ConfigError(
-            f"{', '.join(protocols)}: some want numbers as labels, others classes",
-            "ask for them one at a time",
+            f"{', '.join(protocols)}: some need numbers as labels, others classes",
+            "run them one at a time",
         )
     return kinds == {True}
 
 
-def _from_scratch(subject: Representation) -> Representation:
-    """An untrained network whose weights are all trained is one that is trained from scratch."""
+def _as_from_scratch(subject: Representation) -> Representation:
+    """The representation, renamed "from scratch" if its network is untrained."""
     if isinstance(subject, EncoderRepresentation) and subject.seed is not None:
         return replace(subject, name=SCRATCH)
     return subject

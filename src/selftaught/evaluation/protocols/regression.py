@@ -1,14 +1,14 @@
-"""Ridge regression on frozen vectors: how well a linear map can read a number from them.
+"""Ridge regression on frozen vectors: how well a linear map predicts a number.
 
     min_{w, b}  1/n sum_i (y_i - w x_i - b)^2 + lambda |w|^2       x standardised
 
-On the principal axes z of the vectors it is solved an axis at a time (Hoerl, Kennard 1970),
+On the principal axes z of the vectors it is solved per axis (Hoerl, Kennard 1970),
 
     w_j = (sum_i z_ij y_i / n) / (sigma_j^2 + lambda)
 
 and so are all n fits that leave one image out: that image's error is (y_i - w z_i - b) / (1 - h_i),
 h_i = 1/n + sum_j z_ij^2 / n (sigma_j^2 + lambda) (Allen 1974, PRESS). lambda is the one with the
-lowest mean square of these errors; the test images are looked at once, at the end.
+lowest mean square of these errors; the test images are used once, at the end.
 
 Shapes:  n training vectors, M test vectors, D their size; r axes; L strengths lambda.
 """
@@ -26,11 +26,11 @@ from selftaught.evaluation.trial import ProtocolAnswer, Trial
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 """lambda as a share of the vectors' total variance, the strongest first: 10 to 1e-7."""
 
-_NO_VARIANCE = 1e-10  # of the largest axis': rounding
+_NO_VARIANCE = 1e-10  # share of the largest axis' variance: rounding
 
 
 def regression(subject: Representation, trial: Trial) -> ProtocolAnswer:
-    """Ridge regression of the targets; its strength is chosen by leaving one image out in turn."""
+    """Ridge regression of the targets; its strength is chosen by leaving each image out in turn."""
     x_ND = torch.from_numpy(subject.vectors(trial.images))
     train, test = torch.from_numpy(trial.train), torch.from_numpy(trial.test)
     predicted_M, _ = ridge_predictions(
@@ -47,7 +47,7 @@ def regression(subject: Representation, trial: Trial) -> ProtocolAnswer:
 
 
 def ridge_predictions(train_nD: Tensor, targets_n: Tensor, test_MD: Tensor) -> tuple[Tensor, float]:
-    """Numbers predicted for the test vectors, (M,) float64, and the lambda that was chosen."""
+    """Predictions for the test vectors, (M,) float64, and the chosen lambda."""
     axes = ridge_axes(train_nD.double())
     z_nr, mean = axes.project(train_nD.double()), targets_n.double().mean()
     y_n = targets_n.double() - mean
@@ -59,11 +59,11 @@ def ridge_predictions(train_nD: Tensor, targets_n: Tensor, test_MD: Tensor) -> t
 
 
 def left_out_errors(z_nr: Tensor, variance_r: Tensor, y_n: Tensor, strengths_L: Tensor) -> Tensor:
-    """Mean square error of the images that are left out in turn, for each strength, (L,).
+    """Mean squared leave-one-out error for each strength, (L,).
 
     Args:
         z_nr: The vectors along their axes; means are 0.
-        variance_r: Of each axis.
+        variance_r: Variance along each axis.
         y_n: Targets of mean 0.
         strengths_L: lambda.
     """
@@ -75,10 +75,10 @@ def left_out_errors(z_nr: Tensor, variance_r: Tensor, y_n: Tensor, strengths_L: 
 
 
 def ridge_axes(x_nD: Tensor) -> Axes:
-    """All axes along which standardised float64 vectors vary: at most min(n, D) of them.
+    """All axes along which standardised float64 vectors vary, at most min(n, D).
 
-    Unlike those of `linear` they are as exact as float64 allows: a closed form has no iterations
-    in which rounding could be put right.
+    Unlike those of `linear` they are as exact as float64 allows, because a closed form cannot
+    correct rounding in later iterations.
     """
     mean_D = x_nD.mean(dim=0)
     inverse_D = inverse_deviation(mean_D, (x_nD - mean_D).square().mean(dim=0).sqrt())

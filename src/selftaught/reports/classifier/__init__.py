@@ -1,0 +1,1 @@
+"""CLASSIFIER/report.html and ask.html."""

@@ -1,4 +1,4 @@
-"""A page of images that people should look at, with the reasons."""
+"""A page of images to label, with the reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from selftaught.reports.page import Html, Section, Thumbnail, figure, grid, imag
 
 @dataclass(frozen=True)
 class Asked:
-    """Images that are asked about for one reason."""
+    """Images to label for one reason."""
 
     title: str
     words: str
@@ -16,7 +16,7 @@ class Asked:
 
 
 def questions_page(title: str, words: str, parts: Sequence[Asked]) -> str:
-    """The page as text: a section a part, each picture above what is said of it."""
+    """The page as HTML text: a section per part, each picture above its caption."""
     return page(title, [_section(part) for part in parts if part.pictures], subtitle=words)
 
 
@@ -26,5 +26,5 @@ def _section(part: Asked) -> Section:
 
 
 def _tile(picture: Thumbnail) -> Html:
-    shown = image(picture.uri, picture.name) if picture.uri else paragraph("(no picture)")
-    return figure(shown, picture.words)
+    content = image(picture.uri, picture.name) if picture.uri else paragraph("(no image)")
+    return figure(content, picture.words)

@@ -1,0 +1,1 @@
+"""CLUSTERS/report.html."""

@@ -1,8 +1,7 @@
-"""CLUSTERS/report.html: what was found, a wall of images for each cluster, and what to do with it.
+"""CLUSTERS/report.html: an overview, a wall of images for each cluster, and the next steps.
 
-Clusters with one name are shown as one group. They stand largest first, the largest 200 with their
-images and the others in a table, and pictures have a limit, so that any clustering makes a small
-page.
+Clusters with the same name are merged. They are sorted by size, the largest 200 with their images
+and the others in a table. The pictures have a size limit, so that every page is small.
 
 Shapes:  N images.
 """
@@ -15,14 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.clusters.clusters import Assigned
-from selftaught.clusters.fit import Grouping
-from selftaught.clusters.standouts import Apart
+from selftaught.clusters.clusters import Assignment
+from selftaught.clusters.fit import ClusteredImages
+from selftaught.clusters.standouts import Standouts
 from selftaught.reports import plots
 from selftaught.reports.clusters.gallery import (
     WALLS,
     Gallery,
-    called,
+    group_link,
     others_section,
     walls_section,
 )
@@ -30,15 +29,15 @@ from selftaught.reports.clusters.lists import (
     duplicates_section,
     next_section,
     outliers_section,
-    pictured,
+    places_in_lists,
 )
 from selftaught.reports.clusters.members import (
     BORDER,
     Most,
     ShownCluster,
     agreements,
-    classes,
-    merged,
+    class_labels,
+    merged_assignment,
     nearest_clusters,
     next_groups,
     shown_clusters,
@@ -47,30 +46,30 @@ from selftaught.reports.clusters.tiles import MOST_BYTES, pictures_of
 from selftaught.reports.page import (
     Html,
     Section,
+    details,
     facts,
     figure,
-    folded,
     grid,
     join_html,
-    many,
     paragraph,
+    quantity,
     table,
     write_report,
 )
 
-_FULL, _FULL_WALLS, _SPARE = Most(12, 6, 6), 100, Most(6, 3, 3)  # up to so many walls, and of more
+_FULL, _FULL_WALLS, _SPARE = Most(12, 6, 6), 100, Most(6, 3, 3)  # up to 100 walls; with more walls
 
 
 class Curve(NamedTuple):
-    """Clusterings of several k, and why one of them was chosen.
+    """Clusterings with several k, and the choice among them.
 
     Attributes:
-        k: From the smallest.
-        stability: Of each, 0 to 1.
-        silhouette: Of each, -1 to 1.
-        entropy: Of its sizes over ln k, 0 to 1.
-        chosen: One of k.
-        words: The choice in a sentence.
+        k: Numbers of clusters, increasing.
+        stability: One per k, 0 to 1.
+        silhouette: One per k, -1 to 1.
+        entropy: Entropy of the cluster sizes over ln k, one per k, 0 to 1.
+        chosen: The chosen k.
+        words: The reason in a sentence.
     """
 
     k: Sequence[int]
@@ -81,8 +80,8 @@ class Curve(NamedTuple):
     words: str
 
 
-def clustering_sections(found: Grouping, stands: Apart) -> list[Section]:
-    """The sections of CLUSTERS/report.html for a clustering and what stands out in it."""
+def clustering_sections(found: ClusteredImages, stands: Standouts) -> list[Section]:
+    """The sections of CLUSTERS/report.html for a clustering, its outliers and near-duplicates."""
     choice, curve = found.choice, None
     if choice is not None and choice.points:
         columns = zip(*map(dataclasses.astuple, choice.points), strict=True)
@@ -91,14 +90,14 @@ def clustering_sections(found: Grouping, stands: Apart) -> list[Section]:
     return group_sections(
         found,
         outlier_N=stands.score_N,
-        odd_N=stands.odd_N,
+        odd_N=stands.outlier_N,
         duplicates=[group.tolist() for group in stands.duplicates],
         curve=curve,
     )
 
 
 def group_sections(
-    grouping: Grouping,
+    grouping: ClusteredImages,
     *,
     outlier_N: NDArray[np.float32] | None,
     odd_N: NDArray[np.bool_] | None,
@@ -110,29 +109,29 @@ def group_sections(
 
     Args:
         grouping: The clustering.
-        outlier_N: How odd each image is; the higher, the odder. None of too few images.
-        odd_N: Which images are outliers; None of too few.
-        duplicates: Groups of images that are nearly the same, as places 0 .. N-1.
-        curve: What `--k auto` chose from.
-        most_bytes: Of all pictures together; the page is a little larger.
+        outlier_N: Outlier score of each image; None if there are too few images.
+        odd_N: Which images are outliers; None if there are too few images.
+        duplicates: Groups of near-duplicates, as places 0 .. N-1.
+        curve: The candidates of `--k auto`.
+        most_bytes: Size limit of all pictures together; the page is a little larger.
     """
-    assigned = merged(grouping)
+    assigned = merged_assignment(grouping)
     most = _FULL if len(np.unique(assigned.cluster_N)) <= _FULL_WALLS else _SPARE
     found = shown_clusters(grouping, assigned, outlier_N, duplicates, most)
-    odd = _oddest_first(outlier_N, odd_N)
+    odd = _outliers_by_score(outlier_N, odd_N)
     twins = sorted(duplicates, key=len, reverse=True)
-    wanted = _wanted(found[:WALLS], pictured(odd, twins))
-    pictures = pictures_of(grouping.vectors, wanted, most_bytes)
+    places = _places_by_priority(found[:WALLS], places_in_lists(odd, twins))
+    pictures = pictures_of(grouping.vectors, places, most_bytes)
     gallery = Gallery(
         vectors=grouping.vectors,
         found=found,
         near=nearest_clusters(grouping, found, WALLS),
-        beyond=_beyond(grouping, assigned, found),
+        beyond=_nearest_other_groups(grouping, assigned, found),
         odd=frozenset(odd),
         pictures=pictures,
     )
     by_id = {group.id: group for group in found}
-    home = {place: called(gallery, by_id[int(assigned.cluster_N[place])]) for place in odd}
+    home = {place: group_link(gallery, by_id[int(assigned.cluster_N[place])]) for place in odd}
     return [
         _overview(grouping, assigned, found, twins=twins, odd_N=odd_N),
         *([] if curve is None else [choice_section(curve)]),
@@ -149,8 +148,8 @@ def write_group_report(folder: Path, sections: Sequence[Section], title: str = "
 
     Args:
         folder: CLUSTERS.
-        sections: The parts, in order.
-        title: The heading; by default the folder's name.
+        sections: The sections, in order.
+        title: The heading; by default the name of the folder.
 
     Returns:
         The path of the report.
@@ -159,11 +158,11 @@ def write_group_report(folder: Path, sections: Sequence[Section], title: str = "
 
 
 def choice_section(curve: Curve) -> Section:
-    """The clusterings of several k, and why one of them was chosen."""
+    """The clusterings with several k, and the reason for the choice."""
     meanings = {
-        "stability": "1: clusterings of different images agree.",
-        "silhouette": "1: every image is far nearer to its own cluster than to the next.",
-        "entropy": "Of the sizes, over ln k. 1: clusters of one size.",
+        "stability": "1: clusterings of different samples agree.",
+        "silhouette": "1: every image is much nearer to its own cluster than to the next.",
+        "entropy": "Of the cluster sizes, over ln k. 1: all clusters of equal size.",
     }
     drawn, columns = [], (curve.stability, curve.silhouette, curve.entropy)
     for (name, meaning), values in zip(meanings.items(), columns, strict=True):
@@ -178,81 +177,79 @@ def choice_section(curve: Curve) -> Section:
     ]
     marked = [i for i, k in enumerate(curve.k) if k == curve.chosen]
     numbers = table(("k", *meanings), rows, numbers=range(4), marked=marked)
-    parts = (paragraph(curve.words), grid(drawn), folded("The same as numbers", numbers))
-    return Section("The number of clusters", join_html(parts), "choice")
+    parts = (paragraph(curve.words), grid(drawn), details("Values", numbers))
+    return Section("Number of clusters", join_html(parts), "choice")
 
 
 def _overview(
-    grouping: Grouping,
-    assigned: Assigned,
+    grouping: ClusteredImages,
+    assigned: Assignment,
     found: Sequence[ShownCluster],
     *,
     twins: Sequence[Sequence[int]],
     odd_N: NDArray[np.bool_] | None,
 ) -> Section:
-    """How many images in how many clusters, what to know, and how far they agree with labels."""
+    """Numbers of images and clusters, notes, and the agreement with labels."""
     sizes, K = [len(group) for group in found], len({id_ for g in found for id_ in g.clusters})
-    told: dict[str, object] = {"images": sum(sizes), "clusters": K}
+    pairs: dict[str, object] = {"images": sum(sizes), "clusters": K}
     if len(found) < K:
-        told["groups by name"] = len(found)
-    of = " group" if len(found) < K else ""
-    told |= {
-        f"largest{of}": sizes[0],
-        f"median{of}": f"{np.median(sizes):,g}",
-        f"smallest{of}": sizes[-1],
+        pairs["merged by name"] = len(found)
+    pairs |= {
+        "largest cluster": sizes[0],
+        "median size": f"{np.median(sizes):,g}",
+        "smallest cluster": sizes[-1],
         "near-duplicates": sum(map(len, twins)),
-        "outliers": "not told" if odd_N is None else int(odd_N.sum()),
+        "outliers": "too few images" if odd_N is None else int(odd_N.sum()),
     }
     parts = [paragraph(note, kind="note") for note in grouping.notes]
-    labels = classes(grouping.vectors.labels)
+    labels = class_labels(grouping.vectors.labels)
     if labels is not None:
-        what = "Groups by name beside" if of else "Beside"
-        parts.append(paragraph(f"{what} {_agreement(agreements(labels, assigned.cluster_N))}"))
+        parts.append(paragraph(_agreement_text(agreements(labels, assigned.cluster_N))))
     if len(found) > 1:
-        title = f"Images in each{of or ' cluster'}"
+        title = "Images in each cluster"
         alt = f"{title}, from {sizes[0]:,} in the largest to {sizes[-1]:,}"
         drawn = plots.bars(title, sizes, alt=alt, over="rank by size")
         parts = [grid([Html(f"<div>{join_html(parts)}</div>"), figure(drawn)], kind="beside")]
-    return Section("Overview", join_html([facts(told), *parts]), "overview")
+    return Section("Overview", join_html([facts(pairs), *parts]), "overview")
 
 
-def _oddest_first(
+def _outliers_by_score(
     outlier_N: NDArray[np.float32] | None, odd_N: NDArray[np.bool_] | None
 ) -> list[int]:
-    """The places of the outliers; none where they are not known."""
+    """The places of the outliers, highest score first; empty if they are unknown."""
     if outlier_N is None or odd_N is None:
         return []
     places: list[int] = np.flatnonzero(odd_N)[np.argsort(-outlier_N[odd_N], kind="stable")].tolist()
     return places
 
 
-def _agreement(of: Mapping[str, float]) -> str:
-    """How far clusters agree with labels, in a sentence."""
+def _agreement_text(of: Mapping[str, float]) -> str:
+    """The agreement of clusters with labels, in a sentence."""
     matched = (
-        f"purity {of['purity']:.3f} (the share of images with the commonest label of their "
-        f"cluster), accuracy {of['accuracy']:.3f} (one cluster stands for one label), "
+        f"purity {of['purity']:.3f} (share of images with the most common label of their "
+        f"cluster), accuracy {of['accuracy']:.3f} (each cluster matched with one label), "
         if "purity" in of
         else ""
     )
     return (
-        f"the labels of {many(int(of['images']), 'image')}, {of['classes']:,.0f} different "
-        f"ones, which were only looked at afterwards: {matched}NMI {of['NMI']:.3f} (geometric "
-        f"mean; arithmetic {of['NMI, arithmetic']:.3f}), ARI {of['ARI']:.3f} (0 is what chance "
-        "gives)."
+        f"Agreement with the labels of {quantity(int(of['images']), 'image')} "
+        f"({of['classes']:,.0f} different labels, not used for clustering): "
+        f"{matched}NMI {of['NMI']:.3f} (geometric mean; arithmetic {of['NMI, arithmetic']:.3f}), "
+        f"ARI {of['ARI']:.3f} (0 is chance)."
     )
 
 
-def _wanted(shown: Sequence[ShownCluster], listed: Sequence[int]) -> list[int]:
-    """The places whose pictures the page wants: of each wall the first kind, before the others."""
-    kinds = [list(group.shown.values()) for group in shown]
+def _places_by_priority(walls: Sequence[ShownCluster], listed: Sequence[int]) -> list[int]:
+    """The places whose pictures the page needs: the first kind of each wall, then the others."""
+    kinds = [list(group.shown.values()) for group in walls]
     first = [place for first, *_ in kinds for place in first]
     return [*first, *listed, *(p for _, *others in kinds for places in others for p in places)]
 
 
-def _beyond(
-    grouping: Grouping, assigned: Assigned, found: Sequence[ShownCluster]
+def _nearest_other_groups(
+    grouping: ClusteredImages, assigned: Assignment, found: Sequence[ShownCluster]
 ) -> dict[int, ShownCluster]:
-    """The other group that each image of a border is near to."""
+    """The nearest other group of each image on a border."""
     border = [place for group in found[:WALLS] for place in group.shown.get(BORDER, ())]
     by_id = {group.id: group for group in found}
     nearest_ids = next_groups(grouping, assigned, border)

@@ -1,4 +1,4 @@
-"""What the report of a clustering lists: near-duplicates, outliers, and what to do next."""
+"""The lists of a clustering's report: near-duplicates, outliers and next steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftaught.reports.clusters.members import ShownCluster
-from selftaught.reports.clusters.tiles import image_tile, short
+from selftaught.reports.clusters.tiles import image_tile, shorten
 from selftaught.reports.page import (
     Html,
     Markup,
@@ -14,45 +14,47 @@ from selftaught.reports.page import (
     address,
     bullets,
     code,
-    folded,
+    details,
     grid,
     join_html,
-    many,
     paragraph,
+    quantity,
     table,
 )
 from selftaught.vectors.vectors import Vectors
 
-_OUTLIERS, _TWINS, _OF_EACH = 48, 60, 5  # with pictures: outliers, groups of duplicates, of each
-_MORE, _PATHS = 500, 10  # more of either, as text; paths of a group
-_TABLE = "assignments.parquet has all of them."
+_OUTLIERS, _TWINS, _OF_EACH = (
+    48,
+    60,
+    5,
+)  # with pictures: outliers; groups of near-duplicates; images per group
+_MORE, _PATHS = 500, 10  # more of either, as text; paths per group
 
 
-def pictured(odd: Sequence[int], twins: Sequence[Sequence[int]]) -> list[int]:
-    """The places whose pictures these lists want."""
+def places_in_lists(odd: Sequence[int], twins: Sequence[Sequence[int]]) -> list[int]:
+    """The places whose pictures these lists show."""
     return [*odd[:_OUTLIERS], *(place for group in twins[:_TWINS] for place in group[:_OF_EACH])]
 
 
 def duplicates_section(
     vectors: Vectors, pictures: Mapping[int, str], twins: Sequence[Sequence[int]]
 ) -> Section:
-    """Images that are nearly the same, group by group, the largest first."""
+    """Groups of near-duplicates, the largest first."""
     title, anchor = "Near-duplicates", "duplicates"
     if not twins:
-        words = "No two images are nearly the same."
-        return Section(title, paragraph(words, kind="good"), anchor)
+        return Section(title, paragraph("No near-duplicates.", kind="good"), anchor)
     number = sum(map(len, twins))
     words = (
-        f"{many(number, 'image')} in {many(len(twins), 'group')}, alike within each. "
-        f"With one of each kept, {many(number - len(twins), 'image')} would go."
+        f"{quantity(number, 'near-duplicate')} in {quantity(len(twins), 'group')}. "
+        f"Keeping one image per group would remove {quantity(number - len(twins), 'image')}."
     )
     shown = [_twins(vectors, pictures, group) for group in twins[:_TWINS]]
     rest = twins[_TWINS : _TWINS + _MORE]
     parts = [paragraph(words), grid(shown, kind="twins")]
     if rest:
         lines = (" · ".join(_paths(vectors, group)) for group in rest)
-        parts.append(folded(f"The next {many(len(rest), 'group')}", bullets(lines)))
-    return Section(title, join_html([*parts, _left(len(twins), _TWINS + _MORE)]), anchor)
+        parts.append(details(f"The next {quantity(len(rest), 'group')}", bullets(lines)))
+    return Section(title, join_html([*parts, _omission_note(len(twins), _TWINS + _MORE)]), anchor)
 
 
 def outliers_section(
@@ -62,30 +64,31 @@ def outliers_section(
     outlier_N: NDArray[np.float32] | None,
     cluster: Mapping[int, Html],
 ) -> Section:
-    """Images unlike the others.
+    """The outliers.
 
     Args:
-        vectors: Of all images.
-        pictures: By place.
-        odd: The places of the outliers, oddest first.
-        outlier_N: How odd each image is; None where there are too few to tell.
-        cluster: What the group of each outlier is called.
+        vectors: The vectors of all images.
+        pictures: Pictures by place.
+        odd: The places of the outliers, highest score first.
+        outlier_N: Outlier score of each image; None if there are too few images.
+        cluster: The name of each outlier's group.
     """
     title, anchor = "Outliers", "outliers"
     if outlier_N is None:
-        words = "Outliers are not told: there are too few images."
+        words = "There are too few images to detect outliers."
         return Section(title, paragraph(words, kind="note"), anchor)
     if not odd:
-        return Section(title, paragraph("No image stands out.", kind="good"), anchor)
+        return Section(title, paragraph("No outliers.", kind="good"), anchor)
 
     few, more = odd[:_OUTLIERS], odd[_OUTLIERS : _OUTLIERS + _MORE]
     words = (
-        f"{many(len(odd), 'image')} unlike the others, the oddest first: the higher the score, the "
-        "odder. Look for what does not belong: broken images, captions, other subjects."
+        f"{quantity(len(odd), 'outlier')}, highest score first. Look for images that do not "
+        "belong, such as broken images, captions or other subjects."
     )
     cards = [
         Html(
-            f"<div>{_small(pictures, vectors, place)}<p>{address(short(vectors.paths[place]))}<br>"
+            f"<div>{_picture(pictures, vectors, place)}"
+            f"<p>{address(shorten(vectors.paths[place]))}<br>"
             f"<small>{cluster[place]}, score {outlier_N[place]:.3f}</small></p></div>"
         )
         for place in few
@@ -94,48 +97,48 @@ def outliers_section(
     if more:
         rows = [
             (
-                Markup(address(short(vectors.paths[place]))),
+                Markup(address(shorten(vectors.paths[place]))),
                 Markup(cluster[place]),
                 f"{outlier_N[place]:.3f}",
             )
             for place in more
         ]
         lines = table(("path", "cluster", "score"), rows, numbers=(2,))
-        parts.append(folded(f"The next {many(len(more), 'image')}", lines))
-    return Section(title, join_html([*parts, _left(len(odd), _OUTLIERS + _MORE)]), anchor)
+        parts.append(details(f"The next {quantity(len(more), 'image')}", lines))
+    return Section(title, join_html([*parts, _omission_note(len(odd), _OUTLIERS + _MORE)]), anchor)
 
 
 def next_section(group: ShownCluster, *, encoder: bool = True) -> Section:
-    """How clusters are named, and what they are good for; one of them is the example.
+    """How to name clusters and how to use them.
 
     Args:
-        group: The example.
-        encoder: Whether it is known where the encoder is.
+        group: The cluster of the example.
+        encoder: Whether the location of the encoder is known.
     """
     where = "" if encoder else " --encoder RUN"
     parts = (
         paragraph(
-            "Name the clusters: write the file names.csv into the folder of this report, with the "
-            "columns cluster and name and a line for each cluster that you have a name for. "
-            "Clusters with one name become one group."
+            "Name the clusters: create the file names.csv in the folder of this report, with the "
+            "columns cluster and name and one line per cluster that you want to name. Clusters "
+            "with the same name are merged."
         ),
         code(["cluster,name", *(f"{id_},a name" for id_ in group.clusters)]),
         paragraph(
-            "Then put new images into these clusters, under their names; CLUSTERS is the folder of "
-            "this report, DATA the new images:"
+            "Then assign new images to these clusters. CLUSTERS is the folder of this report, DATA "
+            "the new images:"
         ),
         code([f"selftaught assign CLUSTERS DATA{where} --out table.parquet"]),
     )
-    return Section("What to do next", join_html(parts), "next")
+    return Section("Next steps", join_html(parts), "next")
 
 
-def _small(pictures: Mapping[int, str], vectors: Vectors, place: int) -> Html:
-    """A picture, where there is one: the path stands beside it."""
+def _picture(pictures: Mapping[int, str], vectors: Vectors, place: int) -> Html:
+    """The picture, if there is one; its path is printed next to it."""
     return image_tile(pictures, vectors, place) if place in pictures else Html("")
 
 
 def _twins(vectors: Vectors, pictures: Mapping[int, str], group: Sequence[int]) -> Html:
-    """The pictures of a group of duplicates, and their paths."""
+    """The pictures of a group of near-duplicates, and their paths."""
     tiles = [
         image_tile(pictures, vectors, place) for place in group[:_OF_EACH] if place in pictures
     ]
@@ -145,13 +148,14 @@ def _twins(vectors: Vectors, pictures: Mapping[int, str], group: Sequence[int]) 
 
 
 def _paths(vectors: Vectors, group: Sequence[int]) -> list[str]:
-    """The paths of a group; of a large one, the first and how many there are."""
-    paths = [short(vectors.paths[place]) for place in group[:_PATHS]]
+    """The paths of a group; for a large one, the first paths and the number of the others."""
+    paths = [shorten(vectors.paths[place]) for place in group[:_PATHS]]
     left = len(group) - _PATHS
     return [*paths, f"and {left:,} more"] if left > 0 else paths
 
 
-def _left(number: int, listed: int) -> Html:
-    """What the page leaves out, if anything."""
+def _omission_note(number: int, listed: int) -> Html:
+    """A note on what the page leaves out, if anything."""
     left = number - listed
-    return paragraph(f"{left:,} more are not on this page: {_TABLE}") if left > 0 else Html("")
+    words = f"{left:,} more are not on this page; assignments.parquet has all of them."
+    return paragraph(words) if left > 0 else Html("")

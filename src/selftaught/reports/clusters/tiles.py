@@ -1,6 +1,6 @@
-"""Images by their place as small pictures, or as their paths where there are no pixels.
+"""Images by their place as thumbnails, or as their paths if there are no pixels.
 
-A page has room for so many bytes of pictures; those that are asked for first come first.
+The pictures of a page have a size limit; the first places have priority.
 
 Shapes:  H, W height and width; C channels.
 """
@@ -16,10 +16,10 @@ from selftaught.reports.sheets import thumbnail
 from selftaught.vectors.vectors import Vectors
 
 SIDE = 64
-"""Pixels of a picture's longer side; smaller images stay as they are."""
+"""Pixels of a picture's longer side; smaller images are not enlarged."""
 
 MOST_BYTES = 10 * 2**20
-"""Of all pictures of a page."""
+"""Size limit of all pictures of a page."""
 
 _AT_ONCE, _THREADS = 256, 4
 _LONGEST = 200  # characters of a path
@@ -28,14 +28,14 @@ _LONGEST = 200  # characters of a path
 def pictures_of(
     vectors: Vectors, places: Iterable[int], most_bytes: int = MOST_BYTES
 ) -> dict[int, str]:
-    """Small pictures as `data:` URIs, by place.
+    """Thumbnails as `data:` URIs, by place.
 
-    An image that cannot be read (any more) has none, nor has any after `most_bytes` are used up.
+    Unreadable images have none, and no image has one once `most_bytes` are used up.
 
     Args:
-        vectors: What knows the images.
-        places: Of images, the most important first, as often as the page shows them.
-        most_bytes: Of all pictures together.
+        vectors: The vectors, with their images.
+        places: Places of images, most important first, as often as the page shows them.
+        most_bytes: Size limit of all pictures together.
     """
     found: dict[int, str] = {}
     times = Counter(places if vectors.images is not None else ())
@@ -53,7 +53,7 @@ def pictures_of(
 
 
 def _picture(vectors: Vectors, place: int) -> str:
-    """One picture, "" where the image cannot be read."""
+    """The thumbnail of an image; "" if it cannot be read."""
     assert vectors.images is not None
     try:
         image_HWC = vectors.images.store.read(vectors.row_N[[place]]).image(0)
@@ -66,15 +66,15 @@ def _picture(vectors: Vectors, place: int) -> str:
 def image_tile(
     pictures: Mapping[int, str], vectors: Vectors, place: int, caption: str = ""
 ) -> Html:
-    """An image of a wall: its picture with its path as words, or its path alone."""
-    path = short(vectors.paths[place])
-    shown = image(pictures[place], path) if place in pictures else address(path)
+    """An image of a wall: its picture with the path as alternative text, or its path."""
+    path = shorten(vectors.paths[place])
+    content = image(pictures[place], path) if place in pictures else address(path)
     words = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     kind = "tile" if place in pictures else "tile words"
-    return Html(f'<figure class="{kind}" title="{text(path)}">{shown}{words}</figure>')
+    return Html(f'<figure class="{kind}" title="{text(path)}">{content}{words}</figure>')
 
 
-def short(words: str) -> str:
-    """Long words without their middle."""
+def shorten(words: str) -> str:
+    """A text of at most 200 characters, without its middle if necessary."""
     half = _LONGEST // 2
     return words if len(words) <= _LONGEST else f"{words[:half]}…{words[-half:]}"

@@ -1,4 +1,4 @@
-"""What a run's report shows, gathered from what the run wrote down and from its images.
+"""The content of a run's report, from the files of the run and its images.
 
 Shapes:  N images; C channels; S side of a view; D size of a vector.
 """
@@ -20,7 +20,7 @@ from selftaught.foundation.machine import CPU, Machine
 from selftaught.foundation.rng import Key, permutation
 from selftaught.pairwise.neighbours import top_k
 from selftaught.reports.page import Section, Thumbnail
-from selftaught.reports.run.filters import first_layer, last_stage
+from selftaught.reports.run.filters import first_layer_sections, last_stage_sections
 from selftaught.reports.run.sections import (
     Neighbourhood,
     clusters_sections,
@@ -40,7 +40,7 @@ from selftaught.views.raw import Raw
 from selftaught.views.sample import sample
 from selftaught.views.tensors import apply_policy
 
-_QUERIES, _NEIGHBOURS = 12, 6  # images whose neighbours are shown, and how many of them
+_QUERIES, _NEIGHBOURS = 12, 6  # query images, and neighbours of each
 _SHEET_IMAGES, _SHEET_VIEWS = 6, 8
 
 
@@ -58,12 +58,12 @@ def run_sections(
 
     Args:
         run: The run's folder, for its metrics.
-        encoder: What was trained.
-        images: What it was trained on.
+        encoder: The trained encoder.
+        images: The training images.
         machine: Where vectors are computed.
         config: The resolved configuration as plain values.
-        specs: The views that it saw.
-        rows: The lines of evaluation.json.
+        specs: The views used in training.
+        rows: The rows of evaluation.json.
     """
     metrics = log.read_metrics(run)
     alarms = [words for line in metrics for words in line.get("alarms", [])]
@@ -79,17 +79,18 @@ def run_sections(
         loss_section(metrics),
         health_section(metrics, alarms),
         *clusters_sections(metrics),
-        views_section(sheet(images, specs[0], encoder.config.intensity, seed=config["seed"])),
+        views_section(
+            preview_sheet(images, specs[0], encoder.config.intensity, seed=config["seed"])
+        ),
         neighbours_section(neighbourhoods(images, vectors_ND, encoder.config.intensity)),
-        *first_layer(encoder),
-        *last_stage(encoder, images, machine),
+        *first_layer_sections(encoder),
+        *last_stage_sections(encoder, images, machine),
         *evaluation_sections(rows),
     ]
 
 
 def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """One table section for each set of labelled images that the encoder was judged on, and above
-    it the verdict, where one was asked for."""
+    """One section of tables per labelled data set, after its verdict if one was requested."""
     if not rows:
         return [table_section([])]
     by_data: dict[str, list[Row]] = {}
@@ -107,23 +108,25 @@ def evaluation_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
     ]
 
 
-def sheet(
+def preview_sheet(
     images: Images, spec: ViewSpec, intensity: Intensity, *, seed: int, number: int = _SHEET_IMAGES
 ) -> bytes:
-    """A contact sheet of `number` images drawn at random, each with views as in training."""
-    raw = images.store.read(drawn_rows(images, seed, number))
-    views = seen(raw, spec, intensity, seed=seed, number=_SHEET_VIEWS)
+    """A contact sheet of `number` random images, each with views as in training."""
+    raw = images.store.read(random_rows(images, seed, number))
+    views = random_views(raw, spec, intensity, seed=seed, number=_SHEET_VIEWS)
     return views_sheet(raw.images(), views, intensity, normalised=spec.policy.normalise)
 
 
-def drawn_rows(images: Images, seed: int, number: int) -> NDArray[np.int64]:
-    """The rows of `number` images drawn at random, in their order."""
+def random_rows(images: Images, seed: int, number: int) -> NDArray[np.int64]:
+    """The rows of `number` random images, in order."""
     return np.sort(permutation(Key(seed, "views sheet"), len(images.store))[:number])
 
 
-def seen(raw: Raw, spec: ViewSpec, intensity: Intensity, *, seed: int, number: int) -> list[Tensor]:
+def random_views(
+    raw: Raw, spec: ViewSpec, intensity: Intensity, *, seed: int, number: int
+) -> list[Tensor]:
     """`number` views of each image, each a tensor (N, C, S, S)."""
-    pixels = raw.tensors()  # a few images are not worth the kernel's compilation
+    pixels = raw.tensors()  # compiling the kernel does not pay for a few images
     return [
         apply_policy(
             pixels,
@@ -149,7 +152,7 @@ def neighbourhoods(
     intensity: Intensity,
     queries: Sequence[int] | None = None,
 ) -> list[Neighbourhood]:
-    """Some images, by default a dozen drawn at random, each with its nearest neighbours."""
+    """Some images, by default a dozen random ones, each with its nearest neighbours."""
     N = len(vectors_ND)
     if queries is None:
         queries = np.sort(permutation(Key(0, "report queries"), N)[:_QUERIES]).tolist()
@@ -162,12 +165,12 @@ def neighbourhoods(
 def image_lines(
     images: Images, intensity: Intensity, rows: Iterable[Iterable[int]]
 ) -> list[Neighbourhood]:
-    """Images by their rows, each line led by its first."""
+    """Lines of images given by their rows; the first of each line is the query."""
     names = images.checked.images["path"]
 
-    def small(row: int) -> Thumbnail:
+    def thumbnail_of(row: int) -> Thumbnail:
         image, name = images.store.read(np.array([row])).image(0), names[row].as_py()
         return picture(image, intensity, name=name, words=name)
 
-    lines = [[small(int(row)) for row in line] for line in rows]
+    lines = [[thumbnail_of(int(row)) for row in line] for line in rows]
     return [Neighbourhood(first, others) for first, *others in lines]

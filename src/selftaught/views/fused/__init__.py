@@ -1,1 +1,1 @@
-"""The fused kernel, compiled by numba: a view from raw pixels in one go, in the canonical order."""
+"""The fused kernel, compiled by numba: a view from raw pixels in one pass, in canonical order."""

@@ -1,7 +1,7 @@
 """Gaussian blur of one plane of a view: along the rows into another plane, back along the columns.
 
-The two pixels at the same distance are added first; three such pairs are added a pass. Taps too
-small to be seen are left out: at an average sigma half of a kernel of 23 pixels.
+The two pixels at the same distance are added first, with three such pairs per pass. Negligible taps
+are left out: at an average sigma, half of a kernel of 23 pixels.
 
 Shapes:  P = S * S pixels of a plane, S its side; K taps, the middle and one side.
 """
@@ -13,13 +13,13 @@ import numpy as np
 
 from selftaught.views.fused.compiled import Floats, compiled, part
 
-PAIRS = 3  # a pass
-_SMALLEST = 1e-7  # a tap, where all sum to 1
+PAIRS = 3  # per pass
+_SMALLEST = 1e-7  # the smallest tap, if all sum to 1
 
 
 @compiled
 def gaussian(sigma: np.float32, reach: int, weights_K: Floats) -> int:
-    """Weights of the middle and of one side; returns how far they reach before they vanish."""
+    """Fill in the weights of the middle and one side; returns the last one used."""
     total = 0.0
     for k in range(reach + 1):
         total += math.exp(-0.5 * (k / sigma) ** 2) * (2 if k else 1)
@@ -29,22 +29,22 @@ def gaussian(sigma: np.float32, reach: int, weights_K: Floats) -> int:
         weights_K[k] = weight if weight >= _SMALLEST else 0.0
         sides += 2 * float(weights_K[k]) if k else 0.0
         last = k if weight >= _SMALLEST else last
-    weights_K[0] = 1 - sides  # the middle makes up for what is left out
+    weights_K[0] = 1 - sides  # the middle compensates for omitted taps
     return last
 
 
 @compiled
 def blur_plane(x_P: Floats, size: int, scratch: Any, reach: int) -> None:
-    """In place; the weights are `scratch.taps`, as many more than `reach` as make up a pass."""
+    """Blur in place; the weights are `scratch.taps`, padded beyond `reach` to whole passes."""
     plane, padded, taps = scratch.plane_P, scratch.padded, scratch.taps
     for i in range(size):
-        _along(part(x_P, i * size, size), part(plane, i * size, size), padded, taps, reach)
+        _blur_row(part(x_P, i * size, size), part(plane, i * size, size), padded, taps, reach)
     for i in range(size):
-        _across(part(x_P, i * size, size), plane, i, taps, reach)
+        _blur_across(part(x_P, i * size, size), plane, i, taps, reach)
 
 
 @compiled
-def _along(x_S: Floats, out_S: Floats, padded: Floats, taps: Floats, reach: int) -> None:
+def _blur_row(x_S: Floats, out_S: Floats, padded: Floats, taps: Floats, reach: int) -> None:
     size, start = len(x_S), len(taps)
     for j in range(size):
         padded[start + j] = x_S[j]
@@ -61,7 +61,7 @@ def _along(x_S: Floats, out_S: Floats, padded: Floats, taps: Floats, reach: int)
 
 
 @compiled
-def _across(out_S: Floats, plane: Floats, i: int, taps: Floats, reach: int) -> None:
+def _blur_across(out_S: Floats, plane: Floats, i: int, taps: Floats, reach: int) -> None:
     size = len(out_S)
     _middle(out_S, part(plane, i * size, size), taps[0])
     for k in range(1, reach + 1, PAIRS):
@@ -73,7 +73,7 @@ def _across(out_S: Floats, plane: Floats, i: int, taps: Floats, reach: int) -> N
 
 @compiled
 def _row(plane: Floats, i: int, size: int) -> Any:
-    """The border is reflected, without the pixels on it."""
+    """Row i; the border is reflected, without repeating the border row."""
     return part(plane, (size - 1 - abs(size - 1 - abs(i))) * size, size)
 
 

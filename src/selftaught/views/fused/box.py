@@ -1,10 +1,10 @@
-"""The box of a view, resampled straight from raw pixels.
+"""The box of a view, resampled directly from raw pixels.
 
-A box higher than the view: rows of raw pixels are mixed, and each mixed row is resampled. Another
-one: each of its rows is resampled once, and the resampled rows are mixed. So the dear part, along a
-row, is done as seldom as can be.
+If the box is higher than the view, rows of raw pixels are mixed and each mixed row is resampled.
+Otherwise each row is resampled once, and the resampled rows are mixed. So the expensive part, along
+a row, is done as rarely as possible.
 
-Shapes:  V = C * P numbers of a view, P = S * S pixels a plane, S its side; C channels; K taps.
+Shapes:  V = C * P numbers of a view, P = S * S pixels per plane, S its side; C channels; K taps.
 """
 
 import math
@@ -14,11 +14,11 @@ import numpy as np
 
 from selftaught.views.fused.compiled import ONE, ZERO, Floats, compiled, inlined, part, rounded
 
-SLOTS = 4  # resampled rows that are kept when rows are mixed last: the taps of a bicubic filter
+SLOTS = 4  # resampled rows held if rows are mixed last: the taps of a bicubic filter
 
 
 class Box(NamedTuple):
-    """Where a box lies: `raw` begins with it, rows are `stride` apart and have `width` numbers."""
+    """A box: `raw` starts at its first pixel, rows are `stride` apart and have `width` numbers."""
 
     raw: Any
     height: int
@@ -30,10 +30,10 @@ class Box(NamedTuple):
 
 @rounded
 def make_filter(length: int, size: int, cubic: bool, first_S: Any, weights: Floats) -> int:
-    """First pixel and weights of each of `size` pixels; returns the number of taps K.
+    """Fill in first pixel and weights for each of `size` pixels; returns the number of taps K.
 
-    The centre is rounded to float32, as torchvision does it; all else is float64. Weights of pixel
-    u are weights[u * K : (u + 1) * K]; taps beyond the box weigh nothing.
+    The centre is rounded to float32, as in torchvision; everything else is float64. Weights of
+    pixel u are weights[u * K : (u + 1) * K]; taps beyond the box have weight 0.
     """
     scale = _as_float32(length / size)
     stretch = max(scale, 1.0)
@@ -56,8 +56,8 @@ def make_filter(length: int, size: int, cubic: bool, first_S: Any, weights: Floa
 
 @rounded
 def _as_float32(x: float) -> float:
-    """x > 0 rounded to the 24 bits of float32. The compiler leaves a conversion there and back out
-    where it makes this a part of a function whose sums may be reordered."""
+    """x > 0 rounded to the 24 bits of float32. (The compiler would drop a conversion to float32 and
+    back when it inlines this into a function whose sums may be reordered.)"""
     bits = np.float64(x).view(np.int64)
     bits += 0xFFFFFFF + ((bits >> 29) & 1)
     return np.int64(bits & ~0x1FFFFFFF).view(np.float64)
@@ -74,8 +74,8 @@ def _weight(d: float, cubic: bool) -> float:
 
 
 @compiled
-def turn(first_S: Any, weights: Floats, size: int, taps: int) -> None:
-    """Mirrors a filter: the last pixel comes first."""
+def mirror_filter(first_S: Any, weights: Floats, size: int, taps: int) -> None:
+    """Mirror a filter: the last pixel comes first."""
     for u in range(size // 2):
         v = size - 1 - u
         first_S[u], first_S[v] = first_S[v], first_S[u]
@@ -86,7 +86,7 @@ def turn(first_S: Any, weights: Floats, size: int, taps: int) -> None:
 
 @inlined
 def resample(box: Box, setting: Any, scratch: Any, x_V: Floats, rows: Any, done: int) -> int:
-    """Rows rows[0] to rows[1] - 1 of the view; `done` is what the last call returned, first 0."""
+    """Make rows rows[0] to rows[1] - 1 of the view; `done` is the previous result, initially 0."""
     size = setting.size
     for i in range(rows[0], rows[1]):
         if box.height > size:
@@ -119,7 +119,7 @@ def _mix_first(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int) -> Non
 
 @inlined
 def _mix_last(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int, done: int) -> int:
-    """Of the box `done` rows have been resampled; the last few lie in a ring. The new number."""
+    """Make row i from resampled rows in a ring; `done` of them so far. Returns the new number."""
     size, first, ring = setting.size, scratch.row_first_S[i], scratch.ring
     slot = size * setting.channels
     while done < min(first + box.row_taps, box.height):
@@ -140,7 +140,7 @@ def _mix_last(box: Box, setting: Any, scratch: Any, x_V: Floats, i: int, done: i
 
 @inlined
 def _resample_row(box: Box, setting: Any, scratch: Any, out: Floats, at: int, plane: int) -> None:
-    """The interleaved row in `scratch.row` into a row of each plane; usual taps are unrolled."""
+    """Resample the interleaved `scratch.row` to a row of each plane; common taps are unrolled."""
     row, first_S, weights = scratch.row, scratch.column_first_S, scratch.column_weights
     size, taps, channels = setting.size, box.column_taps, setting.channels
     if channels != 3:
@@ -169,7 +169,7 @@ def _resample_row(box: Box, setting: Any, scratch: Any, out: Floats, at: int, pl
 def _columns_3(
     row: Floats, first_S: Any, weights: Floats, taps: int, red: Floats, green: Floats, blue: Floats
 ) -> None:
-    """Indices are unsigned: those cannot be negative, so numba allows for nothing."""
+    """Resample a row of three channels; unsigned indices save numba's test for negative ones."""
     for u in range(len(red)):
         at, weights_K = np.uint64(first_S[u]), part(weights, u * taps, taps)
         r = g = b = ZERO
@@ -216,7 +216,7 @@ def _add_units(
     low: np.float32,
     gain: np.float32,
 ) -> None:
-    """The same for raw values that are first clipped to the intensity's range."""
+    """Like `_add`, for raw values that are first clipped to the intensity's range."""
     for j in range(len(out)):
         x = min(max((np.float32(a[j]) - low) * gain, ZERO), ONE)
         y = min(max((np.float32(b[j]) - low) * gain, ZERO), ONE)

@@ -2,7 +2,7 @@
 
 Definitions are those of `views.operations`.
 
-Shapes:  V = C * P numbers of a view, P = S * S pixels a plane; C channels; T pixels of a tile.
+Shapes:  V = C * P numbers of a view, P = S * S pixels per plane; C channels; T pixels of a tile.
 """
 
 from typing import Any, NamedTuple
@@ -26,14 +26,14 @@ class Tile(NamedTuple):
 
 
 @compiled
-def _of(tile: Tile, c: int) -> Any:
+def _plane(tile: Tile, c: int) -> Any:
     return part(tile.x_V, c * tile.plane + tile.start, tile.length)
 
 
 @compiled
 def jitter_plan(k: int, drawn: Any, setting: Any, codes_4: Any) -> tuple[int, int]:
-    """Fills in which operations of the jitter are to be done, and returns their number and where
-    contrast is among them: at their end if it is not."""
+    """Fill in the jitter operations to apply; returns their number and the place of contrast, which
+    equals that number if it is not among them."""
     count, contrast = 0, -1
     if drawn.jitter_N[k]:
         for j in range(4):
@@ -47,47 +47,47 @@ def jitter_plan(k: int, drawn: Any, setting: Any, codes_4: Any) -> tuple[int, in
 
 @compiled
 def jitter_tile(tile: Tile, setting: Any, codes: Any, factors_4: Any) -> None:
-    """Operations other than contrast, in their order."""
+    """Apply operations other than contrast, in their order."""
     for code in codes:
         if code == BRIGHTNESS:
             for c in range(setting.channels):
-                _brightness(_of(tile, c), factors_4[code])
+                _brightness(_plane(tile, c), factors_4[code])
         elif code == SATURATION:
-            _saturation(_of(tile, 0), _of(tile, 1), _of(tile, 2), factors_4[code])
+            _saturation(_plane(tile, 0), _plane(tile, 1), _plane(tile, 2), factors_4[code])
         else:
-            _hue(_of(tile, 0), _of(tile, 1), _of(tile, 2), factors_4[code])
+            _hue(_plane(tile, 0), _plane(tile, 1), _plane(tile, 2), factors_4[code])
 
 
 @compiled
 def contrast_sum(tile: Tile, channels: int) -> float:
-    """Sum over a tile of what contrast takes the mean of."""
+    """Sum over a tile of the values whose mean contrast needs."""
     if channels == 3:
-        red, green, blue = _sum(_of(tile, 0)), _sum(_of(tile, 1)), _sum(_of(tile, 2))
+        red, green, blue = _sum(_plane(tile, 0)), _sum(_plane(tile, 1)), _sum(_plane(tile, 2))
         return float(_RED * red + _GREEN * green + _BLUE * blue)
     every = 0.0
     for c in range(channels):
-        every += float(_sum(_of(tile, c)))
+        every += float(_sum(_plane(tile, c)))
     return every / channels
 
 
 @compiled
 def contrast_tile(tile: Tile, channels: int, mean: np.float32, factor: np.float32) -> None:
-    """Away from the mean."""
+    """Scale the difference from the mean by the factor."""
     for c in range(channels):
-        _contrast(_of(tile, c), mean, factor)
+        _contrast(_plane(tile, c), mean, factor)
 
 
 @compiled
 def gray_tile(tile: Tile) -> None:
-    """The luminance in all three channels."""
-    _gray(_of(tile, 0), _of(tile, 1), _of(tile, 2))
+    """Set all three channels to the luminance."""
+    _gray(_plane(tile, 0), _plane(tile, 1), _plane(tile, 2))
 
 
 @compiled
 def normalise_tile(tile: Tile, setting: Any) -> None:
     """(x - mean) / std of each channel."""
     for c in range(setting.channels):
-        _scale(_of(tile, c), setting.scale_C[c], setting.shift_C[c])
+        _scale(_plane(tile, c), setting.scale_C[c], setting.shift_C[c])
 
 
 # --- the loops
@@ -119,9 +119,9 @@ def _saturation(red_T: Floats, green_T: Floats, blue_T: Floats, factor: np.float
 
 @compiled
 def _hue(red_T: Floats, green_T: Floats, blue_T: Floats, turns: np.float32) -> None:
-    """All hues times 6 chroma: there is nothing to divide, and gray stays gray.
+    """Shift the hue. Hues are multiplied by 6 chroma: no division is needed, and gray stays gray.
 
-    Hue, shift and the hue where a channel is lowest add up to 9 sixths of a turn at most, so the
+    Hue, shift and the hue at which a channel is lowest add up to at most 9 sixths of a turn, so the
     distance to the nearest whole turn is |d| or |6 - |d||.
     """
     shift = SIX * (turns - np.float32(round(turns)))

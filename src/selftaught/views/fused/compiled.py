@@ -1,6 +1,6 @@
-"""How the kernel's functions are compiled, and how they look at a part of an array.
+"""Decorators that compile the kernel's functions, and slices of arrays without overhead.
 
-numba has no types for mypy; the decorators here say that a function stays what it is.
+numba has no types for mypy; the decorators here keep the type of a function.
 """
 
 import zlib
@@ -20,31 +20,31 @@ _T = TypeVar("_T")
 Floats = NDArray[np.float32]
 
 ZERO, ONE, TWO, SIX = np.float32(0), np.float32(1), np.float32(2), np.float32(6)
-"""With a float64 constant a loop would compute in float64, half as many numbers at once."""
+"""Float32 constants: a float64 constant makes a loop compute in float64, which is half as fast."""
 
 _cgutils, _arrayobj = cast(Any, untyped_cgutils), cast(Any, untyped_arrayobj)
 _LEAN: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
 
 def compiled(function: _F) -> _F:
-    """Compiled when called from compiled code; sums may be reordered, products contracted."""
+    """Compile for calls from compiled code; sums may be reordered, products contracted."""
     return cast(_F, njit(fastmath=True, **_LEAN)(function))
 
 
 def inlined(function: _F) -> _F:
-    """Compiled as a part of its caller: tuples of arrays that are passed on are copied by value."""
+    """Compile as a part of the caller, because a call copies tuples of arrays by value."""
     return cast(_F, njit(fastmath=True, forceinline=True, **_LEAN)(function))
 
 
 def rounded(function: _F) -> _F:
-    """The same, but each operation is rounded as it stands."""
+    """Compile like `compiled`, but with each operation rounded as written."""
     return cast(_F, njit(**_LEAN)(function))
 
 
 def entry(function: _F) -> _F:
-    """What Python calls: without the global interpreter lock, and kept on disk if that is possible.
+    """Compile for calls from Python, without the interpreter lock; cached on disk if possible.
 
-    numba refuses at once where it may not write, neither beside the source nor in the user's cache.
+    numba raises if it can write neither next to the source nor to the user's cache.
     """
     how = {"fastmath": True, "nogil": True, **_LEAN}
     try:
@@ -54,14 +54,14 @@ def entry(function: _F) -> _F:
 
 
 def sources() -> int:
-    """What every entry must enclose: numba's cache looks for changes in an entry's own file only,
-    and at what it encloses."""
+    """A checksum of all sources, which every entry must enclose: numba's cache checks only the
+    entry's own file and the values that it encloses."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
 def call(entry: Callable[..., Any], *arguments: Any) -> None:
-    """Call an entry; where it was compiled and a full disk cannot keep it, it is ready by then."""
+    """Call an entry; if a full disk prevents caching, the second call finds it compiled."""
     try:
         entry(*arguments)
     except OSError:
@@ -70,16 +70,16 @@ def call(entry: Callable[..., Any], *arguments: Any) -> None:
 
 # --- arrays without an owner
 #
-# numba counts the references to an array whenever a slice is taken or an array is got from a tuple.
-# Such a count is an atomic operation, and small views have little else to do.
-# What is looked at here must be held by the caller of the entry.
+# numba counts the references to an array whenever code takes a slice or gets an array from a tuple.
+# Each count is an atomic operation, which is slow compared with the work on small views.
+# The caller of the entry must hold the arrays that are used here.
 
 
 def _part(typing_context: Any, array: Any, start: Any, length: Any) -> Any:
     """array[start : start + length] of a contiguous array with one axis, without any check.
 
-    The compiler does not see through the treatment of negative indices in a slice, and then does
-    not use vector instructions.
+    numba's own slices handle negative indices, which keeps the compiler from using vector
+    instructions.
     """
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -99,7 +99,7 @@ def _part(typing_context: Any, array: Any, start: Any, length: Any) -> Any:
 
 
 def _borrowed(typing_context: Any, group: Any) -> Any:
-    """The same tuple; its arrays have no owner."""
+    """The same tuple, with arrays that have no owner."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         members = zip(group, _cgutils.unpack_tuple(builder, values[0]), strict=True)

@@ -1,6 +1,6 @@
-"""Numbers for many draws under many keys: those of `rng.uniform` to the bit, many times as fast.
+"""Numbers for many draws under many keys: the same bits as `rng.uniform`, many times as fast.
 
-Shapes:  K keys; N draws; B blocks of four numbers a draw.
+Shapes:  K keys; N draws; B blocks of four numbers per draw.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def _block(
 
 @inlined
 def philox_block(draw: Any, block: Any, key0: Any, key1: Any) -> tuple[Any, Any, Any, Any]:
-    """The four words of a counter, as `rng.philox` makes them."""
+    """The four words of a counter, as in `rng.philox`."""
     low, high = np.uint64(draw) & _LOW, np.uint64(draw) >> _HALF
     c0, c1, c2, c3 = low, high, np.uint64(block) & _LOW, np.uint64(0)
     k0, k1 = np.uint64(key0), np.uint64(key1)
@@ -51,11 +51,11 @@ def philox_block(draw: Any, block: Any, key0: Any, key1: Any) -> tuple[Any, Any,
 
 @compiled
 def _fraction(word: Any) -> Any:
-    """Signed numbers are converted many at once."""
+    """A word as a fraction of 2^32; signed numbers are converted with vector instructions."""
     return np.int64(word) * _GRID
 
 
-def _fill_of(sources: int) -> Callable[..., int]:
+def _compile_fill(sources: int) -> Callable[..., int]:
     def fill(
         u: NDArray[np.float64], keys_K2: NDArray[np.uint64], draws_N: NDArray[np.int64]
     ) -> int:
@@ -71,4 +71,4 @@ def _fill_of(sources: int) -> Callable[..., int]:
     return entry(fill)
 
 
-_fill = _fill_of(sources())
+_fill = _compile_fill(sources())

@@ -1,7 +1,7 @@
-"""A field of normal numbers, a function of key, draw and place in the view, added to the view.
+"""Normal random numbers added to a view: a function of key, draw and place in the view.
 
-Words are those of `rng.philox`, normal numbers are made by Box and Muller's method. Logarithm, sine
-and cosine are polynomials, for those of the C library take one number at a time.
+The words are those of `rng.philox`, made normal by the Box-Muller method. Logarithm, sine and
+cosine are polynomials, because those of the C library process one number at a time.
 
 Shapes:  V = C * P numbers of a view; B blocks of four numbers.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from selftaught.views.fused.compiled import ONE, ZERO, Floats, compiled, part, rounded
 from selftaught.views.fused.draws import philox_block
 
-BLOCKS = 256  # at once
+BLOCKS = 256  # processed at once
 _BYTE = np.uint64(8)
 _MIDDLE, _GRID = np.float32(0.5), np.float32(2.0**-24)
 
@@ -40,7 +40,7 @@ def add_noise(x_V: Floats, sigma: np.float32, draw: int, setting: Any, scratch: 
 def _uniform(
     a_B: Floats, b_B: Floats, c_B: Floats, d_B: Floats, draw: int, first: int, key0: int, key1: int
 ) -> None:
-    """Numbers in (0, 1] of the four words of each counter (draw, block)."""
+    """Fill in numbers in (0, 1] from the four words of each counter (draw, block)."""
     for j in range(BLOCKS):
         a, b, c, d = philox_block(draw, first + j, key0, key1)
         a_B[j], b_B[j], c_B[j], d_B[j] = _fraction(a), _fraction(b), _fraction(c), _fraction(d)
@@ -53,17 +53,17 @@ def _fraction(word: Any) -> np.float32:
 
 @compiled
 def _normal(u_B: Floats, v_B: Floats) -> None:
-    """Two uniform numbers become two normal ones."""
+    """Turn pairs of uniform numbers into pairs of normal ones, in place."""
     for j in range(len(u_B)):
         radius = np.sqrt(max(-_TWO * _log(u_B[j]), ZERO))
-        cosine, sine = _turned(v_B[j])
+        cosine, sine = _cosine_sine(v_B[j])
         u_B[j] = radius * cosine
         v_B[j] = radius * sine
 
 
 @compiled
 def _log(x: Any) -> Any:
-    """Of a normal float32: the exponent, and a polynomial for a mantissa from sqrt(1/2) to sqrt(2)
+    """Log of a normal float32: exponent plus a polynomial in the mantissa, sqrt(1/2) to sqrt(2).
 
     (Moshier, Cephes 2.8, logf).
     """
@@ -82,8 +82,8 @@ def _log(x: Any) -> Any:
 
 
 @compiled
-def _turned(turns: Any) -> Any:
-    """Cosine and sine of turns from 0 to 1: polynomials for the nearest quarter turn
+def _cosine_sine(turns: Any) -> Any:
+    """Cosine and sine of turns from 0 to 1, by polynomials around the nearest quarter turn.
 
     (Moshier, Cephes 2.8, sinf).
     """
@@ -104,7 +104,7 @@ def _turned(turns: Any) -> Any:
 
 @compiled
 def _add(x: Floats, a_B: Floats, b_B: Floats, c_B: Floats, d_B: Floats, sigma: np.float32) -> None:
-    """The four numbers of a block lie beside each other in the view."""
+    """Add noise; the four numbers of a block belong to adjacent values of the view."""
     blocks = len(x) // 4
     for j in range(blocks):
         x[4 * j] = min(max(x[4 * j] + sigma * a_B[j], ZERO), ONE)

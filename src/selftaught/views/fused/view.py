@@ -1,9 +1,9 @@
-"""A view after the other: the box, then tile by tile the operations on pixels, blur and noise.
+"""One view after the other: the box, then tile by tile the operations on pixels, blur and noise.
 
 A tile is a few rows that stay in the cache. Contrast needs the mean of the whole view, so it ends
-one sweep over the tiles and begins another.
+one sweep over the tiles and starts another.
 
-Shapes:  N views; C channels; V = C * P numbers of a view, P = S * S pixels a plane, S its side.
+Shapes:  N views; C channels; V = C * P numbers of a view, P = S * S pixels per plane, S its side.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from selftaught.views.fused import colour
 from selftaught.views.fused.blur import PAIRS, blur_plane, gaussian
-from selftaught.views.fused.box import SLOTS, Box, make_filter, resample, turn
+from selftaught.views.fused.box import SLOTS, Box, make_filter, mirror_filter, resample
 from selftaught.views.fused.colour import CONTRAST, Tile
 from selftaught.views.fused.compiled import (
     ZERO,
@@ -33,7 +33,7 @@ _TILE = 1024  # pixels
 
 
 class Pixels(NamedTuple):
-    """Raw pixels and what is cut from them; see `raw.Raw` and `sample.ViewParams`."""
+    """Raw pixels and their crops; see `raw.Raw` and `sample.ViewParams`."""
 
     flat: NDArray[Any]
     starts_N: NDArray[np.int64]
@@ -42,8 +42,8 @@ class Pixels(NamedTuple):
     flip_N: NDArray[np.bool_]
 
 
-class Drawn(NamedTuple):
-    """What is done to each view; see `sample.ViewParams`."""
+class DrawnParams(NamedTuple):
+    """The operations on each view; see `sample.ViewParams`."""
 
     draws_N: NDArray[np.int64]
     jitter_N: NDArray[np.bool_]
@@ -55,18 +55,18 @@ class Drawn(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What is the same for all views.
+    """The parameters that are the same for all views.
 
     Attributes:
         size: S.
         channels: C.
         low: The raw value that becomes 0.
-        gain: What raw values above it are multiplied by.
-        clipped: Whether there can be raw values below 0 or above 1 then.
+        gain: The factor of raw values minus `low`.
+        clipped: Whether the result can be below 0 or above 1.
         cubic: Whether the box is resized bicubically.
         live_4: Which operations of the jitter change anything.
         reach: Half the width of the blur's kernel.
-        key0, key1: Of the field of noise.
+        key0, key1: The key of the noise.
         scale_C, shift_C: x * scale + shift normalises.
     """
 
@@ -85,7 +85,7 @@ class Setting(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory of one call, used by one view after the other."""
+    """Memory of one call, reused by each view."""
 
     row_first_S: NDArray[np.int64]
     row_weights: Floats
@@ -126,7 +126,7 @@ def scratch_for(pixels: Pixels, setting: Setting, half: bool) -> Scratch:
 
 @inlined
 def _box(k: int, pixels: Pixels, setting: Setting, scratch: Scratch) -> Box:
-    """Where the box lies; fills in the filters of its rows and columns."""
+    """The box of view k; fills in the filters of its rows and columns."""
     size, channels, cubic = setting.size, setting.channels, setting.cubic
     top, left = pixels.box_N4[k, 0], pixels.box_N4[k, 1]
     height, width = pixels.box_N4[k, 2], pixels.box_N4[k, 3]
@@ -137,7 +137,7 @@ def _box(k: int, pixels: Pixels, setting: Setting, scratch: Scratch) -> Box:
     for u in range(size):
         first_S[u] *= channels
     if pixels.flip_N[k]:
-        turn(first_S, weights, size, columns)
+        mirror_filter(first_S, weights, size, columns)
     _clear(part(scratch.row, width * channels, columns * channels))
     _clear(scratch.ring)
     start = pixels.starts_N[k] + top * stride + left * channels
@@ -146,8 +146,8 @@ def _box(k: int, pixels: Pixels, setting: Setting, scratch: Scratch) -> Box:
 
 
 @inlined
-def _view(
-    k: int, pixels: Pixels, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats
+def _make_view(
+    k: int, pixels: Pixels, drawn: DrawnParams, setting: Setting, scratch: Scratch, x_V: Floats
 ) -> None:
     size, channels, codes_4 = setting.size, setting.channels, scratch.codes_4
     rows, factors_4 = max(1, _TILE // size), part(drawn.factors, 4 * k, 4)
@@ -163,20 +163,20 @@ def _view(
         if contrast < count:
             total += colour.contrast_sum(tile, channels)
         else:
-            _end(k, tile, drawn, setting)
+            _finish_tile(k, tile, drawn, setting)
     if contrast < count:
         mean = np.float32(total / (size * size))
         for row in range(0, size, rows):
             tile = Tile(x_V, size * size, row * size, (min(row + rows, size) - row) * size)
             colour.contrast_tile(tile, channels, mean, factors_4[CONTRAST])
             colour.jitter_tile(tile, setting, after, factors_4)
-            _end(k, tile, drawn, setting)
-    _whole(k, drawn, setting, scratch, x_V)
+            _finish_tile(k, tile, drawn, setting)
+    _blur_and_noise(k, drawn, setting, scratch, x_V)
 
 
 @inlined
-def _end(k: int, tile: Tile, drawn: Drawn, setting: Setting) -> None:
-    """Blur may come after normalisation, for its weights sum to 1; noise is clipped before it."""
+def _finish_tile(k: int, tile: Tile, drawn: DrawnParams, setting: Setting) -> None:
+    """Gray and normalise. Blur may follow, because its weights sum to 1; noise must come before."""
     if drawn.gray_N[k]:
         colour.gray_tile(tile)
     if drawn.noise_N[k] == ZERO:
@@ -184,8 +184,10 @@ def _end(k: int, tile: Tile, drawn: Drawn, setting: Setting) -> None:
 
 
 @inlined
-def _whole(k: int, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats) -> None:
-    """What a view needs its neighbouring pixels for, and the noise."""
+def _blur_and_noise(
+    k: int, drawn: DrawnParams, setting: Setting, scratch: Scratch, x_V: Floats
+) -> None:
+    """Blur the view and add noise."""
     size, plane = setting.size, setting.size * setting.size
     if setting.reach > 0 and drawn.sigma_N[k] > ZERO:
         reach = gaussian(drawn.sigma_N[k], setting.reach, scratch.taps)
@@ -199,29 +201,29 @@ def _whole(k: int, drawn: Drawn, setting: Setting, scratch: Scratch, x_V: Floats
 
 @compiled
 def _clear(x: Floats) -> None:
-    """What is left of another view weighs nothing, but nothing times a NaN is a NaN."""
+    """Set to 0: remains of another view have weight 0, but 0 times NaN is NaN."""
     for j in range(len(x)):
         x[j] = ZERO
 
 
 @compiled
 def _to_half(x_V: Floats, half_V: NDArray[np.uint16]) -> None:
-    """To the nearest bfloat16, the even one of two."""
+    """Round to the nearest bfloat16, ties to even."""
     for j in range(len(x_V)):
         bits = np.float32(x_V[j]).view(np.uint32)
         half_V[j] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
-def _make_of(sources: int) -> Callable[..., int]:
+def _compile_make(sources: int) -> Callable[..., int]:
     def make(
-        pixels: Pixels, drawn: Drawn, setting: Setting, scratch: Scratch, x: Any, half: Any
+        pixels: Pixels, drawn: DrawnParams, setting: Setting, scratch: Scratch, x: Any, half: Any
     ) -> int:
         pixels, drawn = borrowed(pixels), borrowed(drawn)
         setting, scratch = borrowed(setting), borrowed(scratch)
         size, halved = setting.channels * setting.size * setting.size, len(half) > 0
         for k in range(len(pixels.starts_N)):
             x_V = part(scratch.x_V, 0, size) if halved else part(x, k * size, size)
-            _view(k, pixels, drawn, setting, scratch, x_V)
+            _make_view(k, pixels, drawn, setting, scratch, x_V)
             if halved:
                 _to_half(x_V, part(half, k * size, size))
         return sources
@@ -229,9 +231,9 @@ def _make_of(sources: int) -> Callable[..., int]:
     return entry(make)
 
 
-make = _make_of(sources())
-"""make(pixels, drawn, setting, scratch, x, half): one view of each image.
+make = _compile_make(sources())
+"""make(pixels, drawn, setting, scratch, x, half): makes one view of each image.
 
-They go as float32 into the flat array x, or, rounded once, as the bits of bfloat16 into the flat
-uint16 array half; the other one is empty.
+The views are written to the flat array x as float32, or, rounded once, to the flat uint16 array
+half as the bits of bfloat16; the other array is empty.
 """
