@@ -219,7 +219,11 @@ def wrapped(body: str, width: int = 100) -> str:
         else:
             indent = "  " * line.startswith("* ")
             lines += textwrap.wrap(
-                line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+                line,
+                width,
+                subsequent_indent=indent,
+                break_on_hyphens=False,
+                break_long_words=False,
             )
     return "\n".join(lines)
 

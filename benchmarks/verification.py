@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks import measure
 from selftaught.retrieval.local_features import Features, Local, sift
-from selftaught.retrieval.verify import RATIO, Verifier, geometric_match, descriptor_pairs, verify
+from selftaught.retrieval.verify import RATIO, Verifier, descriptor_pairs, geometric_match, verify
 from selftaught.retrieval.visual_words import Words
 from tests.support.photographs import photograph, photographs
 from tests.support.warps import miss, warped

@@ -2,7 +2,7 @@
 
 `run(3, function, *args)` calls `function(*args)` on three processes that form one group, and
 returns what each of them returned. Functions live at the top level of a test module and arguments
-can be pickled; `selftaught.foundation.distributed.rank()` tells a function which part of the data is its own.
+can be pickled; `foundation.distributed.rank()` tells a function which part of the data is its own.
 """
 
 import atexit

@@ -177,7 +177,9 @@ def test_images_with_a_file_of_ours_among_them_are_not_overwritten(
 ) -> None:
     (place / "photos" / "config.json").write_text("{}")
     begin = ["pretrain", place / "photos", "--out", place / "photos", "--overwrite"]
-    assert "contains the input" in refused([*begin, "--batch-size", 16, "--cache", cache], place, capsys)
+    assert "contains the input" in refused(
+        [*begin, "--batch-size", 16, "--cache", cache], place, capsys
+    )
 
 
 def break_encoder(run: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_probe_is_logged_and_drawn(run: Path) -> None:
     assert 0 <= lines(run)[-1]["probe_accuracy"] <= 1
     assert main(["report", str(run), *cached(run)]) == 0
     page = (run / "report.html").read_text()
-    assert "Probe accuracy" in page and "watched, never used to choose" in page
+    assert "Probe accuracy" in page and "for monitoring only" in page
 
 
 def test_a_run_in_float64_can_be_probed(tmp_path: Path) -> None:

@@ -228,7 +228,10 @@ def test_masks_are_followed_beside_what_stays(work: Path) -> None:
         ({"set": ("side=3",)}, "--set is an option of retrieval and tracking"),
         ({"protocol": ("regression", "knn")}, "some need numbers as labels, others classes"),
         ({"protocol": ("retrieval",), "set": ("longst=3",)}, "no setting 'longst'.*longest"),
-        ({"protocol": ("retrieval",), "set": ("longest=big",)}, "--set longest: 'big' is not a whole number"),
+        (
+            {"protocol": ("retrieval",), "set": ("longest=big",)},
+            "--set longest: 'big' is not a whole number",
+        ),
         ({"protocol": ("retrieval",), "whiten": "places"}, "contains images to search"),
         ({"protocol": ("retrieval",), "against": ("colours",)}, "every table has a row"),
         ({"few": ("ten",)}, "few = ten is not a number of labels"),

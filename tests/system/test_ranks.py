@@ -80,7 +80,10 @@ def test_two_processes_equal_one(two: Path, folder: Path) -> None:
     assert max(abs(a - b) for a, b in losses) < 1e-4
     assert len({round(a, 4) for a, _ in losses}) == STEPS  # it is a curve
     assert {line["chance"] for line in metrics(run)} == {line["chance"] for line in metrics(two)}
-    one, other = newest_checkpoint(run / "checkpoints")[0], newest_checkpoint(two / "checkpoints")[0]
+    one, other = (
+        newest_checkpoint(run / "checkpoints")[0],
+        newest_checkpoint(two / "checkpoints")[0],
+    )
     assert one is not None and other is not None and one.model.keys() == other.model.keys()
     for name, tensor in one.model.items():
         if "running" in name:

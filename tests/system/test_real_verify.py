@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selftaught.retrieval.local_features import Features, sift
-from selftaught.retrieval.verify import LEAST, RATIO, Verifier, geometric_match, descriptor_pairs, verify
+from selftaught.retrieval.verify import (
+    LEAST,
+    RATIO,
+    Verifier,
+    descriptor_pairs,
+    geometric_match,
+    verify,
+)
 from selftaught.retrieval.visual_words import Words
 from tests.support.real_images import unpacked
 from tests.support.warps import miss, warped

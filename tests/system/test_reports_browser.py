@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from selftaught.classifier.learn import train_classifier, members
+from selftaught.classifier.learn import members, train_classifier
 from selftaught.clusters.fit import ClusteredImages, cluster_vectors
 from selftaught.data.open_images import open_images
 from selftaught.foundation.machine import Machine

@@ -141,6 +141,6 @@ def test_images_that_are_gone_stay_behind_or_are_told(
     refused(
         capsys,
         ["search", tmp_path / "index", work / "cut.png", "--verify", "sift"],
-        "none can be read",
+        "none of the 3 results can be read",
         "drop --verify",
     )

@@ -109,7 +109,8 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 def _check(x_ND: Any, k: int, iterations: int, start: Any, restarts: int) -> None:
     if x_ND.ndim != 2 or 0 in x_ND.shape:
         raise UserError(f"vectors have shape {tuple(x_ND.shape)}", "pass one row per vector (N, D)")
-    if not 1 <= k <= (N := len(x_ND)):
+    N, D = x_ND.shape
+    if not 1 <= k <= N:
         raise UserError(f"{N} vectors cannot form {k} clusters", f"choose 1 to {N} clusters")
     if iterations < 0 or restarts < 1:
         what = f"{iterations} iterations and {restarts} restarts are too few"
@@ -118,7 +119,7 @@ def _check(x_ND: Any, k: int, iterations: int, start: Any, restarts: int) -> Non
         if start not in _STARTS:
             remedy = f"choose {' or '.join(_STARTS)}, or pass centroids"
             raise UserError(f"start {start!r} is unknown", remedy)
-    elif tuple(start.shape) != (k, D := x_ND.shape[1]):
+    elif tuple(start.shape) != (k, D):
         raise UserError(f"the start has shape {tuple(start.shape)}", f"pass shape ({k}, {D})")
     elif restarts > 1:
         raise UserError(f"{restarts} restarts from one start are equal", "use 1, or no start")

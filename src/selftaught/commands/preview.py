@@ -70,7 +70,7 @@ def _figure(config: Config, images: Images, chosen: Preview, number: int) -> tup
     asked = assigned_overrides(chosen.set)
     shown = operations_figure(config.views, size, images.store.channels, chosen.keep, asked)
     rows = [*shown.paper, *shown.ours]
-    text = f"{number} images, {len(rows)} operations on each: {chosen.out}"
+    text = f"{number} images, each with {len(rows)} operations: {chosen.out}"
     text += "".join(f"\nnot shown: {reason}" for reason in shown.left_out)
     return draw_figure(shown, images, size=size, seed=chosen.seed, number=number), text
 

@@ -164,7 +164,7 @@ def test_no_index_and_another_version(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(FileError, match="cannot be read"):
         open_index(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="no finished index"):
+    with pytest.raises(FileError, match="not a complete index"):
         open_index(tmp_path / "empty")
     found = json.loads((folder / INDEX).read_text()) | {"format": 2}
     (folder / INDEX).write_text(json.dumps(found))

@@ -135,9 +135,9 @@ def test_fits_are_weighted_least_squares(seed: int, M: int) -> None:
         np.testing.assert_allclose(fit(z, y, weight), expected, atol=1e-7)
 
     p, r, u, v = solved((x_M, y_M), (-y_M, x_M), (one, zero), (zero, one))
-    same_as(transforms._turned, [[p, -r, u], [r, p, v]])
+    same_as(transforms._rotated_similarity, [[p, -r, u], [r, p, v]])
     p, u, v = solved((x_M, y_M), (one, zero), (zero, one))
-    same_as(transforms._upright, [[p, 0, u], [0, p, v]])
+    same_as(transforms._translation_and_scale, [[p, 0, u], [0, p, v]])
     if M < 6:
         assert transforms._affine(z, y, weight) is None
     else:
@@ -147,7 +147,11 @@ def test_fits_are_weighted_least_squares(seed: int, M: int) -> None:
 
 
 def test_places_that_determine_nothing_are_not_fitted() -> None:
-    affine, turned, upright = transforms._affine, transforms._turned, transforms._upright
+    affine, turned, upright = (
+        transforms._affine,
+        transforms._rotated_similarity,
+        transforms._translation_and_scale,
+    )
     line, point, one = np.arange(8) * (1 + 2j), np.full(8, 3 + 4j), np.ones(8)
     assert affine(line, 2 * line, one) is None
     turn_23 = turned(line, 2j * line, one)
