@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     encoder = build_encoder(shape)
     N = len(images.store)
     work = f"f(x) of {N:,} images at {chosen.image_size} px, {chosen.encoder}"
+    machine = Machine(threads=chosen.threads)
     variants = {
-        "selftaught": partial(features, encoder, images, batch_size=BATCH, threads=chosen.threads),
+        "selftaught": partial(features, encoder, images, machine, batch_size=BATCH),
         "bare network": partial(bare_network, encoder, images),
     }
     items = {"selftaught": N, "bare network": N // BATCH * BATCH}

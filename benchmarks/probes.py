@@ -99,14 +99,14 @@ def problem_from(chosen: Any) -> Problem:
     from selftaught.evaluation.representation import EncoderRepresentation, random_init
 
     images = open_images(str(prefix(chosen)), machine=Machine(cache=chosen.cache))
-    how = {"cache": chosen.cache, "threads": cores(), "device": chosen.device}
+    machine = Machine(chosen.device, cores(), chosen.cache)
     if chosen.encoder:
-        subject = EncoderRepresentation("given", open_encoder(str(chosen.encoder)), **how)
+        subject = EncoderRepresentation("given", open_encoder(str(chosen.encoder)), machine=machine)
     else:
         config = EncoderConfig(
             "resnet18", images.checked.channels, 32, intensity=images.checked.intensity
         )
-        subject = random_init(config, images, np.arange(len(images.store)), seed=0, **how)
+        subject = random_init(config, images, np.arange(len(images.store)), machine, seed=0)
     return Problem(subject.vectors(images), label(images.checked).labels_N.astype(np.int64))
 
 

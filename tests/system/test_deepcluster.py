@@ -42,7 +42,7 @@ def test_every_clustering_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     more = ("--epochs", "4", "--set", "k=4", "--set", "loop.log_every=1000")
     assert train(photos, tmp_path / "run", *more) == DONE
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 4, 7, 10, 12]
-    assert re.search(r"^12 steps in \d+ s, \d+ s of them feat", capsys.readouterr().out, re.M)
+    assert re.search(r"^12 steps in \d+ s \(\d+ s of it for features and cl", capsys.readouterr().out, re.M)
     assert train(photos, tmp_path / "other", *more, "--set", "every=2") == DONE
     found = lines(tmp_path / "other")
     assert [line["step"] for line in found] == [1, 7, 12]
@@ -55,7 +55,7 @@ def test_images_that_are_all_equal(tmp_path: Path, capsys: pytest.CaptureFixture
     photos, run = write_equal(tmp_path / "photos", [image] * 48), tmp_path / "run"
     assert train(photos, run, "--set", "k=4") == DONE
     raised = alarms(run)
-    assert raised[0].startswith("All images lie in one cluster: their features are equal.")
+    assert raised[0].startswith("All images are in one cluster because their features are equal.")
     said = capsys.readouterr()
     assert f"ALARM. {raised[0]}" in said.err and raised[0] in said.out
     assert raised[0] in (run / "log.txt").read_text()

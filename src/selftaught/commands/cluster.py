@@ -82,9 +82,6 @@ def cluster(chosen: Cluster) -> Answer:
     return answer(value, _cluster_text(found, value, chosen.out), as_json=chosen.json)
 
 
-# --- cluster
-
-
 def _check_k(chosen: Cluster) -> None:
     if chosen.by == "max-margin" and chosen.k not in ("auto", 2):
         raise ConfigError(f"max-margin makes 2 clusters, not {chosen.k}", "drop --k")

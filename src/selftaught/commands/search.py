@@ -24,7 +24,7 @@ from selftaught.options.use import Search
 from selftaught.pairwise.neighbours import similar_groups
 from selftaught.reports.sheets import blank_tile, contact_sheet, picture_tile
 from selftaught.retrieval.indexed_images import IndexedImages
-from selftaught.retrieval.local_features import Cells, Describe, Features, opencv_or_remedy, sift
+from selftaught.retrieval.local_features import Cells, Describe, Features, import_opencv, sift
 from selftaught.retrieval.vector_index import VectorIndex, open_index
 from selftaught.retrieval.verify import Verifier
 from selftaught.vectors.vectors import file_vectors
@@ -191,7 +191,7 @@ def _verifier(
         assert encoder is not None
         describe = Cells(encoder)
     else:
-        opencv_or_remedy()
+        import_opencv()
 
     def query_pixels(position: int) -> NDArray[Any]:
         row = rows_Q[position]

@@ -8,6 +8,7 @@ image and write no file. Layers, from weak to strong: the defaults; the recipe f
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from selftaught.data.check_images import Checked
@@ -70,7 +71,7 @@ class Wishes:
     keep: tuple[str, ...] = ()
     seconds: float | None = None
 
-    @property
+    @cached_property
     def first(self) -> Config:
         """The configuration as far as it is known without the images: defaults and wishes."""
         return join_layers(self.base or {}, self.policy, self.given)

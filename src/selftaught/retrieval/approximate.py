@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftaught.errors import ConfigError, FileError
+from selftaught.errors import FileError
+from selftaught.foundation.extras import import_extra
 from selftaught.foundation.files import sync_folder, temporary_path
 from selftaught.foundation.rng import Key, permutation
 from selftaught.retrieval.parts import F32, Rows, StackedVectors
@@ -30,20 +31,13 @@ _TRAINING = 64  # training vectors per centroid
 _CANDIDATES = 100  # ranked exactly: this many, or four times the requested neighbours
 
 
-def faiss_or_remedy() -> Any:
+def import_faiss() -> Any:
     """The module faiss.
 
     Raises:
         ConfigError: faiss is not installed.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise ConfigError(
-            "searching this many vectors needs faiss, which is not installed",
-            "pip install 'selftaught[search]'",
-        ) from None
-    return faiss
+    return import_extra("faiss", "searching this many vectors needs faiss", "search")
 
 
 class Approximate:
@@ -95,7 +89,7 @@ def build_faiss(stack: StackedVectors) -> Approximate:
     Raises:
         ConfigError: faiss is not installed.
     """
-    faiss = faiss_or_remedy()
+    faiss = import_faiss()
     lists = 1 << max(0, round(np.log2(max(1, len(stack))) / 2))  # about sqrt(N)
     inner = faiss.index_factory(stack.dim, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
     inner.cp.min_points_per_centroid, inner.cp.seed = 1, 1
@@ -121,7 +115,7 @@ def save_faiss(inner: Any, path: Path) -> None:
     """Write a faiss index, whole or not at all."""
     part = temporary_path(path)
     try:
-        faiss_or_remedy().write_index(inner, str(part))
+        import_faiss().write_index(inner, str(part))
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -140,7 +134,7 @@ def load_faiss(path: Path, count: int, dim: int) -> Any:
         ConfigError: faiss is not installed.
         FileError: The file does not hold `count` vectors of `dim` dimensions.
     """
-    faiss = faiss_or_remedy()
+    faiss = import_faiss()
     try:
         inner = faiss.read_index(str(path))
     except RuntimeError:

@@ -60,7 +60,7 @@ def check_index_size(number: int) -> None:
         ConfigError: The index needs faiss, which is not installed.
     """
     if number > EXACT:
-        approximate.faiss_or_remedy()
+        approximate.import_faiss()
 
 
 def vector_sums(x_ND: F32) -> list[str]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from selftaught.encoders.encoder import Encoder
 from selftaught.encoders.preprocess import explain_size_errors, network_input, pixels
 from selftaught.errors import ConfigError, did_you_mean
+from selftaught.foundation.extras import import_extra
 from selftaught.pairwise.neighbours import PreparedVectors
 from selftaught.views.tensors import resize
 
@@ -73,20 +74,13 @@ Describe = Callable[[NDArray[Any]], Local]
 # --- SIFT
 
 
-def opencv_or_remedy() -> Any:
+def import_opencv() -> Any:
     """The module cv2.
 
     Raises:
         ConfigError: OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise ConfigError(
-            "SIFT needs OpenCV, which is not installed",
-            "pip install 'selftaught[search]'",
-        ) from None
-    return cv2
+    return import_extra("cv2", "SIFT needs OpenCV", "search")
 
 
 def sift(image_HWC: NDArray[Any], *, most: int = 1000, longest: int = 1024) -> Local:
@@ -100,7 +94,7 @@ def sift(image_HWC: NDArray[Any], *, most: int = 1000, longest: int = 1024) -> L
     Raises:
         ConfigError: OpenCV is not installed.
     """
-    cv2 = opencv_or_remedy()
+    cv2 = import_opencv()
     (H, W), gray_hw = image_HWC.shape[:2], _gray(image_HWC, longest)
     tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * float(np.hypot(H, W)))
     if min(gray_hw.shape) < _SMALLEST:

@@ -387,13 +387,13 @@ def test_the_last_labels_are_those_of_the_vectors_as_they_came() -> None:
 MEMORY = """
 import sys
 import numpy as np, torch
-from selftaught.clustering import nearest
+from selftaught.clustering import nearest_centroid as nearest
 from selftaught.clustering.kmeans import kmeans
 
 def anonymous():
     return int(open("/proc/self/status").read().partition("RssAnon:")[2].split()[0]) / 1024
 
-most, read = 0, nearest.Vectors.exact
+most, read = 0, nearest.VectorBlocks.exact
 def watched(self, rows):
     global most
     x = read(self, rows)
@@ -401,7 +401,7 @@ def watched(self, rows):
     return x
 x = np.load(sys.argv[1], mmap_mode="r")
 kmeans(x[:2000], 10, seed=0, iterations=1)
-nearest._HELD, nearest.Vectors.exact, before = 0, watched, anonymous()
+nearest._HELD, nearest.VectorBlocks.exact, before = 0, watched, anonymous()
 found = kmeans(x, 10, seed=0, iterations=1)
 print(most - before, len(found.labels_N))
 """

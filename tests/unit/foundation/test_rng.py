@@ -65,7 +65,6 @@ def test_asking_for_more_numbers_does_not_change_the_first(n: int, more: int) ->
     assert np.array_equal(words(BASE, draws_N, n + more)[:, :n], words(BASE, draws_N, n))
 
 
-@settings(deadline=None)  # the first example compiles
 @given(
     draws=DRAWS, keys=st.lists(st.sampled_from([BASE, *OTHERS]), min_size=1), n=st.integers(1, 9)
 )
