@@ -115,14 +115,6 @@ COMMANDS = {
 }
 """Every command by name; `methods` exists on the command line only."""
 
-check, preview = COMMANDS["check"], COMMANDS["preview"]
-pretrain, resume = COMMANDS["pretrain"], COMMANDS["resume"]
-evaluate, report = COMMANDS["evaluate"], COMMANDS["report"]
-embed, cluster, assign = COMMANDS["embed"], COMMANDS["cluster"], COMMANDS["assign"]
-classify, index, search = COMMANDS["classify"], COMMANDS["index"], COMMANDS["search"]
-export, import_ = COMMANDS["export"], COMMANDS["import"]
-demo, info = COMMANDS["demo"], COMMANDS["info"]
-
 
 def load(run: str | Path) -> "Encoder":
     """The encoder of a run, an encoder folder, or `timm:NAME`, in evaluation mode.

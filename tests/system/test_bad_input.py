@@ -102,7 +102,10 @@ PRETRAIN: dict[str, tuple[list[object], str]] = {
         ["photos", "--init", "run", "--set", "network.width=8"],
         "--set network.width",
     ),
-    "weights for other images": (["colour", "--init", "run", "--batch-size", 4], "choose weights that match"),
+    "weights for other images": (
+        ["colour", "--init", "run", "--batch-size", 4],
+        "choose weights that match",
+    ),
     "a probe without labels": (["photos", "--batch-size", 16, "--probe", "photos"], "labels"),
     "a probe of other channels": (["photos", "--batch-size", 16, "--probe", "colour"], "channels"),
     "a configuration that is none": (["photos", "--config", "file"], "config.yaml"),

@@ -42,7 +42,9 @@ def test_every_clustering_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     more = ("--epochs", "4", "--set", "k=4", "--set", "loop.log_every=1000")
     assert train(photos, tmp_path / "run", *more) == DONE
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 4, 7, 10, 12]
-    assert re.search(r"^12 steps in \d+ s \(\d+ s of it for features and cl", capsys.readouterr().out, re.M)
+    assert re.search(
+        r"^12 steps in \d+ s \(\d+ s of it for features and cl", capsys.readouterr().out, re.M
+    )
     assert train(photos, tmp_path / "other", *more, "--set", "every=2") == DONE
     found = lines(tmp_path / "other")
     assert [line["step"] for line in found] == [1, 7, 12]

@@ -392,8 +392,10 @@ def test_the_table_says_that_random_init_is_the_network_from_scratch(
 
 
 def test_all_weights_know_more_than_the_frozen_ones(digits: tuple[Images, Labelled]) -> None:
-    trial, truth = trial_of(digits, 500)
-    subject = random_init(encoder_for(trial.images).config, trial.images, trial.train, seed=0)
+    """With 500 images and width 8 it depends on how the processor rounds: 0.84 to above 0.9."""
+    trial, truth = trial_of(digits, 1000)
+    config = encoder_for(trial.images, width=16).config
+    subject = random_init(config, trial.images, trial.train, seed=0)
     scratch = accuracy(finetune.finetune(subject, trial), truth)
     frozen = accuracy(linear.linear(subject, trial), truth)
     assert scratch > frozen + 0.03 and scratch > 0.9
