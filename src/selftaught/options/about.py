@@ -15,7 +15,7 @@ from selftaught.options.shared import (
 
 @command
 class Demo(SeedOption, OverwriteOption, MachineOptions):
-    """Run the whole workflow on photographs from an installed package.
+    """Run the whole workflow on images from an installed package.
 
     Example:
         selftaught demo --out demo
@@ -26,12 +26,12 @@ class Demo(SeedOption, OverwriteOption, MachineOptions):
     data: Literal["elpv", "mnist5k"] = "elpv"
     """elpv: solar cells, some of them defective; mnist5k: handwritten digits."""
     seconds: float = 120.0
-    """Training time."""
+    """Training time in seconds."""
 
 
 @command
 class Info(JsonOption):
-    """Show what a run folder or an encoder folder contains.
+    """Show what a run or an encoder contains.
 
     Example:
         selftaught info run

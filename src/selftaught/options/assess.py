@@ -31,28 +31,29 @@ class Evaluate(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     run: Run
     """Run folder, encoder folder, or timm:NAME."""
     labelled: Annotated[str, Positional, arg(metavar="LABELLED")]
-    """Class folders, or train/ and test/ of them; a table or .npz file with labels. For retrieval:
-    queries with ground truth. For tracking: frames with masks."""
+    """A folder of class folders, or of train/ and test/ folders that contain them; a table or .npz
+    file with labels. For retrieval: queries with ground truth. For tracking: frames with masks."""
     protocol: Texts = ()
     """knn, linear, linear-sgd, fewshot, finetune, regression, clusters, layers or worth; retrieval
     and tracking need a data set in their own layout. Default: knn and linear, or regression if
     labels are numbers."""
     against: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RUN")] = ()
-    """Another encoder to compare with, in the same forms."""
+    """Another encoder to compare with, in any form that RUN accepts."""
     label: Annotated[str | None, arg(metavar="COLUMN")] = None
     """Label column, if there are several."""
     few: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="N|N%")] = ()
-    """Train on this many images per class, or on a share of them, such as 1%."""
+    """Train on N images per class, or on N% of the images."""
     epochs: int | None = None
-    """Epochs for linear-sgd, finetune and worth's from-scratch network. Default: as in each
-    paper."""
+    """Epochs for linear-sgd, finetune, and the network that worth trains from scratch. Default: as
+    in each paper."""
     whiten: Annotated[str | None, arg(metavar="DATA")] = None
-    """For retrieval: images to learn PCA whitening from, never those searched."""
+    """For retrieval: images to learn PCA whitening from; they must not be the ones searched."""
     verify: Literal["sift", "maps"] | None = None
-    """For retrieval: re-rank the top results by their geometry."""
+    """For retrieval: re-rank the top results by geometry: SIFT keypoints, or the encoder's feature
+    maps."""
     set: Settings = ()
-    """For retrieval: pool, longest, scales, expand, augment. For tracking: side,
-    top."""
+    """For retrieval: pool, longest, scales, expand and augment. For tracking: side
+    and top."""
     out: OptionalFile = None
     """HTML page to write, with the tables and a plot."""
 
@@ -66,4 +67,4 @@ class Report(MachineOptions):
     """
 
     run: Annotated[Path, Positional, arg(metavar="RUN|CLUSTERS")]
-    """Run folder, or clusters folder (the report then uses its names.csv)."""
+    """Run folder, or cluster folder (the report then uses its names.csv)."""

@@ -10,7 +10,7 @@ from selftaught.options.shared import Folder, MachineOptions, OverwriteOption, R
 
 @command
 class Export(OverwriteOption, MachineOptions):
-    """Export an encoder to another library, once its outputs match.
+    """Export an encoder to another library, and check its outputs there.
 
     Example:
         selftaught export run --to timm --out for_timm
@@ -35,13 +35,13 @@ class Import(OverwriteOption):
     """
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
-    """A .pth, .pt or .tar file written by torch.save, or .safetensors; no code in it can run.
-    ResNets, MobileNetV2, and DeepCluster's AlexNet and VGG-16 are recognised from their tensor
-    names, behind any prefix."""
+    """A .pth, .pt or .tar file written by torch.save, or a .safetensors file; no code in it can
+    run. ResNets, MobileNetV2, and DeepCluster's AlexNet and VGG-16 are recognised from their
+    tensor names, whatever their prefix."""
     out: Folder
     """Encoder folder to create."""
     encoder: str | None = None
-    """timm's name of the network, if the tensor names do not identify it."""
+    """timm's name for the network, if the tensor names do not identify it."""
     image_size: int | None = None
     """Input size in pixels. Default: 224, or 32 with a small stem."""
     pixels: Literal["imagenet", "unit", "symmetric"] | None = None

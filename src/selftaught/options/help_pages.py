@@ -20,7 +20,7 @@ GROUPS = {
     "judge it": ("evaluate", "report"),
     "use it": ("embed", "cluster", "assign", "classify", "index", "search"),
     "exchange it": ("export", "import"),
-    "about selftaught": ("demo", "info", "methods"),
+    "learn more": ("demo", "info", "methods"),
 }
 """The commands by purpose, in the order of the overview."""
 
@@ -36,7 +36,7 @@ def overview(options: Mapping[str, type[Any]]) -> str:
     for purpose, names in GROUPS.items():
         lines += ["", purpose]
         lines += [f"  {name:<10} {summary(options[name])}" for name in names]
-    lines += ["", "selftaught COMMAND --help describes a command."]
+    lines += ["", "selftaught COMMAND --help describes that command."]
     return "\n".join(lines)
 
 
@@ -118,7 +118,12 @@ def _hints(options: type[Any], field: "dataclasses.Field[Any]") -> Iterator[str]
         if not is_positional(options, field.name):
             yield "(repeatable)"
     elif field.default not in (None, "") and not isinstance(field.default, bool):
-        yield f"(default: {field.default})"
+        yield f"(default: {_number(field.default)})"
+
+
+def _number(value: object) -> object:
+    """A default as a user would write it: 120, not 120.0."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _is_list(options: type[Any], field: "dataclasses.Field[Any]") -> bool:

@@ -33,11 +33,12 @@ class MachineOptions:
     """The machine that does the work."""
 
     device: str = "auto"
-    """cpu, cuda or cuda:1; auto uses an accelerator if there is one."""
+    """cpu, cuda, or a numbered GPU such as cuda:1; auto uses a GPU if there is one."""
     threads: int = 2
-    """Data threads; results do not depend on their number."""
+    """Number of threads that load data; it does not affect the results."""
     cache: OptionalFolder = None
-    """Folder for decoded images and features; safe to delete. Default: in the user's cache."""
+    """Folder for decoded images and features; safe to delete. Default: a folder in your cache
+    directory."""
 
     def machine(self) -> Machine:
         """The machine that these options choose.

@@ -30,13 +30,13 @@ class Check(JsonOption, OverwriteOption, MachineOptions):
     """
 
     data: Data
-    """Images: a folder, list.txt, table.csv, table.parquet or file.npz, or one of the sets digits,
-    elpv and mnist5k."""
+    """Images: a folder, a .txt list, a .csv or .parquet table, an .npz file, or one of the data
+    sets digits, elpv and mnist5k."""
     out: Folder
     """Output folder: images.parquet, rejected.parquet, check.json, and the recipe in
     config.yaml."""
     min_side: int = 1
-    """Reject images whose shorter side has fewer pixels."""
+    """Reject images whose shorter side has fewer than N pixels."""
     time_steps: bool = True
     """Skip the 20 timed training steps (no duration estimate)."""
 
@@ -61,7 +61,7 @@ class Preview(SeedOption, OverwriteOption, MachineOptions):
     keep: Kept = ()
     """colour, orientation or scale, as for pretrain."""
     set: Settings = ()
-    """A setting views.*, as for pretrain."""
+    """A views.* setting, as for pretrain."""
     rows: int = 8
     """Number of images on the sheet."""
 
@@ -81,7 +81,7 @@ class Pretrain(OverwriteOption, MachineOptions):
     out: Folder
     """Run folder to create."""
     method: str | None = None
-    """Training method; selftaught methods lists them. Default: simclr."""
+    """Training method; the command methods lists all of them. Default: simclr."""
     preset: str | None = None
     """A paper's recipe: simclr-imagenet, simclr-cifar10 or deepcluster-imagenet; or small, for
     machines without a GPU."""
@@ -99,33 +99,35 @@ class Pretrain(OverwriteOption, MachineOptions):
     seed: int | None = None
     """Random seed. Default: 0."""
     seconds: float | None = None
-    """Training time instead of --epochs: 20 steps are timed to fix the number of steps."""
+    """Training time in seconds, instead of --epochs: 20 steps are timed to find the number of
+    steps."""
     lr: float | None = None
-    """Learning rate before it is scaled for the batch (loop.scaling)."""
+    """Learning rate before it is scaled for the batch size (loop.scaling)."""
     optimizer: Literal["sgd", "adamw", "lars"] | None = None
-    """Optimizer."""
+    """Optimisation algorithm."""
     store_size: int | None = None
     """Store the images with their shorter side shrunk to this many pixels."""
     init: Annotated[str | None, arg(metavar="RUN")] = None
     """Initial weights: run folder, encoder folder, or timm:NAME."""
     probe: Annotated[str | None, arg(metavar="LABELLED")] = None
-    """Labelled images whose kNN accuracy is logged during training. It is never used to choose
-    anything."""
+    """Labelled images on which kNN accuracy is logged during training; the accuracy is never used
+    to choose anything."""
     keep: Kept = ()
     """colour, orientation or scale: leave out the operations that would teach the encoder to
     ignore it."""
     set: Settings = ()
-    """An option of the method (temperature=0.2), or a setting loop.*, views.*, network.* or
-    data.*"""
+    """An option of the method (temperature=0.2), or a loop.*, views.*, network.* or data.*
+    setting."""
     config: OptionalFile = None
     """Configuration to start from, such as another run's config.yaml."""
 
 
 @command
 class Resume(MachineOptions):
-    """Continue a stopped run, bit for bit.
+    """Continue a stopped run, with a result that is the same bit for bit.
 
-    Only --device, --threads and --cache may change.
+    Only --device, --threads and --cache may change. Another machine or device may round
+    differently.
 
     Example:
         selftaught resume run

@@ -55,7 +55,7 @@ class Cluster(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     """Images, in any form that check accepts; with a table of vectors, the images it was made
     from."""
     out: Folder
-    """Clusters folder to create."""
+    """Cluster folder to create."""
     k: int | Literal["auto"] = "auto"
     """Number of clusters; auto tries several and explains its choice."""
     by: Literal["kmeans", "power-iteration", "max-margin"] = "kmeans"
@@ -64,49 +64,51 @@ class Cluster(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     space: Literal["unit", "whitened"] = "unit"
     """Vectors scaled to unit length, or whitened first, as in DeepCluster."""
     match: OlderClusters = None
-    """Older clusters: a cluster that shares most of its images with one of them takes its id and
-    name."""
+    """Older clusters: a cluster that shares most of its images with an older one takes over the
+    older one's id and name."""
     label: Column = None
-    """Label column, or folders: the report compares the clusters with these labels."""
+    """Label column, or the word folders for folder names: the report compares the clusters with
+    these labels."""
 
 
 @command
 class Assign(JsonOption, OverwriteOption, MachineOptions):
-    """Assign images to saved clusters, with confidence and outliers.
+    """Assign images to saved clusters, and mark outliers.
 
     Example:
         selftaught assign clusters new_photos --out table.csv
     """
 
     clusters: Annotated[Path, Positional, arg(metavar="CLUSTERS|CLASSIFIER")]
-    """Clusters folder, with names.csv if clusters have names; or classifier folder, and the table
-    then has name, confidence and second choice."""
+    """Cluster folder (with names.csv if the clusters have names) or classifier folder. With a
+    classifier, the table has name, confidence and second choice."""
     data: Data
     """Images, in any form that check accepts, or a table of vectors (.parquet)."""
     out: File
-    """Table to write: .parquet or .csv."""
+    """Table to write (.parquet or .csv): cluster, name, distance, confidence, outlier."""
     encoder: MovedEncoder = ""
     """New location of the encoder, if it has moved."""
     match: OlderClusters = None
-    """Older clusters: use their ids where clusters share most images."""
+    """Older clusters: use their ids where the clusters share most of their images."""
     label: Column = None
-    """Label column, or folders: report how often the cluster's name is the label."""
+    """Label column, or the word folders for folder names: report how often the cluster's name
+    matches the label."""
     copy_to: OptionalFolder = None
     """New folder: copy each image into a subfolder for its cluster."""
     link_to: OptionalFolder = None
-    """Like --copy-to, with symbolic links."""
+    """Like --copy-to, but with symbolic links."""
 
 
 @command
 class Classify(SeedOption, JsonOption, OverwriteOption, MachineOptions):
-    """Train a classifier from named clusters; suggest images to label.
+    """Train a classifier on named clusters; suggest images to label.
 
     Example:
         selftaught classify clusters --out classifier
     """
 
     clusters: Clusters
-    """Clusters folder whose names.csv names at least two clusters."""
+    """Cluster folder whose names.csv names at least two clusters."""
     out: Folder
     """Classifier folder to create; selftaught assign accepts it."""
     data: Annotated[str, arg(metavar="DATA")] = ""
@@ -114,7 +116,7 @@ class Classify(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     encoder: MovedEncoder = ""
     """New location of the encoder, if it has moved."""
     ask: int = 100
-    """Number of images to suggest for labelling, in ask.csv (fill in its column label) and
+    """Number of images to suggest for labelling, in ask.csv (fill in its label column) and
     ask.html."""
     answers: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE")] = ()
     """An ask.csv with labels filled in, to train on as well."""
@@ -141,7 +143,7 @@ class Index(JsonOption, OverwriteOption, MachineOptions):
 
 @command
 class Search(JsonOption, OverwriteOption, MachineOptions):
-    """Find the indexed images most similar to yours, or near-duplicates.
+    """Find the images most similar to yours, or near-duplicates.
 
     Example:
         selftaught search index query.jpg --out sheet.png
@@ -150,7 +152,7 @@ class Search(JsonOption, OverwriteOption, MachineOptions):
     index: Annotated[Path, Positional, arg(metavar="INDEX")]
     """Index folder."""
     query: Annotated[tuple[str, ...], Positional, arg(metavar="QUERY")] = ()
-    """Image files, or rows of the index such as row:17."""
+    """Image files, or rows of the index, such as row:17."""
     top: int = 10
     """Results per query."""
     verify: Literal["sift", "maps"] | None = None
