@@ -11,6 +11,8 @@ from selftaught.data.check_images import read_index
 from selftaught.data.open_images import open_images
 from selftaught.foundation.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 OLDER = Path(__file__).parents[1] / "golden/artifacts_0_1"
 
 
@@ -30,7 +32,6 @@ def test_an_older_run_is_complete_and_described(older: Path) -> None:
         assert (found["method"], found["encoder"], found["images"]) == (method, "resnet8", "digits")
 
 
-@pytest.mark.slow
 def test_an_older_checkpoint_is_continued(older: Path) -> None:
     """The run as it was when it had been stopped right after it began."""
     shutil.rmtree(older / "run/checkpoints/000024")
@@ -39,7 +40,6 @@ def test_an_older_checkpoint_is_continued(older: Path) -> None:
     assert selftaught.load(older / "run").dim == 16
 
 
-@pytest.mark.slow
 def test_an_older_run_is_reported_with_its_evaluation(older: Path) -> None:
     selftaught.report(older / "run", **how(older))
     page = (older / "run/report.html").read_text()
