@@ -1,5 +1,5 @@
-# make demo    the whole story on real photographs
-# make test    every check that a change must pass
+# make demo    the whole workflow on real photographs
+# make test    the checks that every change must pass
 # make help    the rest
 
 PYTHON  ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
@@ -56,7 +56,7 @@ bench: venv  ## make bench NAME=... ARGS="...": run benchmarks/NAME.py; without 
 	    else ls benchmarks/[a-z]*.py | grep -vE 'measure|rivals' \
 	        | sed -nE 's#benchmarks/([a-z0-9_]+)\.py#  make bench NAME=\1#p'; fi
 
-constraints: venv  ## write constraints.txt anew from what is installed
+constraints: venv  ## write constraints.txt from what is installed
 	$(RUN)/python -m pip freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton)' > constraints.txt
 
 clean:  ## caches and the demo's report; the environment stays

@@ -21,6 +21,18 @@ DONE, BUG, USER, STOPPED = 0, 1, 2, 3
 _FORMER_NAMES = {"views": "preview"}
 """Former names of commands, which still work."""
 
+_VALUE = r"could be instantiated from \['(.*)'\]"
+_PLAIN = (
+    (r"\{None\}\||, 'None'|'None', ", ""),
+    (rf"no type matching INT {_VALUE}", r"'\1' is not a whole number"),
+    (rf"no type matching FLOAT {_VALUE}", r"'\1' is not a number"),
+    (rf"no type matching INT\|\{{(.*)\}} {_VALUE}", r"'\2' is neither a whole number nor \1"),
+    (r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is not a whole number"),
+    (r"could not convert string to float: ('.*')", r"\1 is not a number"),
+    (r"Expected 1 values", "It takes one value"),
+)
+"""What the parser says, and how we say it."""
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """File errors that the user can fix and the program cannot."""
@@ -100,7 +112,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
             )
     except SystemExit:
         words = complaint.getvalue()
-        what = _missing_arguments(command) if "Missing from" in words else _relevant_sentence(words)
+        what = (
+            _missing_arguments(name, command)
+            if "Missing from" in words
+            else _relevant_sentence(words)
+        )
         raise ConfigError(what, f"see selftaught {name} --help") from None
 
 
@@ -134,14 +150,14 @@ def _flags(command: Command) -> set[str]:
     return {("no-" if f.default is True else "") + f.name.replace("_", "-") for f in fields}
 
 
-def _missing_arguments(command: Command) -> str:
-    """The required arguments, as an error."""
+def _missing_arguments(name: str, command: Command) -> str:
+    """The arguments that a command needs, as an error."""
     required = [
         f.name for f in dataclasses.fields(command.options) if f.default is dataclasses.MISSING
     ]
     places = positionals(command.options)
     written = [n.upper() if n in places else f"--{n.replace('_', '-')}" for n in required]
-    return f"missing argument: {' and '.join(written)} required"
+    return f"an argument is missing: {name} needs {' and '.join(written)}"
 
 
 def _relevant_sentence(complaint: str) -> str:
@@ -151,8 +167,21 @@ def _relevant_sentence(complaint: str) -> str:
     words = " ".join(lines[1:])
     for end in (". Got errors", "Got errors:", "Argument helptext", "For full helptext"):
         words = words.partition(end)[0]
-    words = re.sub(r"\{None\}\|", "", words)  # an option without a value
-    return _one_line(words).rstrip(" .:") or "the arguments cannot be read"
+    words = _plain_types(_one_line(words)).rstrip(" .:")
+    return words[:1].lower() + words[1:] or "the arguments cannot be read"
+
+
+def _plain_types(words: str) -> str:
+    """A parser's complaint without its names of types, and without None, which nobody writes."""
+    for pattern, plain in _PLAIN:
+        words = re.sub(pattern, plain, words)
+    return re.sub(r"Expected one of \((.*)\)", _choices, words)
+
+
+def _choices(found: re.Match[str]) -> str:
+    """The choices of an option, always in the same order."""
+    names = re.findall(r"'([^']*)'", found[1])
+    return f"Choose one of {', '.join(sorted(names))}"
 
 
 def _one_line(text: str) -> str:

@@ -94,7 +94,14 @@ def test_help_does_not_import_torch() -> None:
         (["pretrain", "x", "--out", "y", "--epochs", "ten"], "selftaught pretrain --help"),
         (["pretrain", "x"], "--out"),
         (["check", "x", "--out", "y", "--jsn"], "--json"),
-        (["export", "x", "--to", "caffe", "--out", "y"], "timm"),
+        (["export", "x", "--to", "caffe", "--out", "y"], "Choose one of timm, torchvision"),
+        (["pretrain", "x", "--out", "y", "--optimizer", "adam"], "one of adamw, lars, sgd:"),
+        (["pretrain", "x", "--out", "y", "--epochs", "1e3"], "'1e3' is not a whole number"),
+        (["pretrain", "x", "--out", "y", "--lr", "much"], "'much' is not a number"),
+        (["preview", "x", "--out", "y", "--rows", "1e3"], "'1e3' is not a whole number"),
+        (["cluster", "x", "y", "--out", "z", "--k", "auot"], "neither a whole number nor auto"),
+        (["check", "x"], "check needs DATA and --out"),
+        (["check", "x", "--out"], "It takes one value"),
     ],
 )
 def test_a_mistake_is_one_line_with_a_remedy(

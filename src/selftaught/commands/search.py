@@ -43,8 +43,10 @@ def search(chosen: Search) -> Answer:
         FileError: The index is damaged, or --out exists.
     """
     if (chosen.duplicates is None) == (not chosen.query):
-        what = "search needs a query" if not chosen.query else "--duplicates takes no query"
-        raise ConfigError(what, "pass images or rows such as row:17, or else --duplicates 0.98")
+        if chosen.query:
+            raise ConfigError("--duplicates takes no query", "drop the query, or --duplicates")
+        remedy = "pass images or rows such as row:17, or else --duplicates 0.98"
+        raise ConfigError("search needs a query", remedy)
     if chosen.verify and not chosen.query:
         raise ConfigError("--verify needs queries", "drop --verify")
     _check_sheet(chosen)

@@ -160,8 +160,8 @@ class Search(JsonOption, OverwriteOption, MachineOptions):
     first: int = 100
     """Number of top results to verify."""
     duplicates: float | None = None
-    """Instead of queries: list groups of images whose cosine similarity is at least this
-    (try 0.98)."""
+    """Instead of queries: list groups of near-duplicates, each image linked to another by a cosine
+    similarity of at least X (try 0.98)."""
     encoder: Annotated[str | None, arg(metavar="RUN")] = None
     """New location of the encoder, if it has moved."""
     out: OptionalFile = None

@@ -123,7 +123,8 @@ def view_wishes(options: Preview) -> Wishes:
     given = _explicit_settings(options)
     for name in given:
         if name.startswith(("options.", "loop.")):
-            raise ConfigError(f"{name} has no effect on views", "use --set views.NAME=VALUE")
+            what = f"--set {name.removeprefix('options.')} has no effect on views"
+            raise ConfigError(what, "use --set views.NAME=VALUE")
     policy = policy_changes(options.policy) if options.policy else {}
     return Wishes(given, policy=policy, keep=options.keep)
 
