@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.measure import hardware, publish
-from selftaught.api import evaluate, pretrain
+from selftaught import evaluate, pretrain
 from selftaught.training import log
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
