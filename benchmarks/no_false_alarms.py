@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import hardware, publish
-from selftaught.api import pretrain
+from selftaught import pretrain
 
 RESULTS = Path(__file__).parents[1] / "docs/results.md"
 
