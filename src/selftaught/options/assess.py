@@ -32,11 +32,12 @@ class Evaluate(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     """Run folder, encoder folder, or timm:NAME."""
     labelled: Annotated[str, Positional, arg(metavar="LABELLED")]
     """A folder of class folders, or of train/ and test/ folders that contain them; a table or .npz
-    file with labels. For retrieval: queries with ground truth. For tracking: frames with masks."""
+    file with labels; or a named set such as digits. For retrieval: queries with ground truth. For
+    tracking: frames with masks."""
     protocol: Texts = ()
     """knn, linear, linear-sgd, fewshot, finetune, regression, clusters, layers or worth; retrieval
-    and tracking need a data set in their own layout. Default: knn and linear, or regression if
-    labels are numbers."""
+    and tracking need a data set in their own layout. Default: knn and linear, or regression if the
+    labels are fractional numbers."""
     against: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="RUN")] = ()
     """Another encoder to compare with, in any form that RUN accepts."""
     label: Annotated[str | None, arg(metavar="COLUMN")] = None

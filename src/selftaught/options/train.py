@@ -70,7 +70,7 @@ class Preview(SeedOption, OverwriteOption, MachineOptions):
 class Pretrain(OverwriteOption, MachineOptions):
     """Train an encoder on unlabelled images.
 
-    Without flags, it uses the recipe that check recommends.
+    With only DATA and --out, it uses the recipe that check recommends.
 
     Example:
         selftaught pretrain photos --out run --seconds 600
@@ -81,7 +81,7 @@ class Pretrain(OverwriteOption, MachineOptions):
     out: Folder
     """Run folder to create."""
     method: str | None = None
-    """Training method; the command methods lists all of them. Default: simclr."""
+    """Training method; `selftaught methods` lists all methods. Default: simclr."""
     preset: str | None = None
     """A paper's recipe: simclr-imagenet, simclr-cifar10 or deepcluster-imagenet; or small, for
     machines without a GPU."""
@@ -124,10 +124,10 @@ class Pretrain(OverwriteOption, MachineOptions):
 
 @command
 class Resume(MachineOptions):
-    """Continue a stopped run, with a result that is the same bit for bit.
+    """Continue a stopped run, bit for bit.
 
-    Only --device, --threads and --cache may change. Another machine or device may round
-    differently.
+    The result is that of a run that was never stopped. Only --device, --threads and --cache may
+    change. Another machine or device may round differently.
 
     Example:
         selftaught resume run

@@ -52,8 +52,7 @@ class Cluster(SeedOption, JsonOption, OverwriteOption, MachineOptions):
     run: Run
     """Run folder, encoder folder, timm:NAME, or a table of vectors (.parquet)."""
     data: Data = ""
-    """Images, in any form that check accepts; with a table of vectors, the images it was made
-    from."""
+    """Images, in any form that check accepts; may be omitted with a table of vectors."""
     out: Folder
     """Cluster folder to create."""
     k: int | Literal["auto"] = "auto"
@@ -133,17 +132,16 @@ class Index(JsonOption, OverwriteOption, MachineOptions):
     run: Run
     """Run folder, encoder folder, timm:NAME, or a table that embed wrote (.parquet)."""
     data: Data = ""
-    """Images, in any form that check accepts; with a table of vectors, the images it was made
-    from."""
+    """Images, in any form that check accepts; may be omitted with a table of vectors."""
     out: Folder
-    """Index folder to create."""
+    """Index folder to create, or to extend with --add."""
     add: bool = False
     """Add to an existing index; images that it already has are skipped."""
 
 
 @command
 class Search(JsonOption, OverwriteOption, MachineOptions):
-    """Find the images most similar to yours, or near-duplicates.
+    """Find the images most similar to a query image, or near-duplicates.
 
     Example:
         selftaught search index query.jpg --out sheet.png
