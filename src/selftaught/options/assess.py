@@ -68,4 +68,4 @@ class Report(MachineOptions):
     """
 
     run: Annotated[Path, Positional, arg(metavar="RUN|CLUSTERS")]
-    """Run folder, or cluster folder (the report then uses its names.csv)."""
+    """Run folder, or cluster folder (the report then uses the folder's names.csv)."""

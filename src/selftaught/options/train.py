@@ -99,7 +99,7 @@ class Pretrain(OverwriteOption, MachineOptions):
     seed: int | None = None
     """Random seed. Default: 0."""
     seconds: float | None = None
-    """Training time in seconds, instead of --epochs: 20 steps are timed to find the number of
+    """Training time in seconds, instead of --epochs; 20 steps are timed to find the number of
     steps."""
     lr: float | None = None
     """Learning rate before it is scaled for the batch size (loop.scaling)."""
